@@ -1,0 +1,1 @@
+"""What a server is: no socket, no OS process."""

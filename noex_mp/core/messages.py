@@ -1,0 +1,83 @@
+"""Messages written out as classes, for OTP's callbacks, and the messages the runtime sends.
+
+A subclass of `Call` or `Cast` is a dataclass by its class statement alone:
+
+```python
+class Push(Cast, frozen=True):
+    item: str
+
+
+class Pop(Call[str], frozen=True):
+    pass
+
+
+await stack.cast(Push("a"))
+await stack.call(Pop())  # a str
+```
+
+In the server, `request.reply(value)` is checked against the type that the client awaits.
+
+Promise: plain data, no I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field
+from typing import Generic, TypeVar, dataclass_transform
+
+from noex_mp.core.outcomes import Outcome, Reply, Then
+
+__all__ = ["Call", "Cast", "Timeout"]
+
+R = TypeVar("R")
+
+
+# Each base carries the decorator itself: inherited from a common base, it would make type
+# checkers see `Call` as a dataclass that is not frozen, which no frozen one may extend.
+@dataclass_transform(field_specifiers=(field, Field))
+class Call(Generic[R]):
+    """A request of which the reply is an R. Subclasses are dataclasses.
+
+    The class statement takes `frozen`, `order` and `kw_only`, as `dataclass` does.
+    """
+
+    def __init_subclass__(
+        cls, *, frozen: bool = False, order: bool = False, kw_only: bool = False
+    ) -> None:
+        super().__init_subclass__()
+        # A field of that name would hide the method from every handler.
+        if "reply" in vars(cls) or "reply" in vars(cls).get("__annotations__", {}):
+            raise TypeError(
+                f"{cls.__name__} has a field called reply, and request.reply(...) is how a "
+                f"handler answers\n"
+                f"Choose another name."
+            )
+        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+
+    def reply(self, value: R, then: Then | None = None) -> Outcome[R]:
+        """Return the outcome that sends `value` to the caller.
+
+        Args:
+            value: The reply; checked against the request's R.
+            then: What the server does afterwards; None is to wait for the next message.
+        """
+        return Reply(value, then)
+
+
+@dataclass_transform(field_specifiers=(field, Field))
+class Cast:
+    """A message without a reply. Subclasses are dataclasses.
+
+    The class statement takes `frozen`, `order` and `kw_only`, as `dataclass` does.
+    """
+
+    def __init_subclass__(
+        cls, *, frozen: bool = False, order: bool = False, kw_only: bool = False
+    ) -> None:
+        super().__init_subclass__()
+        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """No message arrived in the time that `TimeoutAfter` gave. Comes in `handle_info`."""

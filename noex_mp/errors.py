@@ -1,0 +1,414 @@
+"""Every exception of noex-mp, one tree, cut by what the reader can do about it.
+
+```text
+NoexError
+├── ConfigError              fix your code or your command line
+│   ├── BadTargetError           `noex-mp run` got something that is no tree
+│   ├── BadChildSpecError        a child or supervisor was described wrongly
+│   ├── NotImportableError       a worker process cannot import this class
+│   ├── PreloadError             the application could not be preloaded
+│   ├── UnknownOperationError    the server has no such operation or message
+│   ├── UnencodableError         a value cannot be sent to another process
+│   └── NoNodeError              there is no node here to do this
+├── StartError               a server did not come up
+│   ├── InitFailedError          its `init` raised, or its worker died in it
+│   ├── InitTimedOutError        its `init` took too long
+│   ├── AlreadyRegisteredError   its name belongs to another server
+│   └── DuplicateChildError      its id belongs to another child
+├── CallError                no reply came
+│   ├── NoServerError            nobody is there, or not any more
+│   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
+│   ├── ServerExitedError        the server ended while it had the call
+│   ├── MailboxFullError         too many messages wait for the server
+│   ├── NodeDownError            the node has stopped
+│   └── RemoteError              the server raised something that cannot be rebuilt here
+├── LimitError
+│   └── MaxRestartsExceededError a supervisor gave up
+└── ProtocolError            two processes do not understand each other
+    ├── LocalProtocolError       our own bug: please report it
+    └── RemoteProtocolError      what the peer sent cannot be understood
+        ├── FrameTooLargeError       a length above the limit
+        ├── TruncatedFrameError      the peer closed in the middle of a frame
+        └── BadEnvelopeError         a frame that is no envelope
+```
+
+An error holds data; `__str__` makes the sentence: what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from noex_mp.core.reasons import ExitReport
+
+__all__ = [
+    "AlreadyRegisteredError",
+    "BadChildSpecError",
+    "BadEnvelopeError",
+    "BadTargetError",
+    "CallError",
+    "CallTimedOutError",
+    "ConfigError",
+    "DuplicateChildError",
+    "FrameTooLargeError",
+    "InitFailedError",
+    "InitTimedOutError",
+    "LimitError",
+    "LocalProtocolError",
+    "MailboxFullError",
+    "MaxRestartsExceededError",
+    "NoNodeError",
+    "NoServerError",
+    "NodeDownError",
+    "NoexError",
+    "NotImportableError",
+    "PreloadError",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "ServerExitedError",
+    "StartError",
+    "TruncatedFrameError",
+    "UnencodableError",
+    "UnknownOperationError",
+]
+
+
+class NoexError(Exception):
+    """The root of every error that noex-mp raises on purpose."""
+
+
+class ConfigError(NoexError):
+    """Your code or your command line needs a change."""
+
+
+class BadTargetError(ConfigError):
+    """`noex-mp run` was given something that is no supervision tree."""
+
+
+class BadChildSpecError(ConfigError):
+    """A child or supervisor was described wrongly; the text lists every mistake."""
+
+
+class NotImportableError(ConfigError):
+    """A worker process could not import this class by name.
+
+    Attributes:
+        path: Where the class says it lives, as `module:qualname`.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        module, _, qualname = self.path.partition(":")
+        name = qualname.rpartition(".")[2]
+        if module == "__main__":
+            return (
+                f"{name} is defined in __main__, which a worker process cannot import "
+                f"because it has no file.\n"
+                f"Move {name} into a module, for example servers.py, and import it."
+            )
+        if "<locals>" in qualname:
+            return (
+                f"{self.path} is defined inside a function, so a worker process cannot "
+                f"import it.\n"
+                f"Move {name} to the top level of {module}."
+            )
+        return (
+            f"a worker process cannot import {self.path}\n"
+            f"Check that module {module} is on sys.path and defines {name} at its top level."
+        )
+
+
+class PreloadError(ConfigError):
+    """The application could not be preloaded into the process that forks the workers.
+
+    The text holds the traceback of the failed import, or names the thread, loop or socket
+    that the import left behind.
+    """
+
+
+class UnknownOperationError(ConfigError):
+    """The server has no such operation, or no callback for such a message.
+
+    Attributes:
+        server: The name of the server's class.
+        operation: What was asked for.
+        known: The operations there are.
+    """
+
+    def __init__(self, server: str, operation: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(server, operation, known)
+        self.server = server
+        self.operation = operation
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        there_are = ", ".join(self.known) or "none"
+        return f"{self.server} has no {self.operation}; its operations: {there_are}"
+
+
+class UnencodableError(ConfigError):
+    """A value cannot be sent to another process.
+
+    Attributes:
+        path: Where the value stands, for example `args[0]['rows'][3]`.
+        value: What stands there, shortened, for example `<generator>`.
+        reason: Why it cannot be sent, or an empty string.
+    """
+
+    def __init__(self, path: str, value: str, reason: str = "") -> None:
+        super().__init__(path, value, reason)
+        self.path = path
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"cannot be sent to another process: {self.path}: {self.value}{why}"
+
+
+class NoNodeError(ConfigError):
+    """There is no node in this process, thread or loop that could do this."""
+
+
+class StartError(NoexError):
+    """A server did not come up."""
+
+
+class InitFailedError(StartError):
+    """A server's `init` (or constructor) raised, or its worker died in it.
+
+    What was raised is the `__cause__`, with the remote traceback as its note.
+
+    Attributes:
+        server: The child's id.
+        reason: What happened, in a sentence.
+    """
+
+    def __init__(self, server: str, reason: str) -> None:
+        super().__init__(server, reason)
+        self.server = server
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.server} did not start: {self.reason}"
+
+
+class InitTimedOutError(StartError):
+    """A server's `init` took longer than its `init_timeout`.
+
+    Attributes:
+        server: The child's id.
+        init_timeout: The limit, in seconds.
+    """
+
+    def __init__(self, server: str, init_timeout: float) -> None:
+        super().__init__(server, init_timeout)
+        self.server = server
+        self.init_timeout = init_timeout
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server} did not finish its init within {self.init_timeout:g} s\n"
+            f"Move slow work out of init (return Continue(...) and do it in handle_continue), "
+            f"or raise init_timeout."
+        )
+
+
+class AlreadyRegisteredError(StartError):
+    """The name belongs to another server.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the name {self.name!r} is taken by a running server; stop it or choose another"
+
+
+class DuplicateChildError(StartError):
+    """The supervisor has a child with this id.
+
+    Attributes:
+        id: The id.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"there is a child with the id {self.id!r}; give this one another: .options(id=...)"
+
+
+class CallError(NoexError):
+    """No reply came."""
+
+
+class NoServerError(CallError):
+    """Nobody is at this address, or not any more.
+
+    Attributes:
+        server: The name or the address that was called.
+        report: How the server ended, or None where nothing is known of it.
+    """
+
+    def __init__(self, server: str, report: ExitReport | None = None) -> None:
+        super().__init__(server, report)
+        self.server = server
+        self.report = report
+
+    def __str__(self) -> str:
+        if self.report is None:
+            return f"there is no server {self.server}"
+        return f"there is no server {self.server} any more: {self.report.summary}"
+
+
+class CallTimedOutError(CallError, TimeoutError):
+    """No reply came within the time limit.
+
+    Attributes:
+        operation: What was called, for example `Counter.increment`.
+        timeout: The limit, in seconds.
+    """
+
+    def __init__(self, operation: str, timeout: float) -> None:
+        super().__init__(operation, timeout)
+        self.operation = operation
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"{self.operation} did not reply within {self.timeout:g} s"
+
+
+class ServerExitedError(CallError):
+    """The server ended while it had the call.
+
+    If it ended because its handler raised, what was raised is the `__cause__`.
+
+    Attributes:
+        started: Whether the call had begun; its effects are unknown then.
+        report: How the server ended.
+    """
+
+    def __init__(self, report: ExitReport, *, started: bool = True) -> None:
+        super().__init__(report)
+        self.report = report
+        self.started = started
+
+    def __str__(self) -> str:
+        begun = "in the middle of the call" if self.started else "before the call began"
+        return f"{self.report.server} ended {begun}: {self.report.summary}"
+
+
+class MailboxFullError(CallError):
+    """Too many messages wait for the server already; this one was not sent.
+
+    Attributes:
+        server: The server's name.
+        limit: How many messages may wait.
+    """
+
+    def __init__(self, server: str, limit: int) -> None:
+        super().__init__(server, limit)
+        self.server = server
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} messages wait for {self.server} already; this one was not sent"
+
+
+class NodeDownError(CallError):
+    """The node has stopped, or its root process is gone."""
+
+
+class RemoteError(CallError):
+    """The server raised an exception that cannot be rebuilt in this process.
+
+    Attributes:
+        type_name: The exception's class, as `module:qualname`.
+        message: Its text.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name = type_name
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class LimitError(NoexError):
+    """A configured limit was reached."""
+
+
+class MaxRestartsExceededError(LimitError):
+    """A supervisor gave up: its children died more often than it allows.
+
+    Attributes:
+        supervisor: The supervisor's id.
+        max_restarts: How many restarts are allowed ...
+        max_seconds: ... within how many seconds.
+        report: The exit that was one too many.
+    """
+
+    def __init__(
+        self, supervisor: str, max_restarts: int, max_seconds: float, report: ExitReport | None
+    ) -> None:
+        super().__init__(supervisor, max_restarts, max_seconds, report)
+        self.supervisor = supervisor
+        self.max_restarts = max_restarts
+        self.max_seconds = max_seconds
+        self.report = report
+
+    def __str__(self) -> str:
+        last = f"; the last: {self.report.server} {self.report.summary}" if self.report else ""
+        return (
+            f"supervisor {self.supervisor} gave up: more than {self.max_restarts} restarts "
+            f"in {self.max_seconds:g} s{last}"
+        )
+
+
+class ProtocolError(NoexError):
+    """Two processes do not understand each other."""
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own side broke the protocol. This is a bug in noex-mp: please report it."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """What the peer sent cannot be understood.
+
+    Attributes:
+        peer: Who sent it.
+    """
+
+    def __init__(self, peer: str, problem: str) -> None:
+        super().__init__(peer, problem)
+        self.peer = peer
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.peer} sent {self.problem}"
+
+
+class FrameTooLargeError(RemoteProtocolError):
+    """The peer announced or sent more than the limit allows."""
+
+
+class TruncatedFrameError(RemoteProtocolError):
+    """The peer closed the connection in the middle of a frame."""
+
+
+class BadEnvelopeError(RemoteProtocolError):
+    """The peer sent a frame that is no envelope."""

@@ -1,0 +1,311 @@
+"""Specs in, or one error that lists every mistake, each with its place and its remedy.
+
+```text
+the supervision tree has 2 mistakes
+/root/1 (Counter): expected shutdown to be seconds, None or "brutal_kill", got 'infinity'
+    for no limit, write shutdown=None
+/root/2: expected a child, got the class Counter
+    write child(Counter)
+```
+
+The number is the child's place in its supervisor, from 1. Whatever stands in a spec is looked
+at as an `object`: not everybody runs a type checker. Promise: no I/O.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeGuard, get_args
+
+from noex_mp.core.specs import ChildSpec, Restart, Strategy, Supervisor
+from noex_mp.errors import BadChildSpecError, NotImportableError
+
+__all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong with a spec.
+
+    Attributes:
+        where: The place, for example `/root/2 (Counter)`.
+        problem: What was expected, and what came.
+        remedy: What to write instead.
+    """
+
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        remedy = self.remedy.replace("\n", "\n    ")
+        return f"{self.where}: {self.problem}\n    {remedy}"
+
+
+# A mistake whose place is not known yet: problem and remedy.
+_Wrong: TypeAlias = tuple[str, str]
+
+_RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
+_STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
+# How people from elsewhere write "no limit"; here it is None.
+_NO_LIMIT: Final = {"infinity", ":infinity", "infinite", "inf", "never", "none"}
+
+
+def validate(tree: Supervisor) -> None:
+    """Check a whole tree.
+
+    Raises:
+        BadChildSpecError: Something is wrong; the text lists every mistake.
+    """
+    _raise_if_any("the supervision tree", list(find_mistakes(tree)))
+
+
+def validate_child(spec: ChildSpec[Any]) -> None:
+    """Check one child that is started on its own, as `spawn` does.
+
+    Raises:
+        BadChildSpecError: Something is wrong; the text lists every mistake.
+    """
+    _raise_if_any("the child", list(find_child_mistakes(spec, "child")))
+
+
+def _raise_if_any(what: str, mistakes: list[Mistake]) -> None:
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise BadChildSpecError("\n".join([f"{what} has {count}", *map(str, mistakes)]))
+
+
+def find_mistakes(tree: object) -> Iterator[Mistake]:
+    """Yield every mistake of a tree: the supervisor's own, its children's, then duplicates."""
+    if not isinstance(tree, Supervisor):
+        remedy = "write Supervisor(child(YourServer), ...)"
+        yield Mistake("/", f"expected a supervisor, got {_described(tree)}", remedy)
+        return
+    root = f"/{tree.id}" if _is_plain(tree.id) else "/root"
+    for problem, remedy in _supervisor_wrongs(tree):
+        yield Mistake(root, problem, remedy)
+    entries = [(f"{root}/{i}", entry) for i, entry in enumerate(tree.children, start=1)]
+    for place, entry in entries:
+        yield from find_child_mistakes(entry, place)
+    yield from _duplicates(entries)
+
+
+def find_child_mistakes(entry: object, place: str) -> Iterator[Mistake]:
+    """Yield every mistake that one entry of a supervisor has on its own."""
+    if not _is_child(entry):
+        problem = f"expected a child, got {_described(entry)}"
+        yield Mistake(place, problem, _how_to_be_a_child(entry))
+        return
+    for problem, remedy in _child_wrongs(entry):
+        yield Mistake(_where(place, entry), problem, remedy)
+
+
+def _supervisor_wrongs(tree: Supervisor) -> Iterator[_Wrong]:
+    yield from _label_wrongs("id", tree.id, may_be_none=False)
+    yield from _strategy_wrongs(tree.strategy)
+    yield from _max_restarts_wrongs(tree.max_restarts)
+    yield from _max_seconds_wrongs(tree.max_seconds)
+
+
+def _child_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
+    yield from _server_wrongs(spec.server)
+    yield from _label_wrongs("id", spec.id)
+    yield from _label_wrongs("name", spec.name)
+    yield from _restart_wrongs(spec.restart)
+    yield from _shutdown_wrongs(spec.shutdown)
+    yield from _init_timeout_wrongs(spec.init_timeout)
+    yield from _env_wrongs(spec.env)
+
+
+def _server_wrongs(server: object) -> Iterator[_Wrong]:
+    if not isinstance(server, type):
+        remedy = _how_to_be_a_child(server)
+        yield f"expected child(...) to be given a class, got {_described(server)}", remedy
+    elif not _is_server(server):
+        name = server.__name__
+        yield f"expected a GenServer, got {_described(server)}", f"write class {name}(GenServer)"
+    elif "<locals>" in server.__qualname__:
+        error = NotImportableError(f"{server.__module__}:{server.__qualname__}")
+        problem, _, remedy = str(error).partition("\n")
+        yield problem, remedy
+
+
+def _label_wrongs(option: str, value: object, *, may_be_none: bool = True) -> Iterator[_Wrong]:
+    if (value is None and may_be_none) or _is_plain(value):
+        return
+    expected = f"expected {option} to be text without control characters"
+    if not isinstance(value, str):
+        yield f"{expected}, got {_described(value)}", f'write {option}="..."'
+    elif not value:
+        yield f"{expected}, got an empty text", f"leave {option} out, or give it at least a letter"
+    else:
+        clean = "".join(c for c in value if c.isprintable()) or "..."
+        yield f"{expected}, got {value!r}", f'write {option}="{clean}"'
+
+
+def _restart_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is not None and value not in _RESTARTS:
+        problem = f"expected restart to be {_choice(_RESTARTS)}, got {_short(value)}"
+        yield problem, _did_you_mean("restart", value, _RESTARTS)
+
+
+def _strategy_wrongs(value: object) -> Iterator[_Wrong]:
+    if value == "one_for_one":
+        return
+    if value in _STRATEGIES:
+        remedy = "the other strategies come later; leave strategy out for now"
+    else:
+        remedy = _did_you_mean("strategy", value, ("one_for_one",))
+    yield f'expected strategy to be "one_for_one", got {_short(value)}', remedy
+
+
+def _max_restarts_wrongs(value: object) -> Iterator[_Wrong]:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        problem = f"expected max_restarts to be a whole number >= 0, got {_short(value)}"
+        yield problem, "write max_restarts=3, or 0 to give up at the first crash"
+
+
+def _max_seconds_wrongs(value: object) -> Iterator[_Wrong]:
+    if not _is_number(value) or not 0 < value < math.inf:
+        problem = f"expected max_seconds to be a number of seconds > 0, got {_short(value)}"
+        yield problem, "write max_seconds=5.0, the time in which max_restarts are allowed"
+
+
+def _shutdown_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is None or value == "brutal_kill" or (_is_number(value) and 0 <= value < math.inf):
+        return
+    problem = f'expected shutdown to be seconds >= 0, None or "brutal_kill", got {_short(value)}'
+    if isinstance(value, str) and not _means_no_limit(value):
+        yield problem, _did_you_mean("shutdown", value, ("brutal_kill",))
+    else:
+        yield problem, _how_to_limit("shutdown", value)
+
+
+def _init_timeout_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is not None and not (_is_number(value) and 0 < value < math.inf):
+        problem = f"expected init_timeout to be seconds > 0, or None, got {_short(value)}"
+        yield problem, _how_to_limit("init_timeout", value)
+
+
+def _env_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is None:
+        return
+    if not _is_dict(value):
+        problem = f"expected env to be a dict of texts, got {_described(value)}"
+        yield problem, 'write env={"NAME": "value"}'
+        return
+    for key, text in value.items():
+        yield from _variable_wrongs(key, text)
+
+
+def _variable_wrongs(key: object, text: object) -> Iterator[_Wrong]:
+    # Never the value itself: this is where people keep their secrets.
+    if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+        problem = f'expected a name in env to be text without "=", got {_short(key)}'
+        yield problem, 'write env={"NAME": "value"}'
+    elif not isinstance(text, str):
+        problem = f"expected env[{key!r}] to be text, got a value of type {type(text).__name__}"
+        yield problem, f'write env={{"{key}": "..."}}, with quotes'
+    elif "\0" in text:
+        yield f"expected env[{key!r}] to be text, got one with a NUL in it", "take the NUL out"
+
+
+def _duplicates(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
+    """Yield the ids that are not unique in their supervisor, and the names in the node."""
+    ids: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for place, entry in entries:
+        if not _is_child(entry):
+            continue
+        where, server = _where(place, entry), _name_of(entry.server)
+        own = server if entry.id is None else entry.id
+        if _is_plain(own) and (first := ids.setdefault(own, place)) != place:
+            problem = f"expected an id of its own, got {own!r}, the id of {first}"
+            call = f"child({server}, ...)" if server else "child(...)"
+            remedy = f'write {call}.options(id="..."), another id for each'
+            yield Mistake(where, problem, remedy)
+        if _is_plain(entry.name) and (first := names.setdefault(entry.name, place)) != place:
+            problem = f"expected a name of its own, got {entry.name!r}, the name of {first}"
+            yield Mistake(where, problem, "give one of the two another name, or none")
+
+
+def _how_to_be_a_child(entry: object) -> str:
+    """Return what to write where something stands that is no child, or no class of one."""
+    if isinstance(entry, Supervisor):
+        return "supervisors inside supervisors come later; list its children here for now"
+    if isinstance(entry, ChildSpec):
+        return "write child(...) once"
+    if isinstance(entry, list | tuple):
+        return "write Supervisor(child(...), child(...)), without the brackets"
+    if isinstance(entry, type):
+        return f"write child({entry.__name__})"
+    if _is_server(type(entry)):
+        return f"write child({type(entry).__name__}, ...): its worker process makes the instance"
+    return "write child(YourServer), with a class that derives from GenServer"
+
+
+def _how_to_limit(option: str, value: object) -> str:
+    if value == math.inf or _means_no_limit(value):
+        return f"for no limit, write {option}=None"
+    return f"write {option}=5.0 for five seconds, or {option}=None for no limit"
+
+
+def _did_you_mean(option: str, value: object, choices: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1) or choices[:1]
+    return f'write {option}="{near[0]}"'
+
+
+def _where(place: str, spec: ChildSpec[Any]) -> str:
+    name = _name_of(spec.server)
+    return f"{place} ({name})" if name else place
+
+
+def _name_of(server: object) -> str:
+    return server.__name__ if isinstance(server, type) else ""
+
+
+def _described(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, Supervisor):
+        return f"the supervisor {_short(value.id)}"
+    if _is_server(type(value)):
+        return f"an instance of {type(value).__name__}"
+    return f"{_short(value)} ({type(value).__name__})"
+
+
+def _choice(choices: tuple[str, ...]) -> str:
+    return " or ".join(f'"{choice}"' for choice in choices)
+
+
+_short = reprlib.repr
+
+
+def _is_server(cls: type) -> bool:
+    # What GenServer gives to every class that derives from it; spares us the import.
+    return hasattr(cls, "__child_options__")
+
+
+def _is_child(value: object) -> TypeGuard[ChildSpec[Any]]:
+    return isinstance(value, ChildSpec)
+
+
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_plain(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    # True is an int to Python, but nobody means one second by it.
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _means_no_limit(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() in _NO_LIMIT

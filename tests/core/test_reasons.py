@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import doctest
+from typing import get_args
+
+import pytest
+
+from noex_mp.core import reasons
+from noex_mp.core.reasons import (
+    Crash,
+    Exited,
+    ExitReason,
+    ExitReport,
+    InitFailed,
+    InitTimedOut,
+    Killed,
+    Normal,
+    Shutdown,
+    ShutdownTimedOut,
+    Unknown,
+    is_abnormal,
+    render,
+)
+
+TABLE: list[tuple[ExitReason, bool, str]] = [
+    (Normal(), False, "stopped normally"),
+    (Shutdown(), False, "was shut down"),
+    (Shutdown("node is stopping"), False, "was shut down: node is stopping"),
+    (Crash("ValueError", "bad"), True, "crashed with ValueError: bad"),
+    (Crash("KeyError", ""), True, "crashed with KeyError"),
+    (Exited(3), True, "exited with status 3"),
+    (Exited(0), True, "exited with status 0"),
+    (Killed("SIGKILL"), True, "killed by SIGKILL"),
+    (InitFailed("OSError: no disk"), True, "failed in its init: OSError: no disk"),
+    (InitTimedOut(0.5), True, "did not finish its init within 0.5 s"),
+    (ShutdownTimedOut(5.0), True, "did not stop within 5 s and was killed"),
+    (Unknown("zygote died"), True, "ended for an unknown reason: zygote died"),
+    (Unknown(""), True, "ended for an unknown reason"),
+]
+
+
+def a_report(reason: ExitReason, follows: str = "") -> ExitReport:
+    return ExitReport(
+        server="visits", sid=7, incarnation=2, reason=reason, os_pid=4711, uptime=1.5, next=follows
+    )
+
+
+def test_the_table_knows_every_reason() -> None:
+    assert {type(reason) for reason, _, _ in TABLE} == set(get_args(ExitReason))
+
+
+@pytest.mark.parametrize(("reason", "abnormal", "words"), TABLE)
+def test_only_normal_and_shutdown_are_normal(
+    reason: ExitReason, abnormal: bool, words: str
+) -> None:
+    assert is_abnormal(reason) is abnormal
+
+
+@pytest.mark.parametrize(("reason", "abnormal", "words"), TABLE)
+def test_every_reason_has_its_words(reason: ExitReason, abnormal: bool, words: str) -> None:
+    assert render(reason) == words
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("first\nsecond", "crashed with E: first ..."),
+        ("  \n first \r\n second", "crashed with E: first ..."),
+        ("padded \n", "crashed with E: padded"),
+        ("x" * 200, "crashed with E: " + "x" * 200),
+        ("x" * 201, "crashed with E: " + "x" * 200 + " ..."),
+        (" \n ", "crashed with E"),
+    ],
+)
+def test_a_long_message_becomes_one_line_of_decent_length(message: str, words: str) -> None:
+    assert render(Crash("E", message)) == words
+
+
+def test_reasons_and_reports_are_values() -> None:
+    assert Killed("SIGKILL") == Killed("SIGKILL") != Killed("SIGTERM")
+    assert len({reason for reason, _, _ in TABLE * 2}) == len(TABLE)
+    assert len({a_report(Normal()), a_report(Normal()), a_report(Shutdown())}) == 2
+
+
+@pytest.mark.parametrize(
+    ("follows", "summary"),
+    [("restarting", "killed by SIGSEGV; restarting"), ("", "killed by SIGSEGV")],
+)
+def test_a_report_sums_up_what_happened_and_what_follows(follows: str, summary: str) -> None:
+    assert a_report(Killed("SIGSEGV"), follows).summary == summary
+
+
+def test_a_report_starts_out_without_extras() -> None:
+    report = a_report(Normal())
+    assert (report.requested, report.traceback, report.casts_lost) == (False, "", 0)
+
+
+def test_the_examples_in_the_docstrings_are_true() -> None:
+    result = doctest.testmod(reasons)
+    assert result.attempted
+    assert not result.failed

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pytest
+
+from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.errors import BadChildSpecError
+from noex_mp.supervision.validate import (
+    Mistake,
+    find_child_mistakes,
+    find_mistakes,
+    validate,
+    validate_child,
+)
+
+
+class Counter:
+    __child_options__: ClassVar[dict[str, object]] = {}
+
+
+class Cache(Counter):
+    pass
+
+
+class Plain:
+    """No GenServer."""
+
+
+def make_local() -> type[Counter]:
+    class Local(Counter):
+        pass
+
+    return Local
+
+
+# What people write who run no type checker.
+untyped_child: Any = child
+UntypedSupervisor: Any = Supervisor
+
+
+def only(mistakes: list[Mistake]) -> Mistake:
+    assert len(mistakes) == 1, mistakes
+    return mistakes[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"id": "a", "name": "a b/c"},
+        {"restart": "permanent"},
+        {"restart": "transient"},
+        {"restart": "temporary"},
+        {"shutdown": 0},
+        {"shutdown": 2.5},
+        {"shutdown": None},
+        {"shutdown": "brutal_kill"},
+        {"init_timeout": 0.1},
+        {"init_timeout": None},
+        {"env": {}},
+        {"env": {"PORT": "80", "EMPTY": ""}},
+    ],
+)
+def test_a_good_child_is_accepted(options: dict[str, Any]) -> None:
+    validate_child(child(Counter).options(**options))
+    validate(Supervisor(child(Counter).options(**options)))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        Supervisor(),
+        Supervisor(child(Counter), child(Cache), max_restarts=0, max_seconds=0.1, id="front"),
+        Supervisor(child(Counter), child(Counter).options(id="second")),
+        # An id may be what another child's name is: they are looked up in different places.
+        Supervisor(child(Counter), child(Cache).options(name="Counter")),
+    ],
+)
+def test_a_good_tree_is_accepted(tree: Supervisor) -> None:
+    validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        # restart
+        (
+            {"restart": "always"},
+            """expected restart to be "permanent" or "transient" or "temporary", got 'always'""",
+            'write restart="permanent"',
+        ),
+        ({"restart": "Transient"}, "got 'Transient'", 'write restart="transient"'),
+        ({"restart": "temporal"}, "got 'temporal'", 'write restart="temporary"'),
+        ({"restart": True}, "got True", 'write restart="permanent"'),
+        # shutdown
+        (
+            {"shutdown": -1},
+            'expected shutdown to be seconds >= 0, None or "brutal_kill", got -1',
+            "write shutdown=5.0 for five seconds, or shutdown=None for no limit",
+        ),
+        ({"shutdown": "infinity"}, "got 'infinity'", "for no limit, write shutdown=None"),
+        ({"shutdown": " Infinity "}, "got ' Infinity '", "for no limit, write shutdown=None"),
+        ({"shutdown": math.inf}, "got inf", "for no limit, write shutdown=None"),
+        ({"shutdown": math.nan}, "got nan", "write shutdown=5.0 for five seconds"),
+        ({"shutdown": True}, "got True", "write shutdown=5.0 for five seconds"),
+        ({"shutdown": [5]}, "got [5]", "write shutdown=5.0 for five seconds"),
+        ({"shutdown": "brutal-kill"}, "got 'brutal-kill'", 'write shutdown="brutal_kill"'),
+        # init_timeout
+        (
+            {"init_timeout": -0.5},
+            "expected init_timeout to be seconds > 0, or None, got -0.5",
+            "write init_timeout=5.0 for five seconds, or init_timeout=None for no limit",
+        ),
+        ({"init_timeout": 0}, "got 0", "write init_timeout=5.0"),
+        ({"init_timeout": "infinity"}, "got 'infinity'", "for no limit, write init_timeout=None"),
+        ({"init_timeout": math.inf}, "got inf", "for no limit, write init_timeout=None"),
+        ({"init_timeout": math.nan}, "got nan", "write init_timeout=5.0"),
+        ({"init_timeout": "5"}, "got '5'", "write init_timeout=5.0 for five seconds"),
+        ({"init_timeout": False}, "got False", "write init_timeout=5.0 for five seconds"),
+        # id and name
+        (
+            {"id": ""},
+            "expected id to be text without control characters, got an empty text",
+            "leave id out, or give it at least a letter",
+        ),
+        ({"name": ""}, "expected name to be text", "leave name out"),
+        ({"name": "a\nb"}, r"got 'a\nb'", 'write name="ab"'),
+        ({"name": "\0"}, r"got '\x00'", 'write name="..."'),
+        ({"id": "a\x1b[31m"}, r"got 'a\x1b[31m'", 'write id="a[31m"'),
+        ({"id": 3}, "got 3 (int)", 'write id="..."'),
+        ({"name": b"a"}, "got b'a' (bytes)", 'write name="..."'),
+        # env
+        ({"env": ["A=1"]}, "expected env to be a dict of texts, got ['A=1'] (list)", "write env={"),
+        ({"env": {3: "a"}}, 'expected a name in env to be text without "=", got 3', "write env={"),
+        ({"env": {"": "a"}}, "got ''", "write env={"),
+        ({"env": {"A=": "a"}}, "got 'A='", "write env={"),
+        ({"env": {"A\0": "a"}}, r"got 'A\x00'", "write env={"),
+        (
+            {"env": {"PORT": 80}},
+            "expected env['PORT'] to be text, got a value of type int",
+            'write env={"PORT": "..."}, with quotes',
+        ),
+        (
+            {"env": {"A": "\0"}},
+            "expected env['A'] to be text, got one with a NUL",
+            "take the NUL out",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_remedy(
+    options: dict[str, Any], problem: str, remedy: str
+) -> None:
+    tree = Supervisor(child(Cache), child(Counter).options(**options))
+    mistake = only(list(find_mistakes(tree)))
+    assert mistake.where == "/root/2 (Counter)"
+    assert problem in mistake.problem
+    assert remedy in mistake.remedy
+
+
+def test_the_value_of_an_environment_variable_never_shows() -> None:
+    specs = [untyped_child(Counter).options(env={"A": b"secret"})]
+    specs += [child(Counter).options(env={"A": "secret\0"})]
+    for spec in specs:
+        with pytest.raises(BadChildSpecError) as failure:
+            validate_child(spec)
+        assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem", "remedy"),
+    [
+        (Counter, "expected a child, got the class Counter", "write child(Counter)"),
+        (
+            Counter(),
+            "expected a child, got an instance of Counter",
+            "write child(Counter, ...): its worker process makes the instance",
+        ),
+        (
+            [child(Counter)],
+            "expected a child, got [child(Counter)] (list)",
+            "write Supervisor(child(...), child(...)), without the brackets",
+        ),
+        (3, "expected a child, got 3 (int)", "write child(YourServer), with a class that"),
+        (None, "expected a child, got None (NoneType)", "write child(YourServer), with a class"),
+        (
+            Supervisor(child(Counter), id="front"),
+            "expected a child, got the supervisor 'front'",
+            "supervisors inside supervisors come later; list its children here for now",
+        ),
+    ],
+)
+def test_what_is_no_child_gets_told_how_to_become_one(
+    entry: object, problem: str, remedy: str
+) -> None:
+    mistake = only(list(find_mistakes(UntypedSupervisor(entry))))
+    assert (mistake.where, mistake.problem) == ("/root/1", problem)
+    assert mistake.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("server", "problem", "remedy"),
+    [
+        (Plain, "expected a GenServer, got the class Plain", "write class Plain(GenServer)"),
+        (
+            Counter(),
+            "expected child(...) to be given a class, got an instance of Counter",
+            "write child(Counter, ...): its worker process makes the instance",
+        ),
+        (
+            child(Counter),
+            "expected child(...) to be given a class, got child(Counter) (ChildSpec)",
+            "write child(...) once",
+        ),
+        (
+            make_local,
+            f"expected child(...) to be given a class, got {make_local!r:.12}",
+            "write child(YourServer), with a class that derives from GenServer",
+        ),
+        (
+            make_local(),
+            "test_validate:make_local.<locals>.Local is defined inside a function",
+            "Move Local to the top level of ",
+        ),
+    ],
+)
+def test_child_takes_a_server_class_that_can_be_imported(
+    server: object, problem: str, remedy: str
+) -> None:
+    mistake = only(list(find_child_mistakes(untyped_child(server), "child")))
+    assert problem in mistake.problem
+    assert mistake.remedy.startswith(remedy)
+
+
+def test_a_class_in_a_class_can_be_imported() -> None:
+    validate_child(child(Outer.Inner))
+
+
+class Outer:
+    class Inner(Counter):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem", "remedy"),
+    [
+        (
+            {"strategy": "one_for_all"},
+            """expected strategy to be "one_for_one", got 'one_for_all'""",
+            "the other strategies come later; leave strategy out for now",
+        ),
+        ({"strategy": "rest_for_one"}, "got 'rest_for_one'", "the other strategies come later"),
+        ({"strategy": "one_to_one"}, "got 'one_to_one'", 'write strategy="one_for_one"'),
+        ({"strategy": None}, "got None", 'write strategy="one_for_one"'),
+        (
+            {"max_restarts": -1},
+            "expected max_restarts to be a whole number >= 0, got -1",
+            "write max_restarts=3, or 0 to give up at the first crash",
+        ),
+        ({"max_restarts": 2.5}, "got 2.5", "write max_restarts=3"),
+        ({"max_restarts": True}, "got True", "write max_restarts=3"),
+        ({"max_restarts": None}, "got None", "write max_restarts=3"),
+        (
+            {"max_seconds": 0},
+            "expected max_seconds to be a number of seconds > 0, got 0",
+            "write max_seconds=5.0, the time in which max_restarts are allowed",
+        ),
+        ({"max_seconds": -1.0}, "got -1.0", "write max_seconds=5.0"),
+        ({"max_seconds": math.inf}, "got inf", "write max_seconds=5.0"),
+        ({"max_seconds": math.nan}, "got nan", "write max_seconds=5.0"),
+        ({"max_seconds": True}, "got True", "write max_seconds=5.0"),
+        ({"max_seconds": None}, "got None", "write max_seconds=5.0"),
+        ({"id": ""}, "got an empty text", "leave id out"),
+        ({"id": None}, "got None (NoneType)", 'write id="..."'),
+        ({"id": "a\n"}, r"got 'a\n'", 'write id="a"'),
+    ],
+)
+def test_a_wrong_flag_of_the_supervisor_is_named_with_its_remedy(
+    flags: dict[str, Any], problem: str, remedy: str
+) -> None:
+    mistake = only(list(find_mistakes(UntypedSupervisor(child(Counter), **flags))))
+    assert mistake.where == "/root"
+    assert mistake.problem.endswith(problem)
+    assert mistake.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("entry", [child(Counter), Counter, 3, [child(Counter)], None])
+def test_a_tree_is_a_supervisor(entry: Any) -> None:
+    mistake = only(list(find_mistakes(entry)))
+    assert mistake.where == "/"
+    assert mistake.problem.startswith("expected a supervisor, got ")
+    assert mistake.remedy == "write Supervisor(child(YourServer), ...)"
+
+
+@pytest.mark.parametrize(
+    ("children", "places"),
+    [
+        ([child(Counter), child(Counter)], ["/root/2 (Counter)"]),
+        ([child(Counter), child(Cache), child(Counter)], ["/root/3 (Counter)"]),
+        ([child(Counter)] * 3, ["/root/2 (Counter)", "/root/3 (Counter)"]),
+        ([child(Counter), child(Cache).options(id="Counter")], ["/root/2 (Cache)"]),
+        ([child(Counter).options(id="a"), child(Cache).options(id="a")], ["/root/2 (Cache)"]),
+    ],
+)
+def test_an_id_is_unique_in_its_supervisor(
+    children: list[ChildSpec[Any]], places: list[str]
+) -> None:
+    mistakes = list(find_mistakes(Supervisor(*children)))
+    assert [m.where for m in mistakes] == places
+    assert all("the id of /root/1" in m.problem for m in mistakes)
+    assert '.options(id="..."), another id for each' in mistakes[0].remedy
+
+
+def test_duplicate_ids_are_found_where_the_class_is_wrong_too() -> None:
+    wrong = untyped_child(3)
+    tree = Supervisor(wrong, wrong.options(id="a"), wrong.options(id="a"), wrong)
+    duplicates = [m for m in find_mistakes(tree) if "of its own" in m.problem]
+    assert [m.where for m in duplicates] == ["/root/3"]
+    assert duplicates[0].remedy.startswith("write child(...).options(")
+
+
+def test_a_name_is_unique() -> None:
+    first = child(Counter).options(name="visits")
+    second = child(Cache).options(name="visits")
+    mistake = only(list(find_mistakes(Supervisor(first, second))))
+    assert mistake == Mistake(
+        "/root/2 (Cache)",
+        "expected a name of its own, got 'visits', the name of /root/1",
+        "give one of the two another name, or none",
+    )
+
+
+def test_every_mistake_is_listed_in_one_error() -> None:
+    tree = UntypedSupervisor(
+        child(Counter).options(name="", shutdown=-1),
+        Cache,
+        child(Counter),
+        max_restarts=-1,
+        id="front",
+    )
+    with pytest.raises(BadChildSpecError) as failure:
+        validate(tree)
+    assert str(failure.value) == (
+        "the supervision tree has 5 mistakes\n"
+        "/front: expected max_restarts to be a whole number >= 0, got -1\n"
+        "    write max_restarts=3, or 0 to give up at the first crash\n"
+        "/front/1 (Counter): expected name to be text without control characters, "
+        "got an empty text\n"
+        "    leave name out, or give it at least a letter\n"
+        '/front/1 (Counter): expected shutdown to be seconds >= 0, None or "brutal_kill", got -1\n'
+        "    write shutdown=5.0 for five seconds, or shutdown=None for no limit\n"
+        "/front/2: expected a child, got the class Cache\n"
+        "    write child(Cache)\n"
+        "/front/3 (Counter): expected an id of its own, got 'Counter', the id of /front/1\n"
+        '    write child(Counter, ...).options(id="..."), another id for each'
+    )
+
+
+def test_a_child_on_its_own_is_checked_too() -> None:
+    with pytest.raises(BadChildSpecError) as failure:
+        validate_child(child(Counter).options(init_timeout=-1))
+    assert str(failure.value) == (
+        "the child has 1 mistake\n"
+        "child (Counter): expected init_timeout to be seconds > 0, or None, got -1\n"
+        "    write init_timeout=5.0 for five seconds, or init_timeout=None for no limit"
+    )
