@@ -1,0 +1,1 @@
+"""Bytes <-> frames <-> values. No I/O."""

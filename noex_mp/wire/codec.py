@@ -1,0 +1,279 @@
+"""Values <-> msgpack: the encoder and the decoder. No I/O.
+
+```python
+encoder = Encoder()
+data = encoder.pack([CALL, 7, 123, "increment", 1])
+if encoder.buffers:
+    chunks = encoder.take(data)
+```
+
+What comes out equals what went in, in type and value, with these exceptions:
+
+- `bytearray` and `memoryview` arrive as `bytes`.
+- An array arrives contiguous and writable.
+- An exception that cannot be rebuilt arrives as `RemoteError`.
+- Identity is lost: a list that stands in two places arrives as two lists.
+
+The hooks below cost nothing while a message is made of msgpack's own types: msgpack calls them
+only for a type that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgpack import ExtType, Unpacker
+
+from noex_mp.errors import NoexError, RemoteProtocolError, UnencodableError
+from noex_mp.wire.envelopes import BUFFERS
+from noex_mp.wire.extensions import LOADERS, dumper_for
+from noex_mp.wire.unencodable import find_unencodable
+from noex_mp.wire.values import (
+    BIG,
+    BUFFER,
+    MAX_NESTING,
+    Pack,
+    new_pack,
+    new_unpacker,
+)
+
+__all__ = ["BIG", "Decoder", "Encoder"]
+
+_BYTES_LIKE = frozenset((bytes, bytearray, memoryview))
+_MAY_HOLD_BYTES = _BYTES_LIKE | {list, dict}
+# How far down the search for big bytes goes; what lies deeper stays in the message.
+_SEARCH_DEPTH = 64
+# A peer that sends nothing but rubbish must not fill our memory with errors about it.
+_MAX_FAILURES = 16
+# msgpack lets 1024 lists lie in each other, at about 350 bytes of C stack each, and 24 extensions
+# full of them overran 8 MiB: tried. So from some level of extensions on, payloads are looked at.
+_TRUSTED_DEPTH = 4
+_DEEP_PAYLOAD = 32
+
+
+class Encoder:
+    """Packs messages, each into bytes of its own.
+
+    A message that cannot be encoded takes nothing along: the next one is packed as if nothing
+    had been. Not thread-safe: one encoder for each thread.
+
+    Attributes:
+        pack: Return the bytes of one frame. The bound C method of a msgpack packer; raises
+            whatever the value raised. Must not be called from code that it calls itself, such
+            as a `__reduce__`.
+        buffers: The big buffers that the last pack left out of the message, each with whether
+            it is an array. Test it after `pack`; take them with `take`.
+        allow_pickle: Whether pickle is the last resort for other types.
+        exceptions: The ids of the exceptions being packed, outermost first.
+    """
+
+    def __init__(self, *, allow_pickle: bool = True) -> None:
+        self.allow_pickle = allow_pickle
+        self.buffers: list[tuple[bool, memoryview]] = []
+        self.exceptions: list[int] = []
+        self.pack: Pack = new_pack(self._encode)
+        self._depth = 0
+        self._lifts_bytes = False
+        # One packer for each level of nesting: a packer cannot begin a second value while it
+        # is inside the first.
+        self._payload_packs: list[Pack] = []
+
+    def take(self, data: bytes) -> list[bytes | memoryview]:
+        """Return the chunks to send, in order, for a message that was just packed."""
+        if not self.buffers:
+            return [data]
+        buffers = self.buffers.copy()
+        self.buffers.clear()
+        header = self.pack([BUFFERS, [[is_array, view.nbytes] for is_array, view in buffers]])
+        return [header, *(view for _, view in buffers), data]
+
+    def pack_big(self, frame: list[Any]) -> list[bytes | memoryview]:
+        """Return the chunks to send for a frame whose big bytes leave out of band too.
+
+        Looks into lists, tuples, sets, dict values and dataclasses. Until the chunks are sent,
+        nobody may change a buffer in them.
+        """
+        self.buffers.clear()
+        self._lifts_bytes = True
+        try:
+            return self.take(self.pack(self._lifted(frame)))
+        except BaseException:
+            self.buffers.clear()
+            raise
+        finally:
+            self._lifts_bytes = False
+
+    def explain(
+        self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any] | None, error: Exception
+    ) -> UnencodableError:
+        """Return the error that names the argument that cannot be sent.
+
+        Args:
+            args: The positional arguments of the message.
+            kwargs: Its keyword arguments.
+            error: What `pack` raised.
+        """
+        roots = [(f"args[{i}]", value) for i, value in enumerate(args)]
+        roots += [(f"kwargs[{name!r}]", value) for name, value in (kwargs or {}).items()]
+        return self._explain(roots, error)
+
+    def explain_reply(self, value: Any, error: Exception) -> UnencodableError:
+        """Return the error that names what cannot be sent in a reply."""
+        return self._explain([("reply", value)], error)
+
+    def explain_value(self, root: str, value: Any, error: Exception) -> UnencodableError:
+        """Return the error that names what cannot be sent in one value, called `root`."""
+        return self._explain([(root, value)], error)
+
+    def _explain(self, roots: list[tuple[str, Any]], error: Exception) -> UnencodableError:
+        try:
+            return find_unencodable(self.pack, roots, error)
+        finally:
+            self.buffers.clear()
+
+    def _encode(self, value: object) -> ExtType:
+        """Return the extension for a value that msgpack does not know."""
+        self._depth += 1
+        try:
+            if self._depth > MAX_NESTING:
+                raise ValueError(f"it is nested too deeply: more than {MAX_NESTING} levels")
+            return dumper_for(type(value))(self, value)
+        except BaseException:
+            if self._depth == 1:  # the whole message has failed
+                self.buffers.clear()
+            raise
+        finally:
+            self._depth -= 1
+
+    def nested(self, value: Any) -> bytes:
+        """Return a payload: the value as msgpack. For dumpers only."""
+        if self._depth > len(self._payload_packs):
+            self._payload_packs.append(new_pack(self._encode, for_payloads=True))
+        if self._depth > _TRUSTED_DEPTH and _is_deeper(value, _DEEP_PAYLOAD):
+            raise ValueError(f"it is nested too deeply: {_DEEP_PAYLOAD} lists in many extensions")
+        pack = self._payload_packs[self._depth - 1]
+        left = len(self.buffers)
+        try:
+            return pack(self._lifted(value) if self._lifts_bytes else value)
+        except BaseException:
+            # Who goes on without this value (an exception's args) must not send its buffers.
+            del self.buffers[left:]
+            raise
+
+    def can_pack(self, value: Any) -> bool:
+        """Tell whether a value can be sent, and leave no trace. For dumpers only."""
+        left = len(self.buffers)
+        try:
+            self.nested(value)
+        except Exception:
+            return False
+        del self.buffers[left:]
+        return True
+
+    def out_of_band(self, view: memoryview, *, is_array: bool) -> ExtType:
+        """Let a big buffer travel behind the message. For dumpers only."""
+        self.buffers.append((is_array, view))
+        return ExtType(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
+
+    def _lifted(self, value: Any, depth: int = 0) -> Any:
+        """Return the value with references in place of its big bytes."""
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+        if kind in _BYTES_LIKE:
+            return self._lifted_bytes(value)
+        if depth < _SEARCH_DEPTH:
+            # One pass in C tells whether there is anything to look for.
+            if kind is list and not _MAY_HOLD_BYTES.isdisjoint(map(type, value)):
+                return [self._lifted(child, depth + 1) for child in value]
+            if kind is dict and not _MAY_HOLD_BYTES.isdisjoint(map(type, value.values())):
+                return {key: self._lifted(child, depth + 1) for key, child in value.items()}
+        return value
+
+    def _lifted_bytes(self, value: bytes | bytearray | memoryview) -> Any:
+        view = memoryview(value)
+        if view.nbytes < BIG or not view.c_contiguous:
+            return value
+        return self.out_of_band(view.cast("B"), is_array=False)
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Tell whether more than `limit` lists and dicts lie in each other."""
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+    if kind is not list and kind is not dict:
+        return False
+    children: Iterable[Any] = value if kind is list else value.values()
+    return limit == 0 or any(_is_deeper(child, limit - 1) for child in children)
+
+
+class Decoder:
+    """Turns extensions back into values.
+
+    Attributes:
+        peer: Who sends, for error messages.
+        allow_pickle: Whether to load what was pickled.
+        failures: What could not be rebuilt since the list was last cleared; None stands in its
+            place in the message. At most 16 are kept.
+        buffers: The big buffers that came ahead of the next message.
+    """
+
+    def __init__(self, *, peer: str, allow_pickle: bool = True, max_size: int = 2**28) -> None:
+        self.peer = peer
+        self.allow_pickle = allow_pickle
+        self.failures: list[Exception] = []
+        self.buffers: list[Any] = []
+        self._max_size = max_size
+        self._depth = 0
+        self._payload_unpackers: list[Unpacker] = []
+
+    def hook(self, code: int, data: bytes) -> Any:
+        """Return the value of an extension, or None and a failure. Never raises."""
+        self._depth += 1
+        try:
+            if self._depth > MAX_NESTING:
+                raise ValueError(f"nested more than {MAX_NESTING} levels deep")
+            load = LOADERS.get(code)
+            if load is None:
+                raise RemoteProtocolError(self.peer, f"the unknown extension type {code}")
+            return load(self, data)
+        except NoexError as error:
+            self._fail(error)
+        except (Exception, SystemExit) as error:  # loading runs the user's code
+            text = f"a value that cannot be rebuilt here: {type(error).__name__}: {error}"
+            failure = RemoteProtocolError(self.peer, text)
+            failure.__cause__ = error
+            self._fail(failure)
+        finally:
+            self._depth -= 1
+
+    def nested(self, data: bytes) -> Any:
+        """Return the value that a payload holds. For loaders only."""
+        level = self._depth - 1
+        if level == len(self._payload_unpackers):
+            self._payload_unpackers.append(self._new_unpacker())
+        unpacker = self._payload_unpackers[level]
+        try:
+            unpacker.feed(data)
+            value = unpacker.unpack()
+            if unpacker.read_bytes(1):
+                raise ValueError("bytes left over behind a value")
+        except BaseException:
+            # It is in the middle of something now, and would spoil the next value.
+            self._payload_unpackers[level] = self._new_unpacker()
+            raise
+        return value
+
+    def buffer(self, index: int) -> Any:
+        """Return a big buffer of this message, once. For loaders only."""
+        found = self.buffers[index]
+        if found is None:
+            raise ValueError(f"buffer {index} used twice")
+        # Kept here, it would outlive the value that it belongs to.
+        self.buffers[index] = None
+        return found
+
+    def _new_unpacker(self) -> Unpacker:
+        return new_unpacker(self.hook, max_size=self._max_size, first_buffer=1024)
+
+    def _fail(self, failure: Exception) -> None:
+        if len(self.failures) < _MAX_FAILURES:
+            self.failures.append(failure)

@@ -1,0 +1,60 @@
+"""Every message kind on the wire: the first element of each frame.
+
+A frame is one msgpack array. The data plane (a direct link between a client and a worker)
+and the control plane (between the root and each process) have kinds of their own; the
+comment behind each kind lists the elements that follow it.
+
+Words used below:
+    sid: The number of a server (a child); it keeps it through restarts. Unique in a node.
+    seq: Counts the messages of one client to one server, casts and calls alike, from 1.
+        It goes on counting through restarts, so an incarnation's begun messages are just
+        "all up to the number in its started cell".
+    incarnation: Counts the starts of one server, from 1.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Both planes. Announces big buffers: their bytes follow this frame raw, one after the other,
+# and belong to the next frame.
+BUFFERS: Final = 9  # [[is_array, size], ...]
+
+# Data plane, client to worker. The four kinds of messages; the hot path compares with <=.
+CAST: Final = 0  # sid, seq, operation, *args
+CALL: Final = 1  # sid, seq, operation, *args
+CAST_KW: Final = 2  # sid, seq, operation, kwargs, *args
+CALL_KW: Final = 3  # sid, seq, operation, kwargs, *args
+
+# Data plane, worker to client.
+REPLY: Final = 4  # sid, seq, value
+ERROR: Final = 5  # sid, seq, exception: the caller's mistake, or expected; the server lives
+
+# The operation of `ref.call(message)` and `ref.cast(message)`: OTP's callbacks.
+CALLBACK: Final = ""
+
+# Control plane, any process to the root.
+HELLO: Final = 20  # worker_id, protocol version, token
+READY: Final = 21  # sid, incarnation: its init has returned
+NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal means Ignore()
+EXITED: Final = 23  # sid, incarnation, reason, error, traceback: the server has ended
+LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
+LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
+REQUEST: Final = 26  # request id, method, *parameters
+LINK_LOST: Final = 27  # link_id, problem: a data link has ended at my end
+UNLINKED: Final = 28  # link_id, {sid: begun}: the answer to UNLINK
+
+# Control plane, the root to a process.
+START: Final = 30  # sid, incarnation, spec
+STOP: Final = 31  # sid, reason
+LINK: Final = 32  # link_id, peer, trusted; with an fd: serve this client
+UNLINK: Final = 37  # link_id: end it, and drop what came on it and has not begun
+LOCATED: Final = 33  # sid, incarnation, link_id, is_new; with an fd where it is new
+# sid, incarnation, link_id, begun, replies that were not sent, report, error: drain the link, take
+# the replies, sort the calls, close the link.
+DOWN: Final = 34
+GONE: Final = 35  # sid, report, error: there will be no further incarnation
+RESPONSE: Final = 36  # request id, succeeded, value (or an error and its cause as a payload)
+
+# Said in HELLO; a process of another version is refused.
+PROTOCOL_VERSION: Final = 1

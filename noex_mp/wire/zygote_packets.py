@@ -1,0 +1,82 @@
+"""The packets between the root and its zygote, and the zygote's configuration.
+
+Each packet is one msgpack array on a `SOCK_SEQPACKET` pair; the comment behind each kind lists
+the elements that follow it, and the descriptors that travel along. A packet ends at ~200 kB, so
+the configuration travels as a file, and what servers are started with does not come here at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import msgpack
+
+# Root to zygote.
+CONFIGURE: Final = 0  # - ; fds: a file that holds the packed configuration, lifeline's read end
+FORK: Final = 1  # request id, fields; fds: control socket, stdout, stderr, black box
+UNLINK: Final = 2  # path: remove this file when the root is gone
+
+# Zygote to root.
+PRELOADING: Final = 10  # module: its import begins
+READY: Final = 11  # -
+PRELOAD_FAILED: Final = 12  # text
+FORKED: Final = 13  # request id, os pid; fds: pidfd
+FORK_FAILED: Final = 14  # request id, errno, text
+EXITED: Final = 15  # os pid, wait status
+
+MAX_PACKET: Final = 128 * 1024  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZygoteConfig:
+    """What a zygote makes of itself before it forks.
+
+    Attributes:
+        sys_path: `sys.path` of the root as of node start.
+        cwd: Its current folder.
+        argv: Its `sys.argv`.
+        environ: Its environment. The zygote is started with it, but for a PYTHONPATH that leads
+            to this package, and puts that right afterwards.
+        preload: The modules to import, in this order.
+        main_path: The user's script, to be run under the name `__noex_main__`, or None.
+        main_name: Instead: the name of the module that the user's program was started from
+            (`python -m name`), or None.
+        allow_native_threads: Threads (by their name) and modules that may leave native threads.
+        label: A word for people who look at the list of processes.
+        entry: What a worker runs, as `module:function`; it gets a `Boot`.
+        unlink: Files to remove when the root is gone.
+    """
+
+    sys_path: Sequence[str]
+    cwd: str
+    environ: Mapping[str, str]
+    argv: Sequence[str] = ()
+    preload: Sequence[str] = ()
+    main_path: str | None = None
+    main_name: str | None = None
+    allow_native_threads: Sequence[str] = ()
+    label: str = ""
+    entry: str = "noex_mp.worker.host:main"
+    unlink: Sequence[str] = ()
+
+    def pack(self) -> bytes:
+        """Return the configuration as bytes."""
+        return pack(asdict(self))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ZygoteConfig:
+        """Return the configuration that `pack` made bytes of."""
+        return cls(**unpack(data))
+
+
+def pack(packet: Any) -> bytes:
+    """Return a packet as bytes. Paths and variables that are not UTF-8 survive."""
+    data: bytes = msgpack.packb(packet, unicode_errors="surrogateescape")
+    return data
+
+
+def unpack(data: bytes) -> Any:
+    """Return the packet that `pack` made bytes of."""
+    return msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
