@@ -1,0 +1,172 @@
+"""OTP for Python, in which an actor is a real OS process.
+
+```python
+from noex_mp import GenServer, call, spawn
+
+
+class Counter(GenServer):
+    def __init__(self, start: int = 0) -> None:
+        self.value = start
+
+    @call
+    def increment(self, by: int = 1) -> int:
+        self.value += by
+        return self.value
+
+
+counter = await spawn(Counter, start=10)
+await Counter.increment(counter, by=3)  # 13
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from noex_mp import node as _node
+from noex_mp.client import current as _current
+from noex_mp.client.api import named, spawn, stop, whereis
+from noex_mp.core.gen_server import From, GenServer
+from noex_mp.core.messages import Call, Cast, Timeout
+from noex_mp.core.operations import Operation, call, cast
+from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
+from noex_mp.core.reasons import (
+    Crash,
+    Exited,
+    ExitReason,
+    ExitReport,
+    InitFailed,
+    InitTimedOut,
+    Killed,
+    Normal,
+    Shutdown,
+    ShutdownTimedOut,
+    Unknown,
+)
+from noex_mp.core.ref import Ref
+from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.errors import (
+    AlreadyRegisteredError,
+    BadChildSpecError,
+    BadEnvelopeError,
+    BadTargetError,
+    CallError,
+    CallTimedOutError,
+    ConfigError,
+    DuplicateChildError,
+    FrameTooLargeError,
+    InitFailedError,
+    InitTimedOutError,
+    LimitError,
+    LocalProtocolError,
+    MailboxFullError,
+    MaxRestartsExceededError,
+    NodeDownError,
+    NoexError,
+    NoNodeError,
+    NoServerError,
+    NotImportableError,
+    PreloadError,
+    ProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+    ServerExitedError,
+    StartError,
+    TruncatedFrameError,
+    UnencodableError,
+    UnknownOperationError,
+)
+
+if TYPE_CHECKING:
+    from noex_mp.node.node import Node, shutdown
+
+__all__ = [
+    # errors
+    "AlreadyRegisteredError",
+    "BadChildSpecError",
+    "BadEnvelopeError",
+    "BadTargetError",
+    # core.messages
+    "Call",
+    "CallError",
+    "CallTimedOutError",
+    "Cast",
+    # core.specs
+    "ChildSpec",
+    "ConfigError",
+    # core.outcomes
+    "Continue",
+    # core.reasons
+    "Crash",
+    "DuplicateChildError",
+    "ExitReason",
+    "ExitReport",
+    "Exited",
+    "FrameTooLargeError",
+    # core.gen_server
+    "From",
+    "GenServer",
+    "Ignore",
+    "InitFailed",
+    "InitFailedError",
+    "InitTimedOut",
+    "InitTimedOutError",
+    "Killed",
+    "LimitError",
+    "LocalProtocolError",
+    "MailboxFullError",
+    "MaxRestartsExceededError",
+    "NoNodeError",
+    "NoReply",
+    "NoServerError",
+    # node
+    "Node",
+    "NodeDownError",
+    "NoexError",
+    "Normal",
+    "NotImportableError",
+    # core.operations
+    "Operation",
+    "Outcome",
+    "PreloadError",
+    "ProtocolError",
+    # core.ref
+    "Ref",
+    "RemoteError",
+    "RemoteProtocolError",
+    "Reply",
+    "ServerExitedError",
+    "Shutdown",
+    "ShutdownTimedOut",
+    "StartError",
+    "Stop",
+    "Supervisor",
+    "Timeout",
+    "TimeoutAfter",
+    "TruncatedFrameError",
+    "UnencodableError",
+    "Unknown",
+    "UnknownOperationError",
+    "call",
+    "cast",
+    "child",
+    # client.api
+    "named",
+    "shutdown",
+    "spawn",
+    "stop",
+    "whereis",
+]
+
+__version__ = "0.1.0"
+
+_current.set_implicit(_node.implicit_node)
+
+
+def __getattr__(name: str) -> Any:
+    # The root's side of things is loaded when somebody starts a node: workers never do.
+    if name in ("Node", "shutdown"):
+        from noex_mp.node import node
+
+        return getattr(node, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

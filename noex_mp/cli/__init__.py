@@ -1,0 +1,3 @@
+"""The command line: `noex-mp run`, `call` and `ps`."""
+
+from __future__ import annotations

@@ -1,0 +1,211 @@
+"""`noex-mp call NAME OPERATION [JSON...]`: one call to a running server, its reply as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from noex_mp.cli import statuses
+from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.replies import import_no_applications, plain
+from noex_mp.cli.words import listed
+from noex_mp.errors import (
+    ConfigError,
+    NoexError,
+    NoServerError,
+    ServerExitedError,
+    UnknownOperationError,
+)
+
+__all__ = ["call", "parse_arguments"]
+
+_KEYWORD: Final = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
+
+
+class Message(NamedTuple):
+    """What to send: an operation's name and its arguments."""
+
+    operation: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """An operation as far as its name, which is all that another program knows of it."""
+
+    name: str
+    idempotent: bool = False
+
+
+def call(
+    server: str,
+    operation: str,
+    arguments: Sequence[str],
+    *,
+    node: str | None,
+    timeout: float | None,
+    verbose: bool,
+) -> int:
+    """Make a call and print the reply; return the exit status.
+
+    Args:
+        server: The server's name, else its id, else its os pid.
+        operation: What to call.
+        arguments: As they were typed: JSON values, and `key=JSON`.
+        node: The node's name; None means whichever has the server.
+        timeout: How long to wait for the reply, in seconds; None waits for ever.
+        verbose: Show the traceback of an error at the server.
+    """
+    try:
+        args, kwargs = parse_arguments(arguments)
+    except ConfigError as error:
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.USAGE
+    import_no_applications()
+    message = Message(operation, args, kwargs)
+    try:
+        reply = asyncio.run(_call(server, message, node, timeout))
+    except Exception as error:
+        _complain(error, verbose=verbose)
+        return statuses.FAILED
+    # People get lines; programs that read lines get one.
+    indent = 2 if sys.stdout is not None and sys.stdout.isatty() else None
+    print(json.dumps(plain(reply), ensure_ascii=False, indent=indent))
+    return statuses.OK
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and the keyword arguments.
+
+    >>> parse_arguments(["3", '"tea"', "by=[1, 2]"])
+    ([3, 'tea'], {'by': [1, 2]})
+
+    Raises:
+        ConfigError: One of them is no JSON, or two have the same name.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for text in arguments:
+        keyword = _KEYWORD.fullmatch(text)
+        if keyword is None:
+            args.append(_value(text, ""))
+            continue
+        name = keyword[1]
+        if name in kwargs:
+            raise ConfigError(f"the argument {name} is there twice")
+        kwargs[name] = _value(keyword[2], f"{name}=")
+    return args, kwargs
+
+
+def _value(text: str, prefix: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"expected JSON, got {prefix}{text}\n{_hint(text, prefix, error)}"
+        ) from None
+
+
+def _hint(text: str, prefix: str, error: ValueError) -> str:
+    if text in _CONSTANTS:
+        return f"Write {prefix}{_CONSTANTS[text]}"
+    if text.startswith(("[", "{", '"')):
+        return f"It begins like JSON, but: {error}"
+    quoted = json.dumps(text, ensure_ascii=False).replace("'", "'\\''")
+    return f"A text needs quotes, and those need quotes for the shell: {prefix}'{quoted}'"
+
+
+_CONSTANTS: Final = {"True": "true", "False": "false", "None": "null"}
+
+
+# --- the call -----------------------------------------------------------------------------------
+
+
+async def _call(server: str, message: Message, node: str | None, timeout: float | None) -> Any:
+    nodes = connect(node)
+    try:
+        where, found = await _find(server, nodes)
+        route = where.client.route(found["sid"], found["server"])
+        operation = _Operation(message.operation)
+        return await route.invoke(operation, tuple(message.args), message.kwargs, timeout)
+    finally:
+        close_all(nodes)
+
+
+async def _find(wanted: str, nodes: list[RunningNode]) -> tuple[RunningNode, dict[str, Any]]:
+    answers = await asyncio.gather(*(node.servers() for node in nodes))
+    everybody = [(n, s) for n, servers in zip(nodes, answers, strict=True) for s in servers]
+    for key in ("name", "id", "os_pid"):
+        found = [(n, s) for n, s in everybody if s[key] is not None and str(s[key]) == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ConfigError(_which(wanted, found))
+    raise NoServerError(_no_server(wanted, nodes, everybody))
+
+
+def _which(wanted: str, found: list[tuple[RunningNode, dict[str, Any]]]) -> str:
+    nodes = {node.name for node, _ in found}
+    if len(nodes) > 1:
+        where = listed(sorted(nodes))
+        return f"{len(nodes)} nodes have a server {wanted}: {where}\nChoose with --node."
+    choices = listed(str(server["name"] or server["os_pid"]) for _, server in found)
+    return f"{len(found)} servers have the id {wanted}\nCall one by its name or os pid: {choices}"
+
+
+def _no_server(
+    wanted: str, nodes: list[RunningNode], everybody: list[tuple[RunningNode, dict[str, Any]]]
+) -> str:
+    names = [str(server["name"] or server["id"]) for _, server in everybody]
+    where = f"on {nodes[0]}" if len(nodes) == 1 else f"on the nodes {listed(n.name for n in nodes)}"
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"\nDid you mean {near[0]}?" if near else ""
+    return f"{wanted!r} {where}; there are: {listed(names)}{hint}"
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def _complain(error: Exception, *, verbose: bool) -> None:
+    print(f"noex-mp: {_in_words(error)}", file=sys.stderr)
+    remote = _remote_traceback(error)
+    if verbose and remote:
+        print(f"\n{remote}", file=sys.stderr)
+    elif remote:
+        print("With -v you see where it happened.", file=sys.stderr)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, UnknownOperationError):
+        near = difflib.get_close_matches(_bare(error.operation), error.known, n=1)
+        return f"{error}\nDid you mean {near[0]}?" if near else str(error)
+    # Ours say it all; an error of the server's needs its name.
+    return str(error) if isinstance(error, NoexError) else _name_and_text(error)
+
+
+def _bare(operation: str) -> str:
+    """Return the name in `operation 'incremnt'`."""
+    return operation.removeprefix("operation ").strip("'")
+
+
+def _name_and_text(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _remote_traceback(error: BaseException) -> str:
+    """Return what is known of the place where it happened; may be empty."""
+    if isinstance(error, ServerExitedError | NoServerError) and error.report is not None:
+        return error.report.traceback.rstrip()
+    notes: list[str] = getattr(error, "__notes__", [])
+    return "\n".join(notes)

@@ -1,0 +1,121 @@
+"""The way from another terminal to the running nodes of this user.
+
+Every node with a name listens at a socket in the runtime folder. A program that connects there is
+a client like any other, but for pickles, which are not taken from it or by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from noex_mp.cli.words import listed
+from noex_mp.client.client import Client, connect_client
+from noex_mp.errors import CallTimedOutError, NoNodeError
+from noex_mp.transport.paths import connect_unix, runtime_folder
+
+__all__ = ["RunningNode", "close_all", "connect"]
+
+_ENDING: Final = ".sock"
+
+# How long a node may take to answer a question of its own, in seconds.
+PATIENCE: Final = 5.0
+
+# A node that starts has its socket for a moment before it listens there. Only what is older, in
+# seconds, is what a dead one has left.
+STALE_AGE: Final = 2.0
+
+
+class RunningNode:
+    """A node of this user, and our connection to it.
+
+    Attributes:
+        name: Its name.
+        os_pid: Its root process, or 0 where the system does not tell.
+        client: Makes calls there.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, sock: socket.socket) -> None:
+        self.name = name
+        self.os_pid = _peer_os_pid(sock)
+        self.client: Client = connect_client(loop, sock, "", allow_pickle=False)
+
+    async def servers(self) -> list[dict[str, Any]]:
+        """Return the servers of the node, each as plain values.
+
+        Raises:
+            CallTimedOutError: The node does not answer.
+            NodeDownError: It has stopped.
+        """
+        try:
+            return await asyncio.wait_for(self.client.request("ps"), PATIENCE)
+        except TimeoutError:
+            raise CallTimedOutError(f"node {self.name}", PATIENCE) from None
+
+    def __str__(self) -> str:
+        return f"node {self.name} (os pid {self.os_pid})" if self.os_pid else f"node {self.name}"
+
+
+def connect(name: str | None) -> list[RunningNode]:
+    """Connect to the node with this name, or to all that run, in the order of their names.
+
+    Raises:
+        NoNodeError: There is none.
+    """
+    loop = asyncio.get_running_loop()
+    found = dict(_sockets())
+    if not found:
+        raise NoNodeError("no node is running\nStart one with: noex-mp run app:tree")
+    if name is None:
+        return [RunningNode(loop, each, sock) for each, sock in found.items()]
+    wanted = found.pop(name, None)
+    for sock in found.values():
+        sock.close()
+    if wanted is None:
+        raise NoNodeError(f"no node is called {name!r}; running: {listed(found)}")
+    return [RunningNode(loop, name, wanted)]
+
+
+def close_all(nodes: list[RunningNode]) -> None:
+    """End the connections."""
+    for node in nodes:
+        node.client.close()
+
+
+def _sockets() -> Iterator[tuple[str, socket.socket]]:
+    folder = runtime_folder()
+    for path in sorted(folder.glob(f"*{_ENDING}")):
+        try:
+            sock = connect_unix(folder, path.name)
+        except ConnectionRefusedError:
+            _remove_if_stale(path)
+        except FileNotFoundError:
+            # It has stopped since we looked.
+            continue
+        else:
+            yield path.name.removesuffix(_ENDING), sock
+
+
+def _remove_if_stale(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - os.lstat(path).st_mtime > STALE_AGE:
+            path.unlink()
+
+
+def _peer_os_pid(sock: socket.socket) -> int:
+    if sys.platform == "linux":
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        os_pid: int = struct.unpack("3i", credentials)[0]
+        return os_pid
+    if sys.platform == "darwin":
+        # SOL_LOCAL and LOCAL_PEERPID of sys/un.h.
+        return sock.getsockopt(0, 2)
+    return 0

@@ -1,0 +1,142 @@
+"""The command `noex-mp`: what can be typed, and where it goes.
+
+The parts behind the commands are imported when they are needed, so that none waits for another's
+imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+import noex_mp
+from noex_mp.cli import statuses
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  noex-mp run app:tree                     run the tree called tree in app.py
+  noex-mp ps                               list the servers of the running nodes
+  noex-mp call visits increment 3          visits is a server's name, id or os pid
+  noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status.
+
+    Args:
+        argv: The words after `noex-mp`; None means those of this process.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        status = _run(parser, args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not try once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return statuses.FAILED
+    except KeyboardInterrupt:
+        return statuses.INTERRUPTED
+    return status
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    match args.command:
+        case "run":
+            from noex_mp.cli.run import run
+
+            return run(
+                args.target, name=args.name, log_format=args.log_format, log_level=args.log_level
+            )
+        case "ps":
+            from noex_mp.cli.ps import ps
+
+            return ps(node=args.node, as_json=args.json)
+        case "call":
+            from noex_mp.cli.call import call
+
+            return call(
+                args.server,
+                args.operation,
+                args.arguments,
+                node=args.node,
+                timeout=args.timeout,
+                verbose=args.verbose,
+            )
+        case _:
+            parser.print_help()
+            return statuses.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="noex-mp",
+        description="Run supervision trees of servers, each in an OS process, and talk to them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"noex-mp {noex_mp.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run a tree in the foreground"))
+    _add_call(commands.add_parser("call", help="call an operation of a running server"))
+    _add_ps(commands.add_parser("ps", help="list the servers of the running nodes"))
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.description = (
+        "Run a tree until a signal stops it: TERM, HUP or Ctrl-C in reverse order, a second one "
+        "at once. Exit status: 0 stopped on request, 1 the tree gave up or did not start, 2 bad "
+        "command line or target, 70 a fault of noex-mp."
+    )
+    run.add_argument(
+        "target",
+        metavar="MODULE:TREE",
+        help="a Supervisor, a Node, or a function that returns one; found from this folder",
+    )
+    run.add_argument("--name", help="the node's name; else it is the module's")
+    run.add_argument("--log-format", choices=("text", "json"), default="text")
+    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _add_call(call: argparse.ArgumentParser) -> None:
+    call.description = "Call an operation of a running server and print its reply as JSON."
+    call.add_argument("server", metavar="NAME", help="its name, else its id, else its os pid")
+    call.add_argument("operation", metavar="OPERATION")
+    call.add_argument(
+        "arguments", metavar="JSON", nargs="*", help="""3, '"text"', '[1, 2]', by=3, to='"Ann"'"""
+    )
+    call.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds to wait for the reply (default: 5), or none to wait for ever",
+    )
+    call.add_argument("--node", help="the node's name; else whichever has the server")
+    call.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of the server")
+
+
+def _add_ps(ps: argparse.ArgumentParser) -> None:
+    ps.description = "List the servers of one node, or of all that run."
+    ps.add_argument("--json", action="store_true", help="for programs")
+    ps.add_argument("--node", help="the node's name; else all")
+
+
+def _seconds(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds above zero, or none, got {text!r}")
+    return seconds

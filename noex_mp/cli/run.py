@@ -1,0 +1,314 @@
+"""`noex-mp run app:tree`: a node in the foreground, as a service manager would start it.
+
+The node's control plane is this program: its event loop is the main loop. Signals are the only
+way in, the log is the only way out, and the exit status says how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from noex_mp.cli import statuses
+from noex_mp.cli.log import FORMATS, Level, Log
+from noex_mp.cli.streams import open_missing, standard_streams
+from noex_mp.cli.target import Target, load_node
+from noex_mp.cli.words import amount
+from noex_mp.core.reasons import Shutdown
+from noex_mp.core.specs import Supervisor
+from noex_mp.errors import (
+    AlreadyRegisteredError,
+    ConfigError,
+    NodeDownError,
+    PreloadError,
+    StartError,
+)
+from noex_mp.node.node import Node
+from noex_mp.node.root import Root, RootConfig
+from noex_mp.transport.loops import new_event_loop
+
+__all__ = ["run"]
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+# In bytes: the name of the node's socket has at most 80, and an ending.
+MAX_NAME: Final = 70
+
+# After a fault of our own nobody knows what state the servers are in; they get this long to end,
+# in seconds, and the end of this process ends the rest.
+FAULT_PATIENCE: Final = 2.0
+
+
+def run(target_text: str, *, name: str | None, log_format: str, log_level: Level) -> int:
+    """Run a tree until it is told to stop, or gives up; return the exit status.
+
+    Args:
+        target_text: The tree, as `module:name`.
+        name: The node's name; None makes one from the module's.
+        log_format: `text` or `json`.
+        log_level: What is less important is not logged.
+    """
+    open_missing()
+    # Until the loop runs, nothing has been started that would have to be stopped.
+    _handle_signals(lambda number, frame: os._exit(statuses.OK))
+    try:
+        target = Target(target_text)
+        _look_in_this_folder()
+        node = load_node(target)
+        children = node.wire_children()
+        names = _names_for(target, node, name)
+    except ConfigError as error:
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.USAGE
+    log = Log(names[0], standard_streams(), FORMATS[log_format], log_level)
+    try:
+        return _run_loop(_Run(new_event_loop(), node, children, names, log))
+    except Exception:
+        log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
+        return statuses.SOFTWARE
+    finally:
+        log.close()
+
+
+_FAULT: Final = (
+    "noex-mp failed by a fault of its own, not of your servers; please report it, with this:"
+)
+
+
+def _look_in_this_folder() -> None:
+    # An installed script has its own folder there instead. The zygote gets this path as well.
+    folder = str(Path.cwd())
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+
+
+def _names_for(target: Target, node: Node, name: str | None) -> Sequence[str]:
+    """Return the names that the node may have, the best first.
+
+    Raises:
+        ConfigError: What was asked for can be no name.
+    """
+    given = name if name is not None else node.name
+    if given is None:
+        return (target.node_name, f"{target.node_name}-{os.getpid()}")
+    if not given.isprintable() or not given or "/" in given or given.startswith((".", "-")):
+        raise ConfigError(
+            f"expected a node's name to be a word without slashes, got {given!r}\n"
+            f"For example: --name {target.node_name}"
+        )
+    if len(given.encode()) > MAX_NAME:
+        raise ConfigError(f"a node's name has at most {MAX_NAME} bytes, got {given!r}")
+    return (given,)
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+def _handled_signals() -> list[signal.Signals]:
+    # `nohup` means what it says.
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
+
+
+def _handle_signals(handler: Callable[[int, Any], object]) -> None:
+    for number in _handled_signals():
+        signal.signal(number, handler)
+
+
+def _run_loop(run: _Run) -> int:
+    """Run a loop in which signals are events; none of them is lost or shown as a traceback."""
+    loop = run.loop
+    asyncio.set_event_loop(loop)
+    status = statuses.SOFTWARE
+    # Held back while handlers change hands.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        for number in _handled_signals():
+            loop.add_signal_handler(number, run.on_signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        status = loop.run_until_complete(run.serve())
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        loop.close()
+        # Everything has been stopped by now. Who is in a hurry still gets the status.
+        _handle_signals(lambda number, frame: os._exit(status))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return status
+
+
+# --- the life of the node -----------------------------------------------------------------------
+
+
+class _Run:
+    """One run of a tree, from its start to its end."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        node: Node,
+        children: list[dict[str, Any]],
+        names: Sequence[str],
+        log: Log,
+    ) -> None:
+        self.loop = loop
+        self._node = node
+        self._tree = node.tree or Supervisor()
+        self._children = children
+        self._names = names
+        self._name = names[0]
+        self._log = log
+        self._root: Root | None = None
+        self._in_a_hurry = False
+        self._asked: asyncio.Future[None] = loop.create_future()
+        self._fault: asyncio.Future[None] = loop.create_future()
+
+    async def serve(self) -> int:
+        """Start the tree, wait for a reason to stop, stop it; return the exit status."""
+        self.loop.set_exception_handler(self._on_loop_error)
+        starting = self.loop.create_task(self._start())
+        await self._first_of(starting)
+        status = statuses.OK
+        if starting.done() and not self._asked.done():
+            status = self._status_of_start(starting.exception())
+            if status == statuses.OK:
+                status = await self._wait()
+        await self._stop(starting)
+        if self._fault.done():
+            return statuses.SOFTWARE
+        self._say("info", "node_stopped", f"node {self._name} has stopped")
+        return status
+
+    async def _first_of(self, *others: asyncio.Future[Any]) -> None:
+        await asyncio.wait((self._asked, self._fault, *others), return_when=asyncio.FIRST_COMPLETED)
+
+    def _say(self, level: Level, event: str, what: str, trace: str = "", **facts: Any) -> None:
+        self._log.say(level, event, what, traceback=trace, **facts)
+
+    # --- start -------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        root = await self._start_root()
+        await root.start_tree(self._tree, self._children)
+        servers = amount(len(self._children), "server")
+        os_pid = os.getpid()
+        self._say(
+            "info",
+            "node_started",
+            f"node {self._name} is up with {servers} (os pid {os_pid})",
+            os_pid=os_pid,
+        )
+
+    async def _start_root(self) -> Root:
+        for name in self._names:
+            if self._asked.done():
+                raise NodeDownError("the node was told to stop before it had started")
+            self._name = self._log.node = name
+            self._root = root = Root(self.loop, self._config(name))
+            try:
+                await root.start()
+            except (FileExistsError, AlreadyRegisteredError):
+                await root.stop()
+            else:
+                return root
+        raise ConfigError(
+            f"there is a running node called {self._name!r}\n"
+            f"Choose another name with --name, or stop that one."
+        )
+
+    def _config(self, name: str) -> RootConfig:
+        log = self._log
+        return self._node.root_config(name=name, listener=log.on_event, sink=log.on_output)
+
+    def _status_of_start(self, error: BaseException | None) -> int:
+        match error:
+            case None:
+                return statuses.OK
+            case PreloadError():
+                what = "the application could not be preloaded"
+                self._say("error", "not_started", what, str(error))
+                return statuses.USAGE
+            case ConfigError():
+                self._say("error", "not_started", str(error))
+                return statuses.USAGE
+            case StartError():
+                self._say("error", "not_started", str(error), _in_full(error.__cause__))
+                return statuses.FAILED
+            case _:
+                self._fail(error)
+                return statuses.SOFTWARE
+
+    # --- run ---------------------------------------------------------------------------
+
+    async def _wait(self) -> int:
+        assert self._root is not None
+        gave_up = self._root.gave_up
+        await self._first_of(gave_up)
+        if not gave_up.done():
+            return statuses.OK
+        error = self._root.give_up_error(gave_up.result())
+        self._say("error", "gave_up", str(error), server=gave_up.result().server)
+        return statuses.FAILED
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """Stop in order; on the second signal, at once."""
+        if self._asked.done():
+            self._hurry(number)
+            return
+        self._asked.set_result(None)
+        if number == signal.SIGINT and self._log.on_terminal:
+            self._log.say_at_terminal("stopping", "stopping; Ctrl-C again to stop at once")
+        else:
+            what = f"stopping on {number.name}; a second signal stops at once"
+            self._say("info", "stopping", what, signal=number.name)
+
+    def _hurry(self, number: signal.Signals) -> None:
+        if self._root is None:
+            return
+        self._root.hurry()
+        if not self._in_a_hurry:
+            self._in_a_hurry = True
+            self._say("info", "stopping", "stopping at once", signal=number.name)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if context["message"] == "a supervisor failed":
+            self._fail(error)
+            return
+        what = f"{context['message']}; this is a fault of noex-mp, please report it"
+        self._say("error", "internal_error", what, _in_full(error))
+
+    def _fail(self, error: BaseException | None) -> None:
+        self._say("error", "fault", _FAULT, _in_full(error))
+        if not self._fault.done():
+            self._fault.set_result(None)
+
+    # --- stop --------------------------------------------------------------------------
+
+    async def _stop(self, starting: asyncio.Task[None]) -> None:
+        tasks = {starting}
+        if self._root is not None:
+            tasks.add(self.loop.create_task(self._root.stop(self._reason())))
+        ending = self.loop.create_task(asyncio.wait(tasks))
+        await asyncio.wait((ending, self._fault), return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done() and self._root is not None:
+            self._root.hurry()
+            await asyncio.wait((ending,), timeout=FAULT_PATIENCE)
+        for task in tasks:
+            # How the start failed has been said, or is of no interest any more.
+            error = task.exception() if task.done() else None
+            if error is not None and task is not starting:
+                self._fail(error)
+
+    def _reason(self) -> Shutdown:
+        asked = self._asked.done() or self._fault.done()
+        return Shutdown("the node is stopping" if asked else "the tree gave up")
+
+
+def _in_full(error: BaseException | None) -> str:
+    return "" if error is None else "".join(traceback.format_exception(error))

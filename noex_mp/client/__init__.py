@@ -1,0 +1,1 @@
+"""Whoever makes calls, in any process: routes, links, deadlines."""

@@ -1,0 +1,158 @@
+"""What a program does with servers besides calling them: spawn, stop, find."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from typing_extensions import ParamSpec
+
+from noex_mp.client import current
+from noex_mp.client.client import Client
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.reasons import ExitReason, Shutdown
+from noex_mp.core.ref import Ref
+from noex_mp.core.specs import ChildSpec, child
+from noex_mp.errors import BadChildSpecError
+from noex_mp.wire.classes import path_of
+from noex_mp.wire.codec import Encoder
+from noex_mp.wire.payload import pack_payload
+
+__all__ = ["named", "spawn", "spawn_on", "spec_of", "spec_to_wire", "stop", "whereis"]
+
+S = TypeVar("S", bound=GenServer[Any, Any, Any])
+P = ParamSpec("P")
+
+
+@overload
+async def spawn(server: ChildSpec[S], /) -> Ref[S]: ...
+@overload
+async def spawn(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
+async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
+    """Start a server in a worker process of its own, and return its address.
+
+    It runs under the current node's own supervisor, as a `transient` child unless its options
+    say otherwise. Outside a node, the implicit one is started. Inside a handler, the server's
+    own node starts it.
+
+    Args:
+        server: The class, followed by the constructor's arguments; or `child(...)`, with
+            options.
+
+    Returns:
+        The server's `Ref`, once its `init` has returned.
+
+    Raises:
+        InitFailedError: Its constructor or `init` raised (the error is the cause), or its
+            worker died.
+        InitTimedOutError: They took longer than `init_timeout`.
+        AlreadyRegisteredError: Its name is taken.
+        BadChildSpecError: The description is wrong.
+        NotImportableError: A worker cannot import the class.
+        UnencodableError: An argument cannot be sent to a worker.
+
+    Example:
+        ```python
+        counter = await spawn(Counter, start=10)
+        visits = await spawn(child(Counter).options(name="visits"))
+        ```
+    """
+    spec = spec_of(server, args, kwargs)
+    client = await current.client_or_implicit(spec.server.__module__)
+    return await spawn_on(client, spec)
+
+
+def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ChildSpec[Any]:
+    """Return the checked spec of what `spawn` was given: a class and arguments, or a spec.
+
+    Raises:
+        BadChildSpecError: The description is wrong.
+    """
+    from noex_mp.supervision.validate import validate_child
+
+    is_spec = isinstance(server, ChildSpec)
+    if is_spec and (args or kwargs):
+        raise BadChildSpecError(
+            "spawn takes a class and its arguments, or one child(...), got both\n"
+            "Put the arguments into child(...)."
+        )
+    spec: Any = server if is_spec else child(server, *args, **kwargs)
+    validate_child(spec)
+    checked: ChildSpec[Any] = spec
+    return checked
+
+
+async def spawn_on(client: Client, spec: ChildSpec[S]) -> Ref[S]:
+    """Start a server on a client's node."""
+    sid, label = await client.request("spawn", spec_to_wire(client.encoder, spec))
+    return Ref(client.node, sid, label=label)
+
+
+def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
+    """Return a child spec as plain values, its arguments as a payload.
+
+    Raises:
+        UnencodableError: An argument cannot be sent.
+    """
+    return {
+        "server": path_of(spec.server),
+        "payload": pack_payload(encoder, spec.args, spec.kwargs),
+        "id": spec.child_id,
+        "name": spec.name,
+        "restart": spec.restart,
+        "shutdown": spec.shutdown,
+        "init_timeout": spec.init_timeout,
+        "env": dict(spec.env) if spec.env else None,
+    }
+
+
+async def stop(
+    ref: Ref[Any], reason: ExitReason | None = None, timeout: float | None = 5.0
+) -> None:
+    """End a server for good, and return once it has ended.
+
+    Messages that were sent before are handled first. Then its `terminate` runs. A child of a
+    supervisor is not restarted. Stopping a server that has ended already is no error.
+
+    Args:
+        reason: What `terminate` and the exit report are told; `Shutdown()` by default.
+        timeout: How long the server may take, in seconds; then its process group gets
+            SIGTERM, and SIGKILL after that. None waits without limit.
+
+    Raises:
+        NoServerError: There has never been such a server, or the name is free.
+    """
+    client = current.client(ref.node or None)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(client.drained(ref), timeout)
+    await client.request("stop", ref.sid or ref.name, reason or Shutdown(), timeout)
+
+
+async def whereis(name: str, server: type[S]) -> Ref[S] | None:
+    """Return the address registered as `name`, or None if there is none.
+
+    Args:
+        server: The class you expect; it types the result.
+    """
+    client = await current.client_or_implicit()
+    found = await client.request("whereis", name)
+    if found is None:
+        return None
+    sid, label = found
+    return Ref(client.node, sid, label=label)
+
+
+def named(name: str, server: type[S]) -> Ref[S]:
+    """Return a `Ref` that means whoever has the name when it is called.
+
+    Args:
+        server: The class you expect; it types the calls.
+
+    Example:
+        ```python
+        await Counter.increment(named("visits", Counter))
+        ```
+    """
+    return Ref("", 0, name, label=server.__qualname__)

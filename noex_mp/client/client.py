@@ -1,0 +1,401 @@
+"""Whoever makes calls: one event loop, in the user's program or in a worker.
+
+A `Client` holds the routes to the servers it has called, the direct links to their workers,
+and the control link to the root, which tells it where servers are. The root is asked once per
+server; after that it only speaks up when a server ends or starts again.
+
+`Client` knows no node and no worker: it is given a control link and lives on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from noex_mp.client.named import NamedRoute
+from noex_mp.client.route import FOREVER, TICK, Route, ticks
+from noex_mp.core.ref import Ref
+from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
+from noex_mp.transport import fds
+from noex_mp.transport.link import NO_FD, ControlLink, Link
+from noex_mp.wire.classes import path_of
+from noex_mp.wire.codec import Encoder
+from noex_mp.wire.envelopes import (
+    BUFFERS,
+    DOWN,
+    ERROR,
+    GONE,
+    LINK_LOST,
+    LOCATE,
+    LOCATED,
+    LOST,
+    REPLY,
+    REQUEST,
+    RESPONSE,
+)
+from noex_mp.wire.payload import unpack_error
+from noex_mp.wire.stream import FrameReader
+
+__all__ = ["Client", "connect_client"]
+
+# How often the tick looks whether anybody waits at all, in ticks.
+IDLE_CHECK: Final = 16
+
+# The tick may be late by so many ticks; more than that, and the loop was blocked.
+LATE: Final = 2
+
+
+class Client:
+    """One event loop's end of everything.
+
+    Attributes:
+        loop: The event loop.
+        node: The node's id; refs carry it.
+        encoder: Packs the messages of this client.
+        tick: The current tick of `loop.time()`; only kept up to date while calls are out.
+        ticking: Whether `tick` is being kept up to date.
+        done: A future that is done, for casts that had no need to wait.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        control: ControlLink,
+        node: str,
+        *,
+        allow_pickle: bool = True,
+    ) -> None:
+        self.loop = loop
+        self.node = node
+        self.encoder = Encoder(allow_pickle=allow_pickle)
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.done.set_result(None)
+        self.tick = 0
+        self.ticking = False
+        self._due_routes: dict[int, set[Route]] = {}
+        self._allow_pickle = allow_pickle
+        self._control = control
+        self._routes: dict[int, Route] = {}
+        self._names: dict[str, int] = {}
+        self._asking: dict[str, NamedRoute] = {}
+        self._links: dict[int, Link] = {}
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._request_id = 0
+        self._handlers: dict[int, Callable[[list[Any]], None]] = {
+            LOCATED: self._on_located,
+            DOWN: self._on_down,
+            GONE: self._on_gone,
+            RESPONSE: self._on_response,
+        }
+
+    # --- routes ------------------------------------------------------------------------
+
+    def route(self, sid: int, label: str) -> Route:
+        """Return the route to a server, and make it on first use."""
+        route = self._routes.get(sid)
+        if route is None:
+            route = self._routes[sid] = Route(self, sid, label)
+        return route
+
+    def way_to(self, ref: Ref[Any]) -> Route | NamedRoute:
+        """Return the route that a ref's messages take."""
+        if ref.sid:
+            return self.route(ref.sid, ref.label)
+        name = ref.name or ""
+        sid = self._names.get(name)
+        if sid is not None:
+            return self._routes[sid]
+        asking = self._asking.get(name)
+        if asking is None or not asking.thread:
+            asking = self._asking[name] = NamedRoute(self, name)
+        return asking
+
+    def name(self, name: str, sid: int, label: str) -> Route:
+        """Note who has a name, and return the route to it."""
+        self._names[name] = sid
+        self._asking.pop(name, None)
+        return self.route(sid, label)
+
+    def locate(self, route: Route) -> None:
+        """Ask the root where the server is; it answers now and after every restart."""
+        if route.incarnation == 0:
+            route.incarnation = -1
+            self._control.post([LOCATE, route.sid])
+
+    async def drained(self, ref: Ref[Any]) -> None:
+        """Wait until what was sent to a server has left this process."""
+        sid = ref.sid or self._names.get(ref.name or "", 0)
+        route = self._routes.get(sid)
+        if route is not None and route.link is not None:
+            route.link.flush()
+            await route.link.wait_until_drained(0)
+
+    async def all_drained(self) -> None:
+        """Wait until everything that was sent has left this process."""
+        for link in list(self._links.values()):
+            link.flush()
+            await link.wait_until_drained(0)
+
+    def next_turn(self) -> asyncio.Future[None]:
+        """Return a future that is done when the loop has run once."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self.loop.call_soon(_set_done, future)
+        return future
+
+    def request(self, method: str, *parameters: Any) -> asyncio.Future[Any]:
+        """Ask the root to do something, and return the future of its answer."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        if self._control.closed:
+            future.set_exception(NodeDownError("the node has stopped"))
+            return future
+        self._request_id += 1
+        self._requests[self._request_id] = future
+        self._control.post([REQUEST, self._request_id, method, *parameters])
+        return future
+
+    # --- deadlines ---------------------------------------------------------------------
+
+    def due(self, timeout: float | None) -> int:
+        """Return the tick in which a call that starts now is out of time."""
+        if timeout is None:
+            return FOREVER
+        if not self.ticking:
+            self._start_ticking()
+        # The tick under way has begun already, and the last one has to be complete.
+        return self.tick + ticks(timeout)
+
+    def watch(self, route: Route, due: int) -> None:
+        """Look at the route's calls when tick `due` has passed."""
+        if due != FOREVER:
+            self._due_routes.setdefault(due, set()).add(route)
+
+    def _start_ticking(self) -> None:
+        self.ticking = True
+        self.tick = int(self.loop.time() / TICK)
+        self.loop.call_later(TICK, self._on_tick)
+
+    def _on_tick(self) -> None:
+        last = self.tick
+        self.tick = int(self.loop.time() / TICK)
+        if self.tick - last > LATE:
+            self._make_up_for(last, self.tick - last)
+        for tick in range(last + 1, self.tick + 1):
+            for route in self._due_routes.pop(tick, ()):
+                route.expire(self.tick)
+        if self.tick % IDLE_CHECK == 0 and not any(r.pending for r in self._routes.values()):
+            self._stop_ticking()
+        else:
+            self.loop.call_later(TICK, self._on_tick)
+
+    def _make_up_for(self, last: int, late: int) -> None:
+        # The loop was blocked, and `tick` stood still: what was sent meanwhile has its time yet.
+        for route in self._routes.values():
+            route.postpone(last, late)
+
+    def _stop_ticking(self) -> None:
+        self.ticking = False
+        self._due_routes.clear()
+        for route in self._routes.values():
+            route.unwatch()
+
+    # --- what the root says ------------------------------------------------------------
+
+    def handle(self, frame: list[Any]) -> bool:
+        """Take a frame of the control plane; return whether it was for the client."""
+        handler = self._handlers.get(frame[0])
+        if handler is None:
+            return False
+        handler(frame)
+        return True
+
+    def _on_located(self, frame: list[Any]) -> None:
+        _, sid, incarnation, link_id, is_new = frame
+        if is_new:
+            fd = self._control.take_fd()
+            if fd == NO_FD:
+                # The root tries again in a moment; calls wait.
+                self._control.post([LINK_LOST, link_id, "no file descriptor is free"])
+                return
+            self._links[link_id] = self._open(link_id, fd)
+        route = self._routes[sid]
+        route.located(incarnation, self._links[link_id])
+
+    def _open(self, link_id: int, fd: int) -> Link:
+        link = Link(
+            self.loop,
+            fds.high_socket(socket.socket(fileno=fd)),
+            peer=f"worker behind link {link_id}",
+            on_frames=self._on_replies,
+            on_close=self._on_link_closed,
+            allow_pickle=self._allow_pickle,
+        )
+        link.state = link_id
+        return link
+
+    def _on_down(self, frame: list[Any]) -> None:
+        _, sid, incarnation, link_id, begun, replies, report, error = frame
+        route = self._routes[sid]
+        link = self._links.pop(link_id, None)
+        if link is not None:
+            # What it had replied before it died counts; only then is the rest sorted.
+            link.drain()
+            link.close()
+        if replies:
+            self._take_replies(replies)
+        cause = unpack_error(error)
+        lost = route.ended(begun, report, cause)
+        if lost:
+            self._control.post([LOST, sid, incarnation, lost])
+
+    def _on_gone(self, frame: list[Any]) -> None:
+        _, sid, report, error = frame
+        route = self._routes.pop(sid, None)
+        self._names = {name: known for name, known in self._names.items() if known != sid}
+        if route is not None:
+            route.gone(report, unpack_error(error))
+
+    def _on_response(self, frame: list[Any]) -> None:
+        _, request_id, succeeded, value = frame
+        future = self._requests.pop(request_id, None)
+        if future is None or future.done():
+            return
+        if succeeded:
+            future.set_result(value)
+        else:
+            error, cause = value
+            error.__cause__ = unpack_error(cause)
+            future.set_exception(error)
+
+    # --- what the workers say ----------------------------------------------------------
+
+    def _on_replies(self, link: Link) -> None:
+        routes = self._routes
+        failures = link.reader.failures
+        try:
+            for frame in link.unpacker:
+                kind = frame[0]
+                problem = None
+                if failures:
+                    problem = failures[0]
+                    failures.clear()
+                if kind == REPLY or kind == ERROR:  # noqa: SIM109 - faster
+                    route = routes.get(frame[1])
+                    if route is None:
+                        continue
+                    entry = route.pending.pop(frame[2], None)
+                    if entry is None:
+                        route.forget(frame[2])
+                        continue
+                    future = entry[0]
+                    if future.done():
+                        continue
+                    if problem is not None:
+                        future.set_exception(problem)
+                    elif kind == REPLY:
+                        future.set_result(frame[3])
+                    else:
+                        future.set_exception(_raisable(frame[3], link.peer))
+                elif kind == BUFFERS:
+                    link.begin_buffers(frame)
+                else:
+                    raise RemoteProtocolError(link.peer, f"a frame of kind {kind!r}")
+        except Exception as error:
+            link.close(link.reader.translate(error))
+
+    def _take_replies(self, data: bytes) -> None:
+        """Take the replies that a dead worker had finished and not sent."""
+        reader = FrameReader(peer="a dead worker", allow_pickle=self._allow_pickle)
+        reader.feed(data)
+        for _, sid, seq, value in reader.frames():
+            route = self._routes.get(sid)
+            entry = route.pending.pop(seq, None) if route is not None else None
+            if entry is not None and not entry[0].done():
+                problem = reader.failures[0] if reader.failures else None
+                if problem is not None:
+                    entry[0].set_exception(problem)
+                else:
+                    entry[0].set_result(value)
+            reader.failures.clear()
+
+    def _on_link_closed(self, link: Link, problem: Exception | None) -> None:
+        # An end of file is the worker's death, of which the root tells us; until then the
+        # routes keep the link, so that what is sent now counts as sent to that incarnation.
+        if link.state in self._links and not self._control.closed:
+            self._control.post([LINK_LOST, link.state, str(problem or "")])
+
+    # --- the end -----------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has lost the root, or was closed."""
+        return self._control.closed
+
+    def close(self) -> None:
+        """End the client; what waits fails."""
+        if self.loop.is_closed():
+            # Nobody can be told any more.
+            self._routes.clear()
+            self._requests.clear()
+        self._control.close()
+
+    def node_down(self) -> None:
+        """Fail everything that waits: the root is gone."""
+        for route in self._routes.values():
+            route.node_down()
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(NodeDownError("the node has stopped"))
+        self._requests.clear()
+        self._routes.clear()
+        for link in list(self._links.values()):
+            link.close()
+
+    def flush_blocking(self, timeout: float) -> None:
+        """Send what waits on every link; for a process that is about to end."""
+        for link in self._links.values():
+            link.send_all_blocking(timeout)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _raisable(error: object, peer: str) -> BaseException:
+    """Return the error, or one that says so if no future can pass it on as it is."""
+    if not isinstance(error, BaseException):
+        return RemoteProtocolError(peer, f"an error that is none: {error!r:.100}")
+    # The one is refused by futures; the other would look as if our own caller was cancelled.
+    if isinstance(error, (StopIteration, asyncio.CancelledError)):
+        return RemoteError(path_of(type(error)), str(error))
+    return error
+
+
+def connect_client(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    node: str,
+    *,
+    allow_pickle: bool = True,
+) -> Client:
+    """Return a client that talks to the root over a socket of its own."""
+
+    def on_frame(link: ControlLink, frame: list[Any]) -> None:
+        client.handle(frame)
+
+    def on_close(link: ControlLink, problem: Exception | None) -> None:
+        client.node_down()
+
+    control = ControlLink(
+        loop,
+        sock,
+        peer="the root",
+        on_frame=on_frame,
+        on_close=on_close,
+        encoder=Encoder(allow_pickle=allow_pickle),
+        allow_pickle=allow_pickle,
+    )
+    client = Client(loop, control, node, allow_pickle=allow_pickle)
+    return client

@@ -1,0 +1,120 @@
+"""Which client speaks for this code: the seam between a `Ref` and the client layer.
+
+A `Ref` is a small value and knows the id of its node, nothing more. The first message to it
+in an event loop comes here, and is given the route of that loop's client; the `Ref` keeps it.
+
+A node (embedded in a program) and a worker both `join` here, each with a function that returns
+the client of an event loop. `current_node` says which node is meant where a call names none:
+the innermost `async with Node(...)`, the worker's own, else the implicit one, which
+`start_implicit` starts on first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from noex_mp.client.client import Client
+from noex_mp.core import ref as core_ref
+from noex_mp.core.ref import Ref
+from noex_mp.errors import NodeDownError, NoNodeError
+from noex_mp.transport import fds
+
+__all__ = ["client", "current", "join", "leave", "set_implicit"]
+
+ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
+
+_clients: dict[str, ClientOf] = {}
+_process_node: str | None = None
+_implicit: Callable[[str | None], Awaitable[str]] | None = None
+
+#: The innermost node of this context, by its id.
+current: ContextVar[str | None] = ContextVar("noex_mp_node", default=None)
+
+
+def join(node: str, client_of: ClientOf, *, whole_process: bool = False) -> None:
+    """Make a node reachable from this process.
+
+    Args:
+        whole_process: It is the node of everything here: a worker's own.
+    """
+    global _process_node
+    _clients[node] = client_of
+    if whole_process:
+        _process_node = node
+
+
+def leave(node: str) -> None:
+    """Forget a node that has ended."""
+    _clients.pop(node, None)
+
+
+def set_implicit(start: Callable[[str | None], Awaitable[str]]) -> None:
+    """Set the function that returns the id of the implicit node, and starts it if need be.
+
+    It is given a module to preload, or None.
+    """
+    global _implicit
+    _implicit = start
+
+
+def client(node: str | None = None) -> Client:
+    """Return the running loop's client of a node.
+
+    Args:
+        node: The node's id; None means the current one, which must exist.
+
+    Raises:
+        NoNodeError: There is no such node here, or no event loop runs in this thread.
+        NodeDownError: The node has stopped.
+    """
+    if fds.forked():
+        raise NoNodeError(
+            "this process was forked from one that has a node, and cannot use that node\n"
+            "Start one here (async with Node(...)), or call from the parent."
+        )
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoNodeError(
+            "there is no running event loop in this thread\nCall servers from a coroutine."
+        ) from None
+    node = node or current.get() or _process_node
+    if node is None:
+        raise NoNodeError(
+            "there is no node here\nStart one: async with Node(...), or await spawn(...)."
+        )
+    client_of = _clients.get(node)
+    if client_of is None:
+        raise NodeDownError(f"the node {node} has stopped, or is not of this process")
+    return client_of(loop)
+
+
+async def client_or_implicit(preload: str | None = None) -> Client:
+    """Return the running loop's client of the current node; start the implicit one if needed.
+
+    Args:
+        preload: A module that the implicit node imports ahead, if it is to be started.
+
+    Raises:
+        NoNodeError: The implicit node cannot be started here.
+    """
+    if (current.get() or _process_node) is not None:
+        return client()
+    if _implicit is None:
+        raise NoNodeError("there is no node here\nStart one: async with Node(...).")
+    return client(await _implicit(preload))
+
+
+async def _is_running(ref: Ref[Any]) -> bool:
+    running: bool = await client(ref.node or None).request("is_running", ref.sid or ref.name)
+    return running
+
+
+def _connect(ref: Ref[Any]) -> Any:
+    return client(ref.node or None).way_to(ref)
+
+
+core_ref.install(_connect, _is_running)

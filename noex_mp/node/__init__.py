@@ -1,0 +1,17 @@
+"""The root process: the control plane of a node."""
+
+from __future__ import annotations
+
+__all__ = ["implicit_node"]
+
+
+async def implicit_node(preload: str | None = None) -> str:
+    """Return the id of the running loop's implicit node, and start it on first use.
+
+    Args:
+        preload: A module that it imports ahead, if it is to be started.
+    """
+    # Loaded on demand: most of the package is only needed by whoever starts a node.
+    from noex_mp.node import node
+
+    return await node.implicit_node(preload)

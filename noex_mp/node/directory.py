@@ -1,0 +1,212 @@
+"""Who is where: the servers of a node, their names, and the links between processes.
+
+The directory tells each client where a server is when it first asks, and again whenever that
+changes. It makes the data links and hands out their ends; no call passes through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+from noex_mp.core.reasons import ExitReport, Unknown
+from noex_mp.errors import AlreadyRegisteredError
+from noex_mp.node.children import Child
+from noex_mp.node.connection import Connection
+from noex_mp.node.workers import Worker
+from noex_mp.transport import fds
+from noex_mp.wire.envelopes import DOWN, GONE, LINK, LOCATED, UNLINK
+
+__all__ = ["Directory"]
+
+# A link ends when its worker dies, and the news of that needs a moment. If the worker is alive
+# after this time, in seconds, only the link is broken, and the client gets another.
+RELINK_AFTER: Final = 0.1
+
+# The reports of so many servers that are gone for good are kept, for whoever calls them.
+REMEMBERED: Final = 1000
+
+
+class Directory:
+    """The servers of one node."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._children: dict[int, Child] = {}
+        self._names: dict[str, Child] = {}
+        self._gone: dict[int, Child] = {}
+        self._sids = itertools.count(1)
+        self._link_ids = itertools.count(1)
+        # Links that a worker was told to end, and why.
+        self._unlinking: dict[int, str] = {}
+
+    # --- servers and names -------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._children.values()))
+
+    def next_sid(self) -> int:
+        """Return a number that no server of this node has had."""
+        return next(self._sids)
+
+    def add(self, child: Child) -> None:
+        """Enter a server and claim its name, before anything of it runs.
+
+        Raises:
+            AlreadyRegisteredError: Another server has the name.
+        """
+        if child.name is not None:
+            if child.name in self._names:
+                raise AlreadyRegisteredError(child.name)
+            self._names[child.name] = child
+        self._children[child.sid] = child
+
+    def get(self, sid: int) -> Child | None:
+        """Return the server with this number, unless it is gone."""
+        return self._children.get(sid)
+
+    def known(self, sid: int) -> Child | None:
+        """Return the server with this number, also if it is gone and not yet forgotten."""
+        return self._children.get(sid) or self._gone.get(sid)
+
+    def whereis(self, name: str) -> Child | None:
+        """Return the server that has this name."""
+        return self._names.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names in use."""
+        return sorted(self._names)
+
+    # --- who is told what --------------------------------------------------------------
+
+    def locate(self, connection: Connection, sid: int) -> None:
+        """Tell a client where a server is, now and after every restart."""
+        child = self._children.get(sid)
+        if child is None:
+            gone = self._gone.get(sid)
+            connection.post([GONE, sid, gone and gone.report, gone.error if gone else b""])
+            return
+        connection.located.add(sid)
+        child.watchers.add(connection)
+        if child.state in ("running", "stopping"):
+            self._tell_location(connection, child)
+
+    def up(self, child: Child) -> None:
+        """Tell all who wait for it that an incarnation is ready."""
+        for connection in list(child.watchers):
+            self._tell_location(connection, child)
+
+    def down(self, child: Child, worker: Worker, report: ExitReport, error: bytes) -> None:
+        """Tell all clients that an incarnation has ended, and which messages had begun."""
+        for connection in list(child.watchers):
+            link_id = connection.links.pop(worker, 0)
+            begun = worker.last_words.begun.get((link_id, child.sid), 0)
+            replies = worker.last_words.replies.get(link_id, b"")
+            connection.post(
+                [DOWN, child.sid, child.incarnation, link_id, begun, replies, report, error]
+            )
+
+    def gone(self, child: Child) -> None:
+        """Free the name of a server that will not come back, then say so."""
+        self._children.pop(child.sid, None)
+        if child.name is not None and self._names.get(child.name) is child:
+            del self._names[child.name]
+        self._gone[child.sid] = child
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        for connection in child.watchers:
+            connection.located.discard(child.sid)
+            connection.post([GONE, child.sid, child.report, child.error])
+        child.watchers.clear()
+
+    def forget(self, connection: Connection) -> None:
+        """Note that a client is gone, and let the workers end its links."""
+        for sid in connection.located:
+            child = self._children.get(sid)
+            if child is not None:
+                child.watchers.discard(connection)
+        connection.located.clear()
+        for worker, link_id in connection.links.items():
+            worker.links.pop(link_id, None)
+            worker.connection.post([UNLINK, link_id])
+        connection.links.clear()
+
+    # --- links -------------------------------------------------------------------------
+
+    def _tell_location(self, connection: Connection, child: Child) -> None:
+        worker = child.worker
+        if worker is None or not worker.alive or connection.closed:
+            return
+        link_id = connection.links.get(worker)
+        if link_id is not None:
+            connection.post([LOCATED, child.sid, child.incarnation, link_id, False])
+            return
+        try:
+            near, far = fds.socketpair()
+        except OSError:
+            # No descriptor is free. The calls wait meanwhile, as long as they have time.
+            self._loop.call_later(
+                RELINK_AFTER, self._tell_location_again, connection, child, worker
+            )
+            return
+        link_id = next(self._link_ids)
+        connection.links[worker] = link_id
+        worker.links[link_id] = connection
+        worker.connection.post(
+            [LINK, link_id, connection.label, connection.trusted], fds.disown(far.detach())
+        )
+        connection.post(
+            [LOCATED, child.sid, child.incarnation, link_id, True], fds.disown(near.detach())
+        )
+
+    def _tell_location_again(self, connection: Connection, child: Child, worker: Worker) -> None:
+        if child.worker is worker and child.state in ("running", "stopping"):
+            self._tell_location(connection, child)
+
+    def link_lost(self, connection: Connection, link_id: int, problem: str) -> None:
+        """Take a client's word that a data link has ended at its end.
+
+        Mostly its worker is dead, and we hear of that in a moment. Otherwise:
+
+        1. The worker is told to end the link too, to drop what came on it and has not begun,
+           and to say what has.
+        2. By its answer the client sorts its calls, and gets another link.
+        """
+        for worker, known in connection.links.items():
+            if known == link_id:
+                self._loop.call_later(RELINK_AFTER, self._unlink, connection, worker, problem)
+
+    def _unlink(self, connection: Connection, worker: Worker, problem: str) -> None:
+        link_id = connection.links.get(worker)
+        if link_id is not None and worker.alive and not connection.closed:
+            self._unlinking[link_id] = problem
+            worker.connection.post([UNLINK, link_id])
+
+    def unlinked(self, worker: Worker, link_id: int, begun: dict[int, int]) -> None:
+        """Take a worker's word that it has ended a data link, and what it had begun."""
+        problem = self._unlinking.pop(link_id, None)
+        connection = worker.links.pop(link_id, None)
+        if connection is None or problem is None or connection.links.pop(worker, 0) != link_id:
+            return
+        for child in self:
+            if child.worker is worker and child.sid in connection.located:
+                report = _broken(child, problem)
+                last = begun.get(child.sid, 0)
+                connection.post(
+                    [DOWN, child.sid, child.incarnation, link_id, last, b"", report, b""]
+                )
+                self._tell_location(connection, child)
+
+
+def _broken(child: Child, problem: str) -> ExitReport:
+    return ExitReport(
+        server=child.title,
+        sid=child.sid,
+        incarnation=child.incarnation,
+        reason=Unknown(f"the link to it broke: {problem or 'it was closed'}"),
+        os_pid=child.worker.os_pid if child.worker else 0,
+        uptime=child.uptime(),
+        next="it runs on",
+    )

@@ -1,0 +1,60 @@
+"""What happens to servers, as plain data: for the log, and for whoever listens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from noex_mp.core.reasons import ExitReport
+
+if TYPE_CHECKING:
+    from noex_mp.node.children import Child
+
+__all__ = ["Event", "Listener"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened to one server.
+
+    Attributes:
+        kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`,
+            `stopping`, `gave_up`
+            or `messages_lost`.
+        server: The server's name or id.
+        sid: Its number in the node.
+        incarnation: Which start of it.
+        os_pid: Its process, or 0.
+        time: When, in seconds since the epoch.
+        report: How it ended, where it did.
+        count: How many messages, where messages were lost.
+    """
+
+    kind: str
+    server: str
+    sid: int
+    incarnation: int
+    os_pid: int
+    time: float
+    report: ExitReport | None = None
+    count: int = 0
+
+    @classmethod
+    def of(cls, kind: str, child: Child, report: ExitReport | None = None, count: int = 0) -> Event:
+        """Return the event of a server, now."""
+        return cls(
+            kind=kind,
+            server=child.title,
+            sid=child.sid,
+            incarnation=child.incarnation,
+            os_pid=child.worker.os_pid if child.worker else 0,
+            time=time.time(),
+            report=report,
+            count=count,
+        )
+
+
+#: Is called with each event, in order.
+Listener = Callable[[Event], None]

@@ -1,0 +1,367 @@
+"""`Node`: the runtime in somebody's program.
+
+The control plane gets a thread and an event loop of its own, so that a blocked loop of the user's
+delays neither a restart nor the command line. The user's loop is a client like any other: its
+calls go straight to the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+from typing_extensions import ParamSpec
+
+from noex_mp.client import current
+from noex_mp.client.api import spawn_on, spec_of, spec_to_wire
+from noex_mp.client.client import Client, connect_client
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.reasons import ExitReport
+from noex_mp.core.ref import Ref
+from noex_mp.core.specs import ChildSpec, Supervisor
+from noex_mp.errors import ConfigError, NodeDownError
+from noex_mp.node.events import Listener
+from noex_mp.node.output import Sink
+from noex_mp.node.root import Root, RootConfig
+from noex_mp.supervision.validate import validate
+from noex_mp.transport import fds
+from noex_mp.transport.loops import new_event_loop
+from noex_mp.wire.codec import Encoder
+
+__all__ = ["Node", "implicit_node", "shutdown"]
+
+S = TypeVar("S", bound=GenServer[Any, Any, Any])
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# How long the servers may take to stop when a program just ends, in seconds.
+EXIT_PATIENCE: Final = 5.0
+
+
+class Node:
+    """A supervision tree and everything that runs it.
+
+    ```python
+    async with Node(tree, name="shop") as node:
+        await Orders.place(named("orders", Orders), "tea")
+        await node.wait()
+    ```
+
+    A node can be started once. Inside the `async with` it is the current node: `spawn` starts
+    servers there.
+    """
+
+    def __init__(
+        self,
+        tree: Supervisor | None = None,
+        *,
+        name: str | None = None,
+        preload: Sequence[str] = (),
+        allow_native_threads: Sequence[str] = (),
+        pickle: bool = True,
+        core_dumps: bool = False,
+    ) -> None:
+        """Describe a node; nothing starts yet.
+
+        Args:
+            tree: What to start; None starts nothing but what is spawned.
+            name: What the command line calls it (`noex-mp ps --node NAME`). None opens no
+                control socket.
+            preload: Modules that are imported once, before the first worker is forked; those of
+                the tree's servers are, anyway. `"__main__"` stands for the program's script.
+            allow_native_threads: Modules that may leave native threads behind when they are
+                imported, and threads, by name. Each is a risk: threads do not survive a fork.
+            pickle: Whether arguments of types that nothing else covers are pickled.
+            core_dumps: Whether a crashing worker may write a core file.
+        """
+        self.tree = tree
+        self.name = name
+        self._preload = tuple(preload)
+        self._allow_native_threads = tuple(allow_native_threads)
+        self._pickle = pickle
+        self._core_dumps = core_dumps
+        self._root: Root | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
+        self._token: Token[str | None] | None = None
+        self._stopping: concurrent.futures.Future[None] | None = None
+        # How the tree gave up; None if it did not before the node was stopped.
+        self._over: concurrent.futures.Future[ExitReport | None] = concurrent.futures.Future()
+
+    # --- as a value --------------------------------------------------------------------
+
+    def root_config(
+        self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
+    ) -> RootConfig:
+        """Return what a root needs to know of this node; for `noex-mp run`."""
+        specs = self.tree.children if self.tree else ()
+        modules = dict.fromkeys((*self._preload, *(spec.server.__module__ for spec in specs)))
+        return RootConfig(
+            name=name or self.name,
+            preload=[module for module in modules if module != "__main__"],
+            with_main="__main__" in modules,
+            allow_native_threads=self._allow_native_threads,
+            allow_pickle=self._pickle,
+            core_dumps=self._core_dumps,
+            sink=sink,
+            listener=listener or (lambda event: None),
+        )
+
+    def wire_children(self) -> list[dict[str, Any]]:
+        """Return the children of the tree as plain values.
+
+        Raises:
+            BadChildSpecError: The tree has mistakes; the text lists all of them.
+            UnencodableError: An argument cannot be sent.
+        """
+        if self.tree is None:
+            return []
+        validate(self.tree)
+        encoder = Encoder(allow_pickle=self._pickle)
+        return [spec_to_wire(encoder, spec) for spec in self.tree.children]
+
+    # --- start and stop ----------------------------------------------------------------
+
+    async def start(self) -> Self:
+        """Start the node and its tree; `async with` does it for you.
+
+        Raises:
+            BadChildSpecError: The tree has mistakes; nothing was started.
+            PreloadError: The application could not be preloaded.
+            StartError: A child did not start; those before it were stopped again.
+        """
+        _refuse_while_preloading()
+        if self._thread is not None:
+            raise ConfigError("this node was started before; make another")
+        children = self.wire_children()
+        self._loop = new_event_loop()
+        self._root = Root(self._loop, self.root_config(sink=_to_our_output))
+        self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
+        self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
+        self._thread.start()
+        _running.add(self)
+        try:
+            await self._in_root(self._root.start())
+            if self.tree is not None:
+                await self._in_root(self._root.start_tree(self.tree, children))
+        except BaseException:
+            await self.stop()
+            raise
+        current.join(self._root.id, self._client_of)
+        return self
+
+    def _run(self) -> None:
+        loop, root = self._loop, self._root
+        assert loop is not None
+        assert root is not None
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    async def _in_root(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        assert self._loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    async def stop(self) -> None:
+        """Stop all servers in reverse order, and the node; every call waits until it is done.
+
+        What this event loop has sent to servers so far reaches them first.
+        """
+        if self._root is None or self._thread is None:
+            return
+        client = self._clients.get(asyncio.get_running_loop())
+        if client is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(client.all_drained(), EXIT_PATIENCE)
+        await asyncio.shield(asyncio.wrap_future(self._begin_stop()))
+        self._finish()
+
+    def _begin_stop(self) -> concurrent.futures.Future[None]:
+        assert self._root is not None
+        assert self._loop is not None
+        if self._stopping is None:
+            self._stopping = asyncio.run_coroutine_threadsafe(self._root.stop(), self._loop)
+        return self._stopping
+
+    def _finish(self) -> None:
+        assert self._root is not None
+        assert self._loop is not None
+        if self not in _running:
+            return
+        _running.discard(self)
+        self._set_over(None)
+        current.leave(self._root.id)
+        for client in self._clients.values():
+            if client.loop.is_closed():
+                client.close()
+            else:
+                client.loop.call_soon_threadsafe(client.close)
+        self._clients.clear()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread is not None:
+            self._thread.join()
+
+    def stop_at_exit(self) -> None:
+        """Stop the node from a program that is about to end, within 5 s."""
+        try:
+            self._begin_stop().result(EXIT_PATIENCE)
+        except TimeoutError:
+            # The lifeline ends what is left.
+            return
+        self._finish()
+
+    async def wait(self) -> None:
+        """Wait until the node has been stopped, or its tree gives up.
+
+        Raises:
+            MaxRestartsExceededError: Its children died more often than it allows.
+        """
+        report = await asyncio.shield(asyncio.wrap_future(self._over))
+        if report is not None:
+            assert self._root is not None
+            raise self._root.give_up_error(report)
+
+    def _set_over(self, report: ExitReport | None) -> None:
+        if not self._over.done():
+            self._over.set_result(report)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        assert self._root is not None
+        self._token = current.current.set(self._root.id)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            with contextlib.suppress(ValueError):
+                current.current.reset(self._token)
+        await self.stop()
+
+    # --- use ---------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The id that the refs of this node's servers carry.
+
+        Raises:
+            NodeDownError: The node has not been started.
+        """
+        if self._root is None:
+            raise NodeDownError("this node has not been started")
+        return self._root.id
+
+    @overload
+    async def spawn(self, server: ChildSpec[S], /) -> Ref[S]: ...
+    @overload
+    async def spawn(
+        self, server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Ref[S]: ...
+    async def spawn(self, server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Start a server on this node; see `noex_mp.spawn`."""
+        return await spawn_on(current.client(self.id), spec_of(server, args, kwargs))
+
+    async def ps(self) -> list[dict[str, Any]]:
+        """Return the servers of this node, each as plain values."""
+        servers: list[dict[str, Any]] = await current.client(self.id).request("ps")
+        return servers
+
+    def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
+        client = self._clients.get(loop)
+        if client is None or client.closed:
+            self._forget_closed_loops()
+            assert self._root is not None
+            assert self._loop is not None
+            ours, theirs = fds.socketpair()
+            label = f"{sys.argv[0] or 'python'} ({threading.current_thread().name})"
+            self._loop.call_soon_threadsafe(self._root.connect, theirs, label)
+            client = connect_client(loop, ours, self._root.id, allow_pickle=self._pickle)
+            self._clients[loop] = client
+        return client
+
+    def _forget_closed_loops(self) -> None:
+        for loop, client in list(self._clients.items()):
+            if loop.is_closed():
+                client.close()
+                del self._clients[loop]
+
+
+def _to_our_output(label: str, stream: str, line: bytes) -> None:
+    out = sys.stdout if stream == "stdout" else sys.stderr
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        out.write(line.decode(errors="replace"))
+        out.flush()
+
+
+def _refuse_while_preloading() -> None:
+    if fds.preloading():
+        raise ConfigError(
+            "this script starts a node while a worker process imports it\n"
+            'Put what it does under: if __name__ == "__main__":'
+        )
+
+
+# --- the implicit node ---------------------------------------------------------------------
+
+_running: set[Node] = set()
+_implicit: dict[asyncio.AbstractEventLoop, asyncio.Task[Node]] = {}
+_guards: set[asyncio.Task[None]] = set()
+
+
+async def implicit_node(preload: str | None = None) -> str:
+    """Return the id of the running loop's implicit node, and start it on first use."""
+    loop = asyncio.get_running_loop()
+    starting = _implicit.get(loop)
+    if starting is None:
+        _refuse_while_preloading()
+        modules = [] if preload is None else [preload]
+        starting = _implicit[loop] = loop.create_task(Node(preload=modules).start())
+        guard = loop.create_task(_stop_with_loop(starting), name="noex-mp implicit node")
+        _guards.add(guard)
+        guard.add_done_callback(_guards.discard)
+    try:
+        return (await asyncio.shield(starting)).id
+    except BaseException:
+        _implicit.pop(loop, None)
+        raise
+
+
+async def _stop_with_loop(starting: asyncio.Task[Node]) -> None:
+    # `asyncio.run` cancels all tasks when it ends: that is when the node stops.
+    node = await asyncio.shield(starting)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        _implicit.pop(asyncio.get_running_loop(), None)
+        await node.stop()
+
+
+async def shutdown() -> None:
+    """Stop the implicit node of the running loop, if there is one."""
+    starting = _implicit.pop(asyncio.get_running_loop(), None)
+    if starting is not None:
+        await (await starting).stop()
+
+
+@atexit.register
+def _stop_all_at_exit() -> None:
+    if fds.forked():
+        # The nodes are our parent's.
+        return
+    for node in list(_running):
+        node.stop_at_exit()

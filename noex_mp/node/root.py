@@ -1,0 +1,446 @@
+"""The control plane: one object on one event loop that keeps a node's servers alive.
+
+`Root` owns the zygote, the workers, the directory and the supervision, and takes what processes
+say on their control links. Under `noex-mp run` its loop is the program's main loop; embedded in
+a program it has a thread of its own (see `node`). It imports nothing of the user's: servers are
+names and payloads here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
+from noex_mp.core.specs import Supervisor
+from noex_mp.errors import (
+    MaxRestartsExceededError,
+    NoServerError,
+    RemoteProtocolError,
+)
+from noex_mp.node.black_box import BlackBox
+from noex_mp.node.children import Child
+from noex_mp.node.connection import Connection
+from noex_mp.node.directory import Directory
+from noex_mp.node.events import Event, Listener
+from noex_mp.node.output import Sink
+from noex_mp.node.supervisor import StartFailedError, Supervision
+from noex_mp.node.workers import Worker, Workers
+from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
+from noex_mp.transport import fds, lifeline, paths
+from noex_mp.transport.link import ControlLink
+from noex_mp.wire.codec import Encoder
+from noex_mp.wire.envelopes import (
+    EXITED,
+    HELLO,
+    LINK_LOST,
+    LOCATE,
+    LOST,
+    NOT_READY,
+    PROTOCOL_VERSION,
+    READY,
+    REQUEST,
+    RESPONSE,
+    UNLINKED,
+)
+from noex_mp.wire.payload import unpack_error
+
+__all__ = ["Root", "RootConfig"]
+
+# How long the control socket rests when no descriptor is free, in seconds.
+ACCEPT_AGAIN: Final = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootConfig:
+    """What a node is made of, besides its tree.
+
+    Attributes:
+        name: What the CLI calls it, or None: it has no control socket then.
+        preload: The modules that the zygote imports.
+        with_main: Whether the zygote runs the user's script too.
+        allow_native_threads: Native threads that the preload may leave.
+        allow_pickle: Whether pickle is the last resort for arguments.
+        core_dumps: Whether a crashing worker may write a core file.
+        listener: Hears of every event.
+        sink: Gets what workers print.
+    """
+
+    name: str | None = None
+    preload: Sequence[str] = ()
+    with_main: bool = False
+    allow_native_threads: Sequence[str] = ()
+    allow_pickle: bool = True
+    core_dumps: bool = False
+    listener: Listener = field(default=lambda event: None)
+    sink: Sink = field(default=lambda label, stream, line: None)
+
+
+class Root:
+    """A node's control plane.
+
+    Attributes:
+        id: The node's id; every `Ref` of its servers carries it.
+        over: Done when the node has stopped by itself: the exit that was one too many.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: RootConfig) -> None:
+        fds.raise_fd_limit()
+        self.id = secrets.token_hex(8)
+        self._loop = loop
+        self._config = config
+        self._token = secrets.token_bytes(16)
+        self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
+        self._black_box = BlackBox()
+        self._directory = Directory(loop)
+        self._workers = Workers(
+            loop,
+            black_box=self._black_box,
+            sink=config.sink,
+            fields={"node": self.id, "token": self._token, "core_dumps": config.core_dumps},
+            on_frame=self._on_frame,
+            on_dead=lambda worker: self._directory.forget(worker.connection),
+            allow_pickle=config.allow_pickle,
+        )
+        self._supervision = Supervision(
+            loop, self._directory, start_worker=self._start_worker, listener=config.listener
+        )
+        self.gave_up = self._supervision.gave_up
+        self._with_main = config.with_main
+        self._zygotes: list[Zygote] = []
+        self._zygote_task: asyncio.Task[Zygote] | None = None
+        self._connections: set[Connection] = set()
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping: asyncio.Task[None] | None = None
+        self._handlers: dict[int, Callable[[Connection, list[Any]], None]] = {
+            HELLO: self._on_hello,
+            READY: self._on_ready,
+            NOT_READY: self._on_not_ready,
+            EXITED: self._on_exited,
+            LOCATE: self._on_locate,
+            LOST: self._on_lost,
+            LINK_LOST: self._on_link_lost,
+            UNLINKED: self._on_unlinked,
+            REQUEST: self._on_request,
+        }
+        self._methods: dict[str, Callable[..., Any]] = {
+            "spawn": self._spawn,
+            "stop": self._stop,
+            "whereis": self._whereis,
+            "is_running": self._is_running,
+            "names": self._names,
+            "ps": self._ps,
+        }
+
+    # --- start and end -----------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the zygote and open the control socket; servers may be started then.
+
+        Raises:
+            PreloadError: The application could not be preloaded.
+            AlreadyRegisteredError: A running node has this name.
+        """
+        if self._config.name is not None:
+            self._open_control_socket(self._config.name)
+        zygote = await self._current_zygote()
+        await zygote.ready()
+
+    async def start_tree(self, spec: Supervisor, children: list[dict[str, Any]]) -> None:
+        """Start a tree.
+
+        Raises:
+            StartError: A child did not start; its error is the cause.
+        """
+        try:
+            await self._supervision.start_tree(spec, children)
+        except StartFailedError as failure:
+            raise failure.error from unpack_error(failure.cause)
+
+    async def stop(self, reason: ExitReason | None = None) -> None:
+        """Stop all servers in reverse order, then everything else; every call waits for it."""
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._stop_everything(reason))
+        await asyncio.shield(self._stopping)
+
+    async def _stop_everything(self, reason: ExitReason | None) -> None:
+        await self._supervision.stop_all(reason or Shutdown("the node is stopping"))
+        for worker in self._workers.all():
+            # Only one whose server is just ending by itself can be left.
+            worker.signal_group(signal.SIGKILL)
+            await worker.dead
+        if self._zygote_task is not None:
+            await asyncio.wait((self._zygote_task,))
+        self._zygote_task = None
+        await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._close()
+
+    def hurry(self) -> None:
+        """Stop waiting for servers that take their time to stop."""
+        self._supervision.hurry()
+
+    def _close(self) -> None:
+        for connection in list(self._connections):
+            connection.control.close()
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener.fileno())
+            fds.disown(self._listener.fileno())
+            self._listener.close()
+            assert self._config.name is not None
+            with contextlib.suppress(FileNotFoundError):
+                (paths.runtime_folder() / f"{self._config.name}.sock").unlink()
+        self._black_box.close()
+        fds.close(self._lifeline_read)
+        fds.close(self._lifeline_write)
+
+    # --- the zygote --------------------------------------------------------------------
+
+    def _current_zygote(self) -> asyncio.Task[Zygote]:
+        task = self._zygote_task
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._zygote_task = self._loop.create_task(self._start_zygote())
+        return task
+
+    async def _start_zygote(self) -> Zygote:
+        config = config_of_this_process(
+            preload=list(self._config.preload),
+            **(main_of_this_process() if self._with_main else {}),
+            allow_native_threads=list(self._config.allow_native_threads),
+            label=self._config.name or self.id,
+        )
+        zygote = await Zygote.start(
+            self._loop,
+            config,
+            self._lifeline_read,
+            on_exit=self._workers.on_exit,
+            on_death=lambda: self._on_zygote_death(zygote),
+        )
+        self._zygotes.append(zygote)
+        if self._listener is not None:
+            zygote.unlink_at_end(str(paths.runtime_folder() / f"{self._config.name}.sock"))
+        return zygote
+
+    def _on_zygote_death(self, zygote: Zygote) -> None:
+        # Its workers go on, and what starts from now on comes from a new one.
+        self._zygotes.remove(zygote)
+        self._workers.on_zygote_death(zygote)
+        current = self._zygote_task
+        if current is not None and current.done() and current.result() is zygote:
+            self._zygote_task = None
+            if zygote.was_ready and self._stopping is None:
+                # Ahead of the next restart. One that cannot even preload waits for that.
+                self._current_zygote()
+
+    def need_main(self) -> None:
+        """Let the workers that start from now on know what the user's script defines."""
+        if not self._with_main:
+            self._with_main = True
+            self._zygote_task = None
+
+    async def _start_worker(self, label: str) -> Worker:
+        try:
+            return await self._workers.start(await self._current_zygote(), label)
+        except ConnectionResetError:
+            # The zygote died under the request; its successor gets it.
+            await asyncio.sleep(0)
+            return await self._workers.start(await self._current_zygote(), label)
+
+    # --- processes that talk to us -----------------------------------------------------
+
+    def connect(self, sock: socket.socket, label: str, *, trusted: bool = True) -> Connection:
+        """Take a new client: an event loop of the program, or a local program like the CLI."""
+        connection = Connection(label, trusted=trusted)
+        connection.attach(
+            ControlLink(
+                self._loop,
+                sock,
+                peer=label,
+                on_frame=lambda link, frame: self._on_frame(connection, frame),
+                on_close=lambda link, problem: self._on_disconnect(connection, problem),
+                encoder=Encoder(allow_pickle=trusted and self._config.allow_pickle),
+                allow_pickle=trusted and self._config.allow_pickle,
+            )
+        )
+        self._connections.add(connection)
+        return connection
+
+    def _on_disconnect(self, connection: Connection, problem: Exception | None) -> None:
+        if problem is not None:
+            line = f"noex-mp: control link closed: {problem}\n"
+            self._config.sink(connection.label, "stderr", line.encode())
+        self._connections.discard(connection)
+        self._directory.forget(connection)
+
+    def _open_control_socket(self, name: str) -> None:
+        self._listener = paths.bind_unix(paths.runtime_folder(), f"{name}.sock")
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener is not None and self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            # No descriptor is free: look again in a moment, instead of all the time.
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_AGAIN, self._listen)
+            return
+        if _peer_uid(sock) != os.getuid():
+            sock.close()
+            return
+        self.connect(fds.high_socket(sock), "a local program", trusted=False)
+
+    def _on_frame(self, connection: Connection, frame: list[Any]) -> None:
+        try:
+            self._handlers[frame[0]](connection, frame)
+        except Exception as error:
+            # Its link ends, with this as the reason; nobody else's does.
+            problem = f"a control frame that makes no sense: {frame!r:.200} ({error!r:.200})"
+            raise RemoteProtocolError(connection.label, problem) from error
+
+    # --- what workers say --------------------------------------------------------------
+
+    def _on_hello(self, connection: Connection, frame: list[Any]) -> None:
+        _, number, version, token = frame
+        worker = connection.worker
+        if worker is None or (number, version, token) != (
+            worker.number,
+            PROTOCOL_VERSION,
+            self._token,
+        ):
+            connection.control.close()
+
+    def _incarnation_of(self, connection: Connection, sid: int, incarnation: int) -> Child | None:
+        child = self._directory.get(sid)
+        if child is None or child.worker is not connection.worker:
+            return None
+        return child if child.incarnation == incarnation else None
+
+    def _on_ready(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None and not child.started.done():
+            child.started.set_result(True)
+
+    def _on_not_ready(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None and not child.started.done():
+            child.exited = (frame[3], frame[4], frame[5])
+            child.started.set_result(False)
+
+    def _on_exited(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None:
+            child.exited = (frame[3], frame[4], frame[5])
+
+    # --- what clients say --------------------------------------------------------------
+
+    def _on_locate(self, connection: Connection, frame: list[Any]) -> None:
+        self._directory.locate(connection, frame[1])
+
+    def _on_lost(self, connection: Connection, frame: list[Any]) -> None:
+        _, sid, incarnation, count = frame
+        child = self._directory.known(sid)
+        if child is None or child.report is None:
+            return
+        # It may have started again by now; what was lost was lost with the one before.
+        report = replace(child.report, casts_lost=count)
+        event = Event.of("messages_lost", child, report, count)
+        self._config.listener(replace(event, incarnation=incarnation, os_pid=report.os_pid))
+
+    def _on_link_lost(self, connection: Connection, frame: list[Any]) -> None:
+        self._directory.link_lost(connection, frame[1], frame[2])
+
+    def _on_unlinked(self, connection: Connection, frame: list[Any]) -> None:
+        if connection.worker is not None:
+            self._directory.unlinked(connection.worker, frame[1], frame[2])
+
+    def _on_request(self, connection: Connection, frame: list[Any]) -> None:
+        _, request, method, *parameters = frame
+        task = self._loop.create_task(self._answer(connection, request, method, parameters))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(
+        self, connection: Connection, request: int, method: str, parameters: list[Any]
+    ) -> None:
+        try:
+            value = await self._methods[method](*parameters)
+        except StartFailedError as failure:
+            answer: list[Any] = [RESPONSE, request, False, [failure.error, failure.cause]]
+        except Exception as error:
+            answer = [RESPONSE, request, False, [error, b""]]
+        else:
+            answer = [RESPONSE, request, True, value]
+        if not connection.closed:
+            connection.post(answer)
+
+    async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
+        if wire["server"].startswith("__main__:"):
+            self.need_main()
+        child = await self._supervision.spawn(wire)
+        return [child.sid, child.label]
+
+    async def _stop(self, target: int | str, reason: ExitReason, limit: float | None) -> None:
+        child = self._find(target)
+        if child is not None:
+            await self._supervision.stop(child, reason, limit)
+        elif isinstance(target, str):
+            raise NoServerError(repr(target))
+
+    async def _whereis(self, name: str) -> list[Any] | None:
+        child = self._directory.whereis(name)
+        return None if child is None else [child.sid, child.label]
+
+    async def _is_running(self, target: int | str) -> bool:
+        child = self._find(target)
+        return child is not None and child.state == "running"
+
+    async def _names(self) -> list[str]:
+        return self._directory.names()
+
+    async def _ps(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "sid": child.sid,
+                "id": child.id,
+                "name": child.name,
+                "server": child.label,
+                "state": child.state,
+                "os_pid": child.worker.os_pid if child.worker else None,
+                "restarts": child.incarnation - 1,
+                "uptime": round(child.uptime(), 3),
+            }
+            for child in self._directory
+        ]
+
+    def _find(self, target: int | str) -> Child | None:
+        if isinstance(target, int):
+            return self._directory.get(target)
+        return self._directory.whereis(target)
+
+    def give_up_error(self, report: ExitReport) -> MaxRestartsExceededError:
+        """Return the error of a tree that gave up."""
+        spec = self._supervision.spec or Supervisor()
+        return MaxRestartsExceededError(spec.id, spec.max_restarts, spec.max_seconds, report)
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    if not hasattr(socket, "SO_PEERCRED"):
+        # The folder's mode keeps others out.
+        return os.getuid()
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(data[4:8], "little")

@@ -1,0 +1,240 @@
+"""Worker processes, as the root sees them: started by the zygote, watched until they are dead.
+
+Three things may tell of a death, in any order: the control link ends, the pidfd becomes
+readable, the zygote reports the wait status. The zygote's report is what counts, since only it
+knows the status. If the zygote is dead itself, the pidfd has to do, and the kernel may know the
+status. Whatever comes first, `Worker.dead` is set once, after the control link was read to its
+end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+from noex_mp.core.black_box import TEXT_OFFSET
+from noex_mp.errors import TruncatedFrameError
+from noex_mp.node.black_box import BlackBox, LastWords
+from noex_mp.node.connection import Connection
+from noex_mp.node.output import Output, Sink
+from noex_mp.node.zygote import Zygote
+from noex_mp.transport import fds
+from noex_mp.transport.link import ControlLink
+from noex_mp.wire.codec import Encoder
+
+__all__ = ["Worker", "Workers"]
+
+# How long the pidfd waits for the zygote's report, in seconds.
+STATUS_PATIENCE: Final = 1.0
+
+# PIDFD_SIGNAL_PROCESS_GROUP, linux/pidfd.h
+_PROCESS_GROUP: Final = 1 << 2
+
+
+class Worker:
+    """One worker process.
+
+    Attributes:
+        number: Its number in the node; never used again.
+        label: The server it was started for, for people.
+        os_pid: The process id.
+        connection: Its control link, and what it is as a client.
+        links: Who is at the other end of each data link, by link id.
+        dead: Done when the process is dead: its wait status, or None if nobody knows.
+        problem: What was wrong with what it said, if that is why it was killed.
+    """
+
+    def __init__(self, number: int, label: str, slot: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        self.label = label
+        self.slot = slot
+        self.os_pid = 0
+        self.pidfd = -1
+        self.connection = Connection(label, trusted=True, worker=self)
+        self.links: dict[int, Connection] = {}
+        self.outputs: list[Output] = []
+        self.zygote: Zygote | None = None
+        self.dead: asyncio.Future[int | None] = loop.create_future()
+        self.last_words = LastWords({}, {}, "")
+        self.problem: Exception | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is not known to be dead."""
+        return not self.dead.done()
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the worker and what it started, if it is not dead."""
+        if self.pidfd < 0 or not self.alive:
+            return
+        try:
+            # By pidfd: the zygote may have reaped it already, and the id may belong to others.
+            signal.pidfd_send_signal(self.pidfd, number, None, _PROCESS_GROUP)
+        except ProcessLookupError:
+            pass
+        except OSError:
+            # The kernel is older than 6.9 and knows no such flag.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.os_pid, number)
+
+
+class Workers:
+    """All worker processes of a node."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        black_box: BlackBox,
+        sink: Sink,
+        fields: dict[str, Any],
+        on_frame: Callable[[Connection, list[Any]], None],
+        on_dead: Callable[[Worker], None],
+        allow_pickle: bool,
+    ) -> None:
+        self._loop = loop
+        self._black_box = black_box
+        self._sink = sink
+        self._fields = fields
+        self._on_frame = on_frame
+        self._on_dead = on_dead
+        self._allow_pickle = allow_pickle
+        self._next = 0
+        self._by_os_pid: dict[int, Worker] = {}
+
+    def all(self) -> list[Worker]:
+        """Return the workers that are not known to be dead."""
+        return list(self._by_os_pid.values())
+
+    async def start(self, zygote: Zygote, label: str) -> Worker:
+        """Fork a worker and return it; it has not said hello yet.
+
+        Raises:
+            OSError: The machine has no process, memory or descriptor left for it.
+        """
+        self._next += 1
+        worker = Worker(self._next, label, self._black_box.take(), self._loop)
+        worker.zygote = zygote
+        passed: list[int] = []
+        try:
+            passed.append(self._control_pair(worker))
+            passed.append(self._output_pipe(worker, "stdout"))
+            passed.append(self._output_pipe(worker, "stderr"))
+            worker.os_pid, worker.pidfd = await zygote.fork(
+                (*passed, self._black_box.fd), self._fields_of(worker)
+            )
+        except BaseException:
+            self._discard(worker)
+            raise
+        finally:
+            fds.close_all(passed)
+        self._watch(worker)
+        return worker
+
+    def _fields_of(self, worker: Worker) -> dict[str, Any]:
+        return {
+            **self._fields,
+            "worker": worker.number,
+            "slot": worker.slot,
+            "black_box_offset": worker.slot + TEXT_OFFSET,
+            "allow_pickle": self._allow_pickle,
+        }
+
+    def _control_pair(self, worker: Worker) -> int:
+        ours, theirs = fds.socketpair()
+        connection = worker.connection
+        connection.attach(
+            ControlLink(
+                self._loop,
+                ours,
+                peer=f"{worker.label} (worker {worker.number})",
+                on_frame=lambda link, frame: self._on_frame(connection, frame),
+                on_close=lambda link, problem: self._control_closed(worker, problem),
+                encoder=Encoder(allow_pickle=self._allow_pickle),
+                allow_pickle=self._allow_pickle,
+            )
+        )
+        return theirs.detach()
+
+    def _output_pipe(self, worker: Worker, stream: str) -> int:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            worker.outputs.append(Output(self._loop, read_end, stream, worker.label, self._sink))
+        except BaseException:
+            fds.close_all([read_end, write_end])
+            raise
+        return write_end
+
+    def _watch(self, worker: Worker) -> None:
+        fds.own(worker.pidfd)
+        self._by_os_pid[worker.os_pid] = worker
+        self._loop.add_reader(worker.pidfd, self._pidfd_readable, worker)
+
+    # --- death -------------------------------------------------------------------------
+
+    def on_exit(self, os_pid: int, status: int) -> None:
+        """Take the zygote's report of a wait status."""
+        worker = self._by_os_pid.get(os_pid)
+        if worker is not None:
+            self._finish(worker, status)
+
+    def on_zygote_death(self, zygote: Zygote) -> None:
+        """Go on without the reports of a zygote that is dead."""
+        for worker in self.all():
+            if worker.zygote is zygote:
+                worker.zygote = None
+
+    def _pidfd_readable(self, worker: Worker) -> None:
+        self._loop.remove_reader(worker.pidfd)
+        if worker.zygote is None:
+            self._kill_leftovers(worker)
+            # Whoever inherited it reaps it in a moment; the kernel knows the status after that.
+            self._loop.call_later(0.01, self._finish_without_report, worker)
+        else:
+            self._loop.call_later(STATUS_PATIENCE, self._finish_without_report, worker)
+
+    def _finish_without_report(self, worker: Worker) -> None:
+        if worker.alive:
+            self._finish(worker, fds.exit_status_of(worker.pidfd))
+
+    def _kill_leftovers(self, worker: Worker) -> None:
+        # Its zygote would have done it. The group's id is not given away while it has members.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.os_pid, signal.SIGKILL)
+
+    def _finish(self, worker: Worker, status: int | None) -> None:
+        if not worker.alive:
+            return
+        del self._by_os_pid[worker.os_pid]
+        try:
+            # What it said before it died is still in the socket.
+            worker.connection.control.drain()
+            for output in worker.outputs:
+                output.finish()
+            worker.last_words = self._black_box.read(worker.slot)
+        finally:
+            worker.dead.set_result(status)
+            self._on_dead(worker)
+            self._discard(worker)
+
+    def _discard(self, worker: Worker) -> None:
+        if worker.pidfd >= 0:
+            self._loop.remove_reader(worker.pidfd)
+            fds.close_all([worker.pidfd])
+            worker.pidfd = -1
+        for output in worker.outputs:
+            output.close()
+        worker.connection.close()
+        self._black_box.give_back(worker.slot)
+
+    def _control_closed(self, worker: Worker, problem: Exception | None) -> None:
+        # An end of file is its death, of which we hear otherwise. A worker that talks nonsense,
+        # or closed its control link, is of no use any more. Half a frame is no nonsense: it died
+        # in the middle of it.
+        if not isinstance(problem, TruncatedFrameError):
+            worker.problem = problem
+        worker.signal_group(signal.SIGKILL)

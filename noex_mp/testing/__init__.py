@@ -1,0 +1,1 @@
+"""The test kit: a pytest plugin that finds what tests leave behind."""

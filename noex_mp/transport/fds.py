@@ -1,0 +1,300 @@
+"""File descriptors: kept high, known, close-on-exec; passed between processes; pidfds.
+
+```python
+ours, theirs = socketpair()
+send_fds(request_socket, b"...", [theirs.fileno()])
+```
+
+The runtime's descriptors live just below the limit, where user code that closes or reuses low
+numbers does not meet them. Each process keeps a register of its own, so that a process which
+the *user's* program forks gives them up at once: a copy of the lifeline's write end in such a
+child would keep every worker alive after the root's death.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+# Above this a larger table only costs memory: the kernel copies it with every fork.
+HIGHEST: Final = 4096
+ROOM: Final = 256
+# The kernel passes at most this many descriptors with one message (SCM_MAX_FD).
+MAX_PASSED: Final = 253
+
+_INT_SIZE: Final = array.array("i").itemsize
+
+# Number -> (device, inode): a number may be closed and reused behind our back, so it alone
+# does not say that the descriptor is still ours.
+_owned: dict[int, tuple[int, int]] = {}
+_forked = False
+_forking_a_worker = False
+_preloading = False
+
+
+class DescriptorsLostError(OSError):
+    """A message came without its descriptors: this process has no number free for them.
+
+    Attributes:
+        data: The message's bytes, which did arrive.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(
+            errno.EMFILE, "a message's file descriptors were lost; raise the limit (ulimit -n)"
+        )
+        self.data = data
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def raise_fd_limit() -> int:
+    """Raise the soft limit of open files to the hard one and return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS reports "no limit" as hard limit and refuses it as a soft one.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def high(fd: int) -> int:
+    """Move `fd` to a high number, close-on-exec, and return that; the old one is closed.
+
+    Where no high number is free a lower one does, in the worst case the old one.
+    """
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    start = (HIGHEST if soft == resource.RLIM_INFINITY else min(soft, HIGHEST)) - ROOM
+    while start > fd:
+        try:
+            moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, start)
+        except OSError as error:
+            # EINVAL: the limit was lowered below `start` meanwhile.
+            if error.errno not in (errno.EMFILE, errno.EINVAL):
+                raise
+            start //= 2
+            continue
+        os.close(fd)
+        return moved
+    os.set_inheritable(fd, False)
+    return fd
+
+
+# --- the register -------------------------------------------------------------------------------
+
+
+def own(fd: int) -> int:
+    """Note that `fd` belongs to the runtime, and return it.
+
+    A process that the user's program forks gives it up. A number that was closed without
+    `disown` is harmless: what it stands for is compared first.
+    """
+    _owned[fd] = _identity(fd)
+    return fd
+
+
+def disown(fd: int) -> int:
+    """Note that `fd` is no longer the runtime's, and return it."""
+    _owned.pop(fd, None)
+    return fd
+
+
+def close(fd: int) -> None:
+    """Disown and close `fd`."""
+    os.close(disown(fd))
+
+
+def forked() -> bool:
+    """Return whether this process is a fork that had to give up a node's descriptors."""
+    return _forked
+
+
+def preloading() -> bool:
+    """Return whether this process just imports the application, to fork workers from it later.
+
+    Nobody starts a node then: a script without a main guard would start node after node.
+    """
+    return _preloading
+
+
+def set_preloading(*, value: bool) -> None:
+    """Set what `preloading` returns."""
+    global _preloading
+    _preloading = value
+
+
+@contextlib.contextmanager
+def forking_a_worker() -> Generator[None]:
+    """Keep the descriptors through a fork of our own: a worker sorts them out by itself."""
+    global _forking_a_worker
+    _forking_a_worker = True
+    try:
+        yield
+    finally:
+        _forking_a_worker = False
+
+
+def start_register() -> None:
+    """Forget what the parent process owned: this one is a new worker."""
+    global _forking_a_worker
+    _forking_a_worker = False
+    _owned.clear()
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _give_up() -> None:
+    """Give up all descriptors of the runtime in a child that the user's program forked.
+
+    Each number gets /dev/null instead of being closed: a socket object of the parent's that is
+    collected here, or a loop that still knows it, must not hit a file that reuses the number.
+    """
+    global _forked
+    if _forking_a_worker or not _owned:
+        return
+    _forked = True
+    try:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        null = -1
+    for fd, identity in _owned.items():
+        with contextlib.suppress(OSError):
+            if _identity(fd) != identity:
+                continue
+            if null < 0:
+                os.close(fd)
+            else:
+                os.dup2(null, fd, inheritable=False)
+    if null >= 0:
+        os.close(null)
+    _owned.clear()
+
+
+os.register_at_fork(after_in_child=_give_up)
+
+
+# --- sockets ------------------------------------------------------------------------------------
+
+
+def socketpair(
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> tuple[socket.socket, socket.socket]:
+    """Return two connected Unix sockets, high, owned, close-on-exec and non-blocking."""
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    return high_socket(left), high_socket(right)
+
+
+def high_socket(low: socket.socket) -> socket.socket:
+    """Move a socket to a high number, own it, and return its new object; the old is closed."""
+    family, kind, protocol = low.family, low.type, low.proto
+    moved = socket.socket(family, kind, protocol, fileno=own(high(low.detach())))
+    moved.setblocking(False)
+    return moved
+
+
+def send_fds(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+    """Send one packet, and copies of `fds` with it.
+
+    Raises:
+        BlockingIOError: The socket is full, or too many descriptors are on their way; nothing
+            was sent.
+    """
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        sock.sendmsg([data], ancillary, getattr(socket, "MSG_NOSIGNAL", 0))
+    except OSError as error:
+        if error.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
+            raise BlockingIOError(error.errno, error.strerror) from None
+        raise
+
+
+def recv_fds(sock: socket.socket, size: int, max_fds: int = 8) -> tuple[bytes, list[int]]:
+    """Receive one packet of at most `size` bytes and the descriptors that came with it.
+
+    The descriptors are close-on-exec, and the caller's to close. No bytes means the end.
+
+    Raises:
+        BlockingIOError: There is no packet yet.
+        DescriptorsLostError: The kernel had to drop descriptors; the rest was closed.
+    """
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    room = socket.CMSG_SPACE(max_fds * _INT_SIZE)
+    data, ancillary, got, _ = sock.recvmsg(size, room, flags)
+    fds = _descriptors(ancillary)
+    if not flags:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    if got & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        close_all(fds)
+        raise DescriptorsLostError(data)
+    return data, fds
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % _INT_SIZE])
+    return list(fds)
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close every one of `fds`, also those after one that was closed already."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            close(fd)
+
+
+def anonymous_file(name: str) -> int:
+    """Return a new nameless file in memory; `name` is for people who look into /proc."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    fd, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return fd
+
+
+# --- pidfds -------------------------------------------------------------------------------------
+
+# _IOWR(0xFF, 11, struct pidfd_info of 64 bytes), linux/pidfd.h.
+_PIDFD_GET_INFO: Final = 0xC040FF0B
+_PIDFD_INFO_EXIT: Final = 1 << 3
+_INFO_SIZE: Final = 64
+_EXIT_CODE: Final = slice(60, 64)
+
+
+def open_pidfd(os_pid: int) -> int:
+    """Return a descriptor of a process; it becomes readable when the process ends."""
+    return os.pidfd_open(os_pid)
+
+
+def exit_status_of(pidfd: int) -> int | None:
+    """Return the wait status of a process that was reaped by whomever, or None.
+
+    None where the kernel cannot tell (before Linux 6.15), or while nobody has reaped it.
+    `os.waitstatus_to_exitcode` and its like read the status.
+    """
+    info = bytearray(_INFO_SIZE)
+    info[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info, True)
+    except OSError:
+        return None
+    if not int.from_bytes(info[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(info[_EXIT_CODE], sys.byteorder)

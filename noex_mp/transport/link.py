@@ -1,0 +1,504 @@
+"""One end of a socket that carries frames: reads, writes, and never waits.
+
+A `Link` is what both planes are made of. It owns a non-blocking Unix socket, watches it with
+the loop's `add_reader`, and gathers what is to be sent in a plain list, so that many messages
+leave in one `send`:
+
+* Whoever sends appends packed bytes to `link.out` and then either calls `flush()` (an idle
+  link: the Nagle rule) or `flush_soon()` (once per loop tick).
+* What the socket did not take waits in a backlog until it can be written.
+* Whoever receives is called with the link whenever bytes have arrived, and iterates over
+  `link.unpacker` itself: the hot path has no call per message.
+
+A link never raises into the loop. When it ends, `on_close` hears why: None for a plain end,
+an error where the peer sent something that cannot be understood.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from noex_mp.errors import RemoteProtocolError
+from noex_mp.transport import fds
+from noex_mp.wire.codec import Encoder
+from noex_mp.wire.stream import FrameReader
+
+__all__ = ["NO_FD", "Chunk", "ControlLink", "Link"]
+
+# One recv of this size carries about 1,500 small messages; twice as much gains nothing.
+READ_SIZE: Final = 64 * 1024
+
+# A big buffer is read in slices of at most this many reads before the loop gets its turn.
+READS_PER_TURN: Final = 16
+
+# The backlog above which a sender has to wait, in bytes, and below which it goes on.
+HIGH_WATER: Final = 1024 * 1024
+LOW_WATER: Final = 256 * 1024
+
+# A packet may carry 253 fds (SCM_MAX_FD); we send one or two with a frame.
+FDS_PER_READ: Final = 16
+
+# Stands for an fd that was sent and could not be received.
+NO_FD: Final = -1
+
+# How long to wait where the kernel does not say when it has room again, in seconds.
+RETRY: Final = 0.005
+
+Chunk = bytes | memoryview
+
+
+class Link:
+    """One end of a stream socket between two processes.
+
+    Attributes:
+        out: Packed messages that leave with the next flush.
+        scheduled: Whether a flush is on its way through the loop.
+        unpacker: Iterates over the frames that have arrived.
+        resuming: The receiver is in the middle of a batch and goes on by itself.
+        congested: So much waits for the socket that a sender should wait too.
+        closed: The socket is gone.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_backlog_size",
+        "_loop",
+        "_on_close",
+        "_on_frames",
+        "_recv",
+        "_send",
+        "_sock",
+        "_waiters",
+        "_writing",
+        "closed",
+        "congested",
+        "fd",
+        "out",
+        "peer",
+        "reader",
+        "resuming",
+        "scheduled",
+        "state",
+        "unpacker",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        *,
+        peer: str,
+        on_frames: Callable[[Any], None],
+        on_close: Callable[[Any, Exception | None], None],
+        allow_pickle: bool = True,
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self.fd = fds.own(sock.fileno())
+        self.peer = peer
+        self.reader = FrameReader(peer=peer, allow_pickle=allow_pickle)
+        self.unpacker = self.reader.unpacker
+        self.out: list[bytes] = []
+        self.scheduled = False
+        self.resuming = False
+        self.closed = False
+        self.congested = False
+        self.state: Any = None
+        self._backlog: deque[Chunk] = deque()
+        self._backlog_size = 0
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._writing = False
+        self._on_frames = on_frames
+        self._on_close = on_close
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._send = sock.send
+        loop.add_reader(self.fd, self._readable)
+
+    # --- out ---------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what is in `out`, as far as the socket takes it."""
+        self.scheduled = False
+        out = self.out
+        if self.closed:
+            out.clear()
+        if not out:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        if self._backlog:
+            self._keep(memoryview(data))
+            return
+        try:
+            sent = self._send(data)
+        except OSError as error:
+            if _peer_is_gone(error):
+                # What it had sent before is still to be read: reading finds the end.
+                return
+            sent = 0
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
+
+    def send_view(self, data: memoryview) -> None:
+        """Send bytes from a buffer that is going to be used again."""
+        if self.out:
+            self.flush()
+        sent = 0
+        if not self._backlog:
+            try:
+                sent = self._send(data)
+            except OSError as error:
+                if _peer_is_gone(error):
+                    return
+        if sent != len(data) and not self.closed:
+            self._keep(memoryview(bytes(data[sent:])))
+
+    def flush_soon(self) -> None:
+        """Send what is in `out` at the end of this tick."""
+        if not self.scheduled:
+            self.scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def send_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Send one message whose big buffers are not copied into its body."""
+        self.flush()
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            if not self._backlog:
+                rest = rest[self._try_send(rest) :]
+            if len(rest):
+                self._keep(rest)
+
+    def _try_send(self, data: memoryview) -> int:
+        try:
+            return self._send(data)
+        except OSError as error:
+            return len(data) if _peer_is_gone(error) else 0
+
+    def _keep(self, rest: memoryview) -> None:
+        self._backlog.append(rest)
+        self._backlog_size += len(rest)
+        self.congested = self._backlog_size > HIGH_WATER
+        if not self._writing and not self.closed:
+            self._writing = True
+            self._loop.add_writer(self.fd, self._writable)
+
+    def _writable(self) -> None:
+        backlog = self._backlog
+        while backlog:
+            chunk = memoryview(backlog[0])
+            sent = self._try_send(chunk)
+            self._backlog_size -= sent
+            if sent < len(chunk):
+                backlog[0] = chunk[sent:]
+                break
+            backlog.popleft()
+        if not backlog:
+            self._writing = False
+            self._loop.remove_writer(self.fd)
+            self.flush()
+        self.congested = self._backlog_size > LOW_WATER
+        self._wake_waiters()
+
+    def wait_until_drained(self, level: int = LOW_WATER) -> asyncio.Future[None]:
+        """Return a future that is done once no more than `level` bytes wait, or the link ended."""
+        future = self._loop.create_future()
+        self._waiters.append((level, future))
+        if not self._backlog:
+            self._wake_waiters()
+        return future
+
+    def _wake_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for level, future in waiters:
+            if self._backlog_size > level:
+                self._waiters.append((level, future))
+            elif not future.done():
+                future.set_result(None)
+
+    def send_all_blocking(self, timeout: float) -> None:
+        """Send all that waits, blocking: for a process that is about to end.
+
+        Args:
+            timeout: How long one write may wait, in seconds.
+        """
+        self.flush()
+        if self.closed:
+            return
+        self._sock.settimeout(timeout)
+        try:
+            for chunk in self._backlog:
+                self._sock.sendall(chunk)
+        except OSError:
+            pass
+        self._backlog.clear()
+
+    # --- in ----------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        self.read()
+
+    def read(self) -> bool:
+        """Read once and hand on what came; return whether there may be more."""
+        if self.resuming or self.closed:
+            return False
+        if self.reader.wanted is not None:
+            return self._read_buffer()
+        try:
+            data = self._recv(READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # ECONNRESET comes after the last byte that could be read.
+            data = b""
+        if not data:
+            self._ended()
+            return False
+        try:
+            self.reader.feed(data)
+        except Exception as error:
+            self.close(self.reader.translate(error))
+            return False
+        self._on_frames(self)
+        return True
+
+    def begin_buffers(self, frame: list[Any]) -> None:
+        """Take a BUFFERS frame: its bytes follow outside the msgpack stream.
+
+        Raises:
+            RemoteProtocolError: It makes no sense; nothing behind it can be read either.
+        """
+        self.reader.begin(frame)
+
+    def _read_buffer(self) -> bool:
+        reader = self.reader
+        for _ in range(READS_PER_TURN):
+            wanted = reader.wanted
+            if wanted is None:
+                break
+            try:
+                size = self._sock.recv_into(wanted)
+            except BlockingIOError:
+                return False
+            except OSError:
+                size = 0
+            if not size:
+                self._ended()
+                return False
+            reader.advance(size)
+        return True
+
+    def drain(self) -> None:
+        """Read all that has arrived, until the socket has no more."""
+        while self.read():
+            pass
+
+    def _ended(self) -> None:
+        problem: Exception | None = None
+        try:
+            self.reader.receive_eof()
+        except RemoteProtocolError as error:
+            problem = error
+        self.close(problem)
+
+    def close(self, problem: Exception | None = None) -> None:
+        """End the link; `on_close` is called once."""
+        if self.closed:
+            return
+        self.closed = True
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self.fd)
+            if self._writing:
+                self._loop.remove_writer(self.fd)
+        self._backlog.clear()
+        self._backlog_size = 0
+        self.congested = False
+        self._wake_waiters()
+        try:
+            # Before the peer can see it: the root kills a worker that closes its control link,
+            # and the worker has something to say first.
+            self._on_close(self, problem)
+        finally:
+            fds.disown(self.fd)
+            self._sock.close()
+
+
+class ControlLink(Link):
+    """A link of the control plane: whole frames, and file descriptors with them.
+
+    On a stream socket the fds of a packet arrive with its first byte, and never after it. So
+    the receiver keeps them in a queue, and each frame that says it carries an fd takes it from
+    the front (`take_fd`).
+    """
+
+    __slots__ = ("_encoder", "_in_fds", "_on_frame", "_queue")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        *,
+        peer: str,
+        on_frame: Callable[[Any, list[Any]], None],
+        on_close: Callable[[Any, Exception | None], None],
+        encoder: Encoder,
+        allow_pickle: bool = True,
+    ) -> None:
+        self._encoder = encoder
+        self._in_fds: deque[int] = deque()
+        self._queue: deque[tuple[memoryview, list[int]]] = deque()
+        self._on_frame = on_frame
+        super().__init__(
+            loop,
+            sock,
+            peer=peer,
+            on_frames=ControlLink._deliver,
+            on_close=on_close,
+            allow_pickle=allow_pickle,
+        )
+        self._recv = self._recv_with_fds
+
+    # --- out ---------------------------------------------------------------------------
+
+    def post(self, frame: list[Any], *pass_fds: int) -> None:
+        """Send a frame; `pass_fds` go with it and are closed here once they are sent.
+
+        Raises:
+            UnencodableError: A value in the frame cannot be sent; nothing is sent then.
+        """
+        encoder = self._encoder
+        try:
+            data = encoder.pack(frame)
+        except Exception as error:
+            fds.close_all(pass_fds)
+            raise encoder.explain_value("frame", frame, error) from None
+        chunks = encoder.take(data) if encoder.buffers else [data]
+        if self.closed:
+            fds.close_all(pass_fds)
+            return
+        passed = list(pass_fds)
+        for chunk in chunks:
+            self._queue.append((memoryview(chunk), passed))
+            passed = []
+        if not self._writing:
+            self._pump()
+
+    def _pump(self) -> None:
+        queue = self._queue
+        while queue:
+            data, passed = queue[0]
+            try:
+                sent = self._sock.sendmsg([data], _rights(passed))
+            except OSError as error:
+                if _peer_is_gone(error):
+                    # As in flush(): reading finds the end.
+                    self._drop_queue()
+                    return
+                if not isinstance(error, BlockingIOError):
+                    # Too many fds on their way (ETOOMANYREFS), or no memory for buffers: the
+                    # socket may be writable all the same.
+                    self._loop.call_later(RETRY, self._pump_again)
+                    return
+                break
+            fds.close_all(passed)
+            if sent < len(data):
+                queue[0] = (data[sent:], [])
+                break
+            queue.popleft()
+        self._watch_writable(bool(queue))
+
+    def _pump_again(self) -> None:
+        if not self.closed and not self._writing:
+            self._pump()
+
+    def _watch_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(self.fd, self._pump)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self.fd)
+        self._writing = wanted
+
+    def _drop_queue(self) -> None:
+        for _, passed in self._queue:
+            fds.close_all(passed)
+        self._queue.clear()
+        if self._writing and not self._loop.is_closed():
+            self._watch_writable(False)
+
+    def send_all_blocking(self, timeout: float) -> None:
+        """Send all that waits, blocking: for a process that is about to end."""
+        if self.closed:
+            return
+        self._sock.settimeout(timeout)
+        try:
+            for data, passed in self._queue:
+                sent = self._sock.sendmsg([data], _rights(passed))
+                self._sock.sendall(data[sent:])
+        except OSError:
+            pass
+        self._drop_queue()
+
+    # --- in ----------------------------------------------------------------------------
+
+    def _recv_with_fds(self, size: int) -> bytes:
+        try:
+            data, received = fds.recv_fds(self._sock, size, FDS_PER_READ)
+        except fds.DescriptorsLostError as lost:
+            # This process has no number free for it. A frame carries one fd at most.
+            data, received = lost.data, [NO_FD]
+        self._in_fds.extend(received)
+        return data
+
+    def _deliver(self) -> None:
+        reader = self.reader
+        failures = reader.failures
+        try:
+            for frame in reader.frames():
+                if failures:
+                    raise RemoteProtocolError(self.peer, f"an unreadable frame: {failures[0]}")
+                self._on_frame(self, frame)
+                if self.closed:
+                    return
+        except RemoteProtocolError as error:
+            self.close(error)
+        except Exception as error:
+            # A frame too short, a value of the wrong type: all that is left to go wrong here.
+            problem = RemoteProtocolError(self.peer, f"a frame that cannot be handled: {error!r}")
+            problem.__cause__ = error
+            self.close(problem)
+
+    def take_fd(self) -> int:
+        """Return the next fd that came with a frame; the caller owns it.
+
+        It is `NO_FD` if this process had no number free for it.
+
+        Raises:
+            RemoteProtocolError: The peer announced an fd and sent none.
+        """
+        if not self._in_fds:
+            raise RemoteProtocolError(self.peer, "a frame that should carry an fd and does not")
+        return self._in_fds.popleft()
+
+    def close(self, problem: Exception | None = None) -> None:
+        """End the link; `on_close` is called once. What was not sent or taken is closed."""
+        if not self.closed:
+            self._drop_queue()
+            fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
+            self._in_fds.clear()
+        super().close(problem)
+
+
+def _peer_is_gone(error: OSError) -> bool:
+    return isinstance(error, BrokenPipeError | ConnectionResetError)
+
+
+def _rights(passed: list[int]) -> list[tuple[int, int, array.array[int]]]:
+    if not passed:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed))]

@@ -1,0 +1,1 @@
+"""A worker process: the zygote that forks it, and the host that runs servers in it."""

@@ -1,0 +1,406 @@
+"""A worker process: it takes servers from the root and messages from everybody.
+
+One event loop does all of it. The root's frames come on the control link: start this server,
+serve that client. Each client has a link of its own, and `_on_messages` is the hot path of
+every call: it runs a synchronous operation right where its message is read, as long as the
+server is idle, and queues everything else for the server's task (see `mailbox`).
+
+Before a message runs, its number goes into the started cell of its link and server: eight
+bytes in the node's black box, which outlive this process. The root reads them after a death,
+so everybody knows which messages had begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NoReturn
+
+from noex_mp.client import current
+from noex_mp.client.client import Client
+from noex_mp.core.black_box import BEGUN, CELL_WORDS, CELLS_SIZE, LINK_ID, SID, USED
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.outcomes import OUTCOMES, Ignore, Stop
+from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
+from noex_mp.core.ref import Ref
+from noex_mp.transport import fds
+from noex_mp.transport.link import NO_FD, ControlLink, Link
+from noex_mp.transport.loops import new_event_loop
+from noex_mp.wire.classes import find_class
+from noex_mp.wire.codec import BIG, Encoder
+from noex_mp.wire.envelopes import (
+    BUFFERS,
+    CALL,
+    CALL_KW,
+    EXITED,
+    HELLO,
+    LINK,
+    NOT_READY,
+    PROTOCOL_VERSION,
+    READY,
+    REPLY,
+    START,
+    STOP,
+    UNLINK,
+    UNLINKED,
+)
+from noex_mp.wire.payload import pack_error, unpack_payload
+from noex_mp.worker.bootstrap import Boot
+from noex_mp.worker.mailbox import Mailbox, Target
+from noex_mp.worker.outbox import Outbox
+
+__all__ = ["Host", "main"]
+
+# Replies leave after so many messages or so much time, whichever comes first, so that what is
+# done is no hostage of what is slow, and control frames and timers get their turn.
+BATCH_MESSAGES: Final = 64
+BATCH_SECONDS: Final = 200e-6
+
+# How long a worker that is about to end waits for a peer that does not read, in seconds.
+LAST_FLUSH: Final = 1.0
+
+
+def main(boot: Boot) -> NoReturn:
+    """Run a worker until its last server has ended."""
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    host = Host(loop, boot)
+    host.start()
+    loop.run_forever()
+    os._exit(0)
+
+
+class Host:
+    """Everything that one worker process does.
+
+    Attributes:
+        loop: Its event loop.
+        encoder: Packs replies.
+        cells: The worker's part of the black box, as numbers of eight bytes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, boot: Boot) -> None:
+        self.loop = loop
+        self._boot = boot
+        self._allow_pickle: bool = boot.fields["allow_pickle"]
+        self.encoder = Encoder(allow_pickle=self._allow_pickle)
+        slot: int = boot.fields["slot"]
+        self.cells = memoryview(mmap.mmap(boot.black_box_fd, CELLS_SIZE, offset=slot)).cast("Q")
+        self._outbox = Outbox(boot.black_box_fd, slot)
+        self._next_cell = 0
+        self._free_cells: list[int] = []
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links: dict[int, tuple[Link, dict[int, Target]]] = {}
+        self._draining = False
+        self._control = ControlLink(
+            loop,
+            socket.socket(fileno=boot.control_fd),
+            peer="the root",
+            on_frame=self._on_control,
+            on_close=self._on_control_closed,
+            encoder=Encoder(allow_pickle=self._allow_pickle),
+        )
+        self._client = Client(loop, self._control, boot.node, allow_pickle=self._allow_pickle)
+        self._handlers: dict[int, Callable[[list[Any]], None]] = {
+            START: self._on_start,
+            STOP: self._on_stop,
+            LINK: self._on_link,
+            UNLINK: self._on_unlink,
+        }
+
+    def start(self) -> None:
+        """Say hello to the root."""
+        current.join(self._boot.node, lambda loop: self._client, whole_process=True)
+        self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
+
+    # --- control -----------------------------------------------------------------------
+
+    def _on_control(self, link: ControlLink, frame: list[Any]) -> None:
+        handler = self._handlers.get(frame[0])
+        if handler is not None:
+            handler(frame)
+        else:
+            self._client.handle(frame)
+
+    def _on_control_closed(self, link: ControlLink, problem: Exception | None) -> None:
+        # The root is gone, or does not understand us. The lifeline ends us in the first case.
+        if problem is not None:
+            _say(str(problem))
+        os._exit(70)
+
+    def _on_start(self, frame: list[Any]) -> None:
+        _, sid, incarnation, spec = frame
+        try:
+            server = _build(spec)
+        except BaseException as error:
+            self._not_ready(sid, incarnation, _init_failed(error), error)
+            self._leave_if_empty()
+            return
+        server._noex_ref = Ref(  # pyright: ignore[reportPrivateUsage]
+            self._boot.node, sid, label=spec["label"]
+        )
+        mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server)
+        task = self.loop.create_task(mailbox.run(), name=f"noex-mp {spec['label']}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._task_done, mailbox))
+
+    def _task_done(self, mailbox: Mailbox, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if mailbox.sid not in self._mailboxes:
+            return
+        # The loop of the server is over and the server has not ended: its own code has
+        # cancelled it, or we have a bug. Either way nobody serves it any more.
+        error = None if task.cancelled() else task.exception()
+        error = error or RuntimeError("the server's task was cancelled from within")
+        self.ended(mailbox, Crash(type(error).__qualname__, str(error)), error)
+
+    def _on_stop(self, frame: list[Any]) -> None:
+        _, sid, reason = frame
+        mailbox = self._mailboxes.get(sid)
+        if mailbox is None:
+            return
+        # What was sent before the stop was asked for is in the sockets by now: it comes first.
+        mailbox.idle = False
+        self._draining = True
+        for link, _ in list(self._links.values()):
+            if link.resuming:
+                self._on_messages(link)
+            link.drain()
+        self._draining = False
+        mailbox.put(None, Stop(reason))
+
+    def _on_link(self, frame: list[Any]) -> None:
+        _, link_id, peer, trusted = frame
+        fd = self._control.take_fd()
+        if fd == NO_FD:
+            # The other end reads its end, and the root makes another link in a moment.
+            self.complain(peer, OSError("no file descriptor is free to serve it"))
+            return
+        link = Link(
+            self.loop,
+            fds.high_socket(socket.socket(fileno=fd)),
+            peer=peer,
+            on_frames=self._on_messages,
+            on_close=self._on_link_closed,
+            allow_pickle=trusted and self._allow_pickle,
+        )
+        link.state = link_id
+        self._links[link_id] = (link, {})
+
+    def _on_link_closed(self, link: Link, problem: Exception | None) -> None:
+        # Its cells are kept until the root has asked for them (UNLINK).
+        if problem is not None:
+            _say(f"link closed: {problem}")
+
+    def _on_unlink(self, frame: list[Any]) -> None:
+        link_id = frame[1]
+        begun: dict[int, int] = {}
+        if link_id in self._links:
+            link, targets = self._links.pop(link_id)
+            for sid, target in targets.items():
+                begun[sid] = self.cells[target.cell]
+                target.mailbox.drop(link)
+                self.cells[target.cell - BEGUN + LINK_ID] = 0
+                self._free_cells.append(target.cell)
+            link.close()
+        self._control.post([UNLINKED, link_id, begun])
+
+    # --- messages ----------------------------------------------------------------------
+
+    def _on_messages(self, link: Link) -> None:
+        """Take the messages that have arrived on a link: the hot path."""
+        link.resuming = False
+        targets = self._links[link.state][1]
+        failures = link.reader.failures
+        cells = self.cells
+        pack = self.encoder.pack
+        buffers = self.encoder.buffers
+        clock = time.perf_counter
+        outbox = self._outbox
+        outbox.begin(link)
+        write, words = outbox.write, outbox.words
+        # The bytes of finished replies in the outbox; the messages handled in this batch.
+        used = handled = 0
+        # Messages in a row mostly go to the same server.
+        last_sid = 0
+        target: Target | None = None
+        batch_end = clock() + BATCH_SECONDS
+        try:
+            for frame in link.unpacker:
+                kind = frame[0]
+                if kind > CALL_KW:
+                    self._on_other(link, frame)
+                    continue
+                sid = frame[1]
+                if sid != last_sid:
+                    last_sid = sid
+                    target = targets.get(sid) or self._target(link, sid)
+                if failures or target is None:
+                    self._undecodable(target, frame, failures)
+                    continue
+                mailbox = target.mailbox
+                handler = mailbox.inline.get(frame[3])
+                if handler is None or not mailbox.idle:
+                    mailbox.put(target, frame)
+                    continue
+                cells[target.cell] = frame[2]
+                try:
+                    if kind > CALL:
+                        result = handler(*frame[5:], **frame[4])
+                    elif len(frame) == 4:
+                        result = handler()
+                    else:
+                        result = handler(*frame[4:])
+                except BaseException as error:
+                    mailbox.failed(target, frame, error)
+                else:
+                    if result.__class__ in OUTCOMES:
+                        mailbox.finish(target, frame, result)
+                    elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
+                        try:
+                            data = pack([REPLY, sid, frame[2], result])
+                        except Exception:
+                            data = None
+                        if data is None or len(data) >= BIG or buffers:
+                            mailbox.finish_slowly(target, frame, result)
+                        else:
+                            used += len(data)
+                            if used > outbox.room:
+                                outbox.flush(link, used - len(data))
+                                used = len(data)
+                            write(data)
+                            words[USED] = used
+                handled += 1
+                # A reply that is done must not wait for slow ones behind it; for casts, which
+                # have none, an eighth of the looks at the clock will do.
+                if (
+                    (used or not handled & 7)
+                    and (handled >= BATCH_MESSAGES or clock() > batch_end)
+                    and not self._draining
+                ):
+                    link.resuming = True
+                    self.loop.call_soon(self._resume, link)
+                    break
+        except Exception as error:
+            link.close(link.reader.translate(error))
+        if used:
+            outbox.flush(link, used)
+
+    def _resume(self, link: Link) -> None:
+        if not link.closed:
+            self._on_messages(link)
+
+    def _on_other(self, link: Link, frame: list[Any]) -> None:
+        if frame[0] == BUFFERS:
+            link.begin_buffers(frame)
+        else:
+            raise ValueError(f"a frame of kind {frame[0]!r}")
+
+    def _target(self, link: Link, sid: int) -> Target | None:
+        mailbox = self._mailboxes.get(sid)
+        if mailbox is None:
+            # It has ended; the root tells the sender.
+            return None
+        if self._free_cells:
+            cell = self._free_cells.pop()
+        else:
+            cell = self._next_cell + BEGUN
+            self._next_cell += CELL_WORDS
+        self.cells[cell] = 0
+        self.cells[cell - BEGUN + SID] = sid
+        # Last: from here on it counts.
+        self.cells[cell - BEGUN + LINK_ID] = link.state
+        target = Target(mailbox, link, cell)
+        self._links[link.state][1][sid] = target
+        return target
+
+    def _undecodable(self, target: Target | None, frame: list[Any], failures: list[Any]) -> None:
+        if failures and target is not None:
+            # In its turn: what waits before it has not begun.
+            target.mailbox.put(target, [*frame[:3], failures[0]])
+        failures.clear()
+
+    def complain(self, what: str, error: BaseException) -> None:
+        """Tell the log about a message that could not be handled and has no caller to hear it."""
+        _say(f"{what}: {type(error).__name__}: {error}")
+
+    # --- what becomes of a server ------------------------------------------------------
+
+    def ready(self, mailbox: Mailbox) -> None:
+        """Tell the root that a server's `init` has returned."""
+        self._control.post([READY, mailbox.sid, mailbox.incarnation])
+
+    def not_ready(self, mailbox: Mailbox, outcome: Ignore | Stop | BaseException) -> None:
+        """Tell the root that a server's `init` raised, or returned `Ignore` or `Stop`."""
+        error = outcome if isinstance(outcome, BaseException) else None
+        reason: ExitReason
+        if isinstance(outcome, Ignore):
+            reason = Normal()
+        elif isinstance(outcome, Stop):
+            reason = InitFailed(f"it returned {outcome!r}")
+        else:
+            reason = _init_failed(outcome)
+        self._not_ready(mailbox.sid, mailbox.incarnation, reason, error)
+        self._forget(mailbox)
+
+    def _not_ready(
+        self, sid: int, incarnation: int, reason: ExitReason, error: BaseException | None
+    ) -> None:
+        payload = pack_error(self.encoder, error)
+        self._control.post([NOT_READY, sid, incarnation, reason, payload, _traceback_of(error)])
+
+    def ended(self, mailbox: Mailbox, reason: ExitReason, error: BaseException | None) -> None:
+        """Tell the root that a server has ended; the last one takes the process with it."""
+        payload = pack_error(self.encoder, error)
+        self._control.post(
+            [EXITED, mailbox.sid, mailbox.incarnation, reason, payload, _traceback_of(error)]
+        )
+        self._forget(mailbox)
+
+    def _forget(self, mailbox: Mailbox) -> None:
+        del self._mailboxes[mailbox.sid]
+        self._leave_if_empty()
+
+    def _leave_if_empty(self) -> None:
+        if self._mailboxes:
+            return
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        self._client.flush_blocking(LAST_FLUSH)
+        for link, _ in self._links.values():
+            link.send_all_blocking(LAST_FLUSH)
+        self._control.send_all_blocking(LAST_FLUSH)
+        os._exit(0)
+
+
+def _init_failed(error: BaseException) -> InitFailed:
+    return InitFailed(f"{type(error).__name__}: {error}")
+
+
+def _traceback_of(error: BaseException | None) -> str:
+    return "" if error is None else "".join(traceback.format_exception(error))
+
+
+def _say(text: str) -> None:
+    # Standard error is a pipe to the root, which knows whose it is.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"noex-mp: {text}\n")
+        sys.stderr.flush()
+
+
+def _build(spec: dict[str, Any]) -> GenServer[Any, Any, Any]:
+    os.environ.update(spec["env"] or {})
+    server_class = find_class(spec["server"])
+    args, kwargs = unpack_payload(spec["payload"], "the root")
+    server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)
+    return server

@@ -1,0 +1,349 @@
+"""One server in its worker: its queue, and the loop that takes one message after the other.
+
+The server's own task runs everything that may wait: `async` handlers, OTP's callbacks, what
+follows from an outcome. While it has nothing to do the mailbox is `idle`, and the host runs
+plain synchronous operations right where they arrive, without waking the task (see `host`).
+Both ways end in `finish` or `failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from noex_mp.core import gen_server
+from noex_mp.core.gen_server import From, GenServer
+from noex_mp.core.messages import Timeout
+from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, Stop, TimeoutAfter
+from noex_mp.core.reasons import Crash, Exited, ExitReason
+from noex_mp.errors import UnknownOperationError
+from noex_mp.transport.link import Link
+from noex_mp.wire.envelopes import CALL, CALL_KW, CALLBACK, CAST_KW, ERROR, REPLY
+
+if TYPE_CHECKING:
+    from noex_mp.worker.host import Host
+
+__all__ = ["Mailbox", "Target"]
+
+# The task lets the loop run, and replies leave, after so much time without a real wait.
+SECONDS_PER_TURN: Final = 200e-6
+
+_CALLS: Final = frozenset((CALL, CALL_KW))
+
+
+class Target:
+    """Where the messages of one link to one server go.
+
+    Attributes:
+        mailbox: The server's.
+        link: Where replies go.
+        cell: The place of the started cell: the number of the last message begun.
+    """
+
+    __slots__ = ("cell", "link", "mailbox")
+
+    def __init__(self, mailbox: Mailbox, link: Link, cell: int) -> None:
+        self.mailbox = mailbox
+        self.link = link
+        self.cell = cell
+
+
+class _Awaited(NamedTuple):
+    """What a plain `def` operation returned instead of a reply: something to await."""
+
+    promise: Any
+
+    def get(self) -> Any:
+        """Return it."""
+        return self.promise
+
+
+class Handler(NamedTuple):
+    """A bound operation, ready to be called."""
+
+    function: Callable[..., Any]
+    wants_sender: bool
+
+
+class Mailbox:
+    """A server's queue and loop.
+
+    Attributes:
+        idle: The task waits and the queue is empty: a synchronous operation may run at once.
+        inline: The operations that may run like that, bound to the instance, by name.
+    """
+
+    def __init__(
+        self, host: Host, sid: int, incarnation: int, server: GenServer[Any, Any, Any]
+    ) -> None:
+        self.sid = sid
+        self.incarnation = incarnation
+        self.server = server
+        self.idle = False
+        self.queue: deque[tuple[Target | None, Any]] = deque()
+        self._host = host
+        self._loop = host.loop
+        self._wake: asyncio.Future[None] | None = None
+        self._timeout: float | None = None
+        self._ending: tuple[ExitReason, BaseException | None] | None = None
+        self._expected: tuple[type[BaseException], ...] = server.__expected__
+        self._handlers = _bind_operations(server)
+        self.inline = {
+            name: handler.function
+            for name, handler in self._handlers.items()
+            if not handler.wants_sender and not server.__operations__[name].is_async
+        }
+
+    # --- the server's task -------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start the server, serve it until it ends, and say how it ended."""
+        if not await self._init():
+            return
+        while self._ending is None:
+            await self._wait()
+            turn_ends = time.perf_counter() + SECONDS_PER_TURN
+            while self.queue and self._ending is None:
+                target, item = self.queue.popleft()
+                await (self._message(target, item) if target else self._system(item))
+                if time.perf_counter() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.perf_counter() + SECONDS_PER_TURN
+        await self._end(*self._ending)
+
+    async def _init(self) -> bool:
+        try:
+            outcome = await _maybe_await(self.server.init())
+        except BaseException as error:
+            self._host.not_ready(self, error)
+            return False
+        if isinstance(outcome, Ignore | Stop):
+            self._host.not_ready(self, outcome)
+            return False
+        self._then(outcome)
+        self._host.ready(self)
+        return True
+
+    async def _wait(self) -> None:
+        if self.queue:
+            return
+        self._wake = self._loop.create_future()
+        timer = None
+        if self._timeout is None:
+            self.idle = True
+        else:
+            timer = self._loop.call_later(self._timeout, self._time_is_up)
+        await self._wake
+        self.idle = False
+        self._wake = None
+        if timer is not None:
+            timer.cancel()
+
+    def _time_is_up(self) -> None:
+        # Only if nothing has come; a message of this very moment calls it off too.
+        if not self.queue:
+            self.put(None, Timeout())
+
+    def put(self, target: Target | None, item: Any) -> None:
+        """Queue a message of a link, or (without a target) something of our own."""
+        self.queue.append((target, item))
+        self.wake()
+
+    def drop(self, link: Link) -> None:
+        """Drop the messages that came on a link and have not begun."""
+        kept = [
+            (target, item) for target, item in self.queue if not target or target.link is not link
+        ]
+        if len(kept) < len(self.queue):
+            self.queue.clear()
+            self.queue.extend(kept)
+
+    def wake(self) -> None:
+        """Let the task look at the queue; until then nothing runs inline."""
+        self.idle = False
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _message(self, target: Target, frame: list[Any]) -> None:
+        self._timeout = None
+        kind, _, seq, name = frame[:4]
+        if isinstance(name, Exception):
+            # The host could not decode it; its turn to be refused has come.
+            self._host.cells[target.cell] = seq
+            self.refuse(target, frame, name)
+            return
+        if isinstance(name, _Awaited):
+            await self._run(target, frame, name.get)
+            return
+        is_call = kind in _CALLS
+        handler = self._callback(is_call=is_call) if name == CALLBACK else self._handlers.get(name)
+        if handler is None:
+            self.unknown(target, frame)
+            return
+        kwargs: dict[str, Any] = frame[4] if kind >= CAST_KW else {}
+        args: list[Any] = frame[5:] if kind >= CAST_KW else frame[4:]
+        if handler.wants_sender:
+            # An operation takes its sender first, `handle_call` after the request.
+            args.insert(1 if name == CALLBACK else 0, self._sender(target, seq))
+        self._host.cells[target.cell] = seq
+        await self._run(target, frame, handler.function, *args, **kwargs)
+
+    async def _run(
+        self,
+        target: Target,
+        frame: list[Any],
+        function: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            # In this frame, so that a caller's wrong arguments can be told from a crash.
+            result = function(*args, **kwargs)
+            if hasattr(result, "__await__"):
+                result = await result
+        except BaseException as error:
+            self.failed(target, frame, error)
+        else:
+            self.finish(target, frame, result)
+
+    async def _system(self, item: Any) -> None:
+        self._timeout = None
+        try:
+            if isinstance(item, Stop):
+                self._ending = (item.reason, None)
+            elif isinstance(item, Continue):
+                self._then(await _maybe_await(self.server.handle_continue(item.argument)))
+            else:
+                self._then(await _maybe_await(self.server.handle_info(item)))
+        except BaseException as error:
+            self._crash(error)
+
+    # --- after a handler ---------------------------------------------------------------
+
+    def finish(self, target: Target, frame: list[Any], result: Any) -> None:
+        """Reply with what a handler returned, and do what its outcome says."""
+        is_call = frame[0] in _CALLS
+        if result.__class__ not in OUTCOMES:
+            if is_call:
+                self.reply(target, frame[2], result)
+            return
+        if result.__class__ is Reply:
+            self.reply(target, frame[2], result.value)
+            self._then(result.then)
+        elif isinstance(result, NoReply):
+            self._then(result.then)
+        else:
+            self._then(result)
+
+    def finish_slowly(self, target: Target, frame: list[Any], result: Any) -> None:
+        """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
+        if hasattr(result, "__await__"):
+            self.queue.appendleft((target, [*frame[:3], _Awaited(result)]))
+            self.wake()
+        else:
+            self.reply(target, frame[2], result)
+
+    def reply(self, target: Target, seq: int, value: Any) -> None:
+        """Send a reply; a value that cannot be sent becomes an error at the caller."""
+        try:
+            self._send(target, [REPLY, self.sid, seq, value])
+        except Exception as error:
+            problem = self._host.encoder.explain_reply(value, error)
+            self.refuse(target, [CALL, self.sid, seq], problem)
+
+    def _send(self, target: Target, frame: list[Any]) -> None:
+        # At once: a reply that waits would be lost if the next message kills the process.
+        target.link.send_chunks(self._host.encoder.pack_big(frame))
+
+    def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
+        """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
+        trace = error.__traceback__
+        callers_mistake = isinstance(error, TypeError) and trace is not None and not trace.tb_next
+        if callers_mistake or isinstance(error, self._expected):
+            self.refuse(target, frame, error)
+            return
+        self._crash(error)
+
+    def refuse(self, target: Target, frame: list[Any], error: BaseException) -> None:
+        """Let the caller have an error; of a cast, which has none, the log hears."""
+        if frame[0] in _CALLS:
+            self._send(target, [ERROR, self.sid, frame[2], error])
+        else:
+            self._host.complain(self.server.__class__.__qualname__, error)
+
+    def unknown(self, target: Target, frame: list[Any]) -> None:
+        """Refuse a message for which the server has no operation and no callback."""
+        name = self.server.__class__.__qualname__
+        asked = f"operation {frame[3]!r}" if frame[3] != CALLBACK else "callback for this message"
+        error = UnknownOperationError(name, asked, tuple(self.server.__operations__))
+        self._host.cells[target.cell] = frame[2]
+        self.refuse(target, frame, error)
+
+    def _then(self, then: Any) -> None:
+        # Before any message that waits, as in OTP.
+        if then is None:
+            return
+        if isinstance(then, TimeoutAfter):
+            self._timeout = then.seconds
+            if self.idle:
+                self.wake()
+            return
+        self.queue.appendleft((None, then))
+        self.wake()
+
+    def _crash(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            reason: ExitReason = Exited(code)
+        else:
+            reason = Crash(_type_name(error), _text(error))
+        self._ending = (reason, error)
+        self.wake()
+
+    async def _end(self, reason: ExitReason, error: BaseException | None) -> None:
+        try:
+            await _maybe_await(self.server.terminate(reason))
+        except BaseException:
+            traceback.print_exc()
+        self._host.ended(self, reason, error)
+
+    def _callback(self, *, is_call: bool) -> Handler | None:
+        name = "handle_call" if is_call else "handle_cast"
+        if not gen_server.has_callback(type(self.server), name):
+            return None
+        return Handler(getattr(self.server, name), wants_sender=is_call)
+
+    def _sender(self, target: Target, seq: int) -> From[Any]:
+        return From(partial(self.reply, target, seq))
+
+
+def _bind_operations(server: GenServer[Any, Any, Any]) -> dict[str, Handler]:
+    return {
+        name: Handler(info.function.__get__(server), wants_sender=info.wants_sender)
+        for name, info in server.__operations__.items()
+    }
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the class's own code may raise anything
+        return "<its __str__ failed>"
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if hasattr(value, "__await__") else value
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )

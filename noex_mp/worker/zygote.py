@@ -1,0 +1,425 @@
+"""The zygote: a process of one thread that imports the application once and forks the workers.
+
+`python -m noex_mp.worker.zygote FD` is started by the root, with one end of a `SOCK_SEQPACKET`
+pair. It reads its configuration, imports, audits, freezes the heap, and then forks a worker per
+request. It is the parent of all workers: it reaps them and reports each wait status.
+
+It never blocks on the root, runs no event loop, and starts no thread. When the root's end of
+the pair closes, the root is gone: it ends everything that is left, and then itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from noex_mp.transport import fds, lifeline
+from noex_mp.wire import zygote_packets as packets
+from noex_mp.worker import preload
+from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
+
+# How long no request comes before the zygote looks for what dead workers left behind.
+_QUIET: Final = 0.02  # seconds
+# Under constant requests it looks after this time all the same.
+_OVERDUE: Final = 1.0  # seconds
+# What does not die of SIGKILL within this time hangs in the kernel; waiting would not help.
+_LAST_SWEEP: Final = 5.0  # seconds
+# The root pays for each byte of a failed preload's text; its end is what matters.
+_MAX_TEXT: Final = 32 * 1024
+
+
+class _RootGoneError(Exception):
+    """The root closed its end."""
+
+
+class Zygote:
+    """The zygote's side of the request socket, and the workers it forked."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._outbox: collections.deque[tuple[bytes, list[int]]] = collections.deque()
+        self._workers: set[int] = set()
+        self._unlink: list[str] = []
+        # Only what the preload itself started: the look for orphans spares it.
+        self._spared: set[int] = set()
+        self._sweep_due = False
+        self._last_sweep = 0.0
+        self._wakeup, self._woken = _wakeup_pipe()
+        self._signals_before = _Signals.now()
+        self._mine: set[int] = {requests.fileno(), self._wakeup, self._woken}
+
+    # --- becoming a zygote ---
+
+    def prepare(self) -> bool:
+        """Read the configuration and import the application; return whether that went well."""
+        _, (config_fd, self._lifeline) = self._receive_first()
+        self._mine.add(self._lifeline)
+        with open(config_fd, "rb") as file:
+            config = packets.ZygoteConfig.unpack(file.read())
+        self._unlink += config.unlink
+        _ignore_signals()
+        tie = lifeline.arm(self._lifeline)
+        try:
+            self._preload(config)
+        except preload.PreloadRefusedError as refusal:
+            return self._fail(str(refusal))
+        except BaseException:
+            return self._fail(traceback.format_exc())
+        # From here on the zygote must outlive the root: to sweep.
+        fds.close(tie)
+        self._freeze()
+        self._send([packets.READY])
+        return True
+
+    def _receive_first(self) -> tuple[list[Any], list[int]]:
+        _poll(self._requests.fileno(), None)
+        data, passed = fds.recv_fds(self._requests, packets.MAX_PACKET)
+        if not data:
+            raise _RootGoneError
+        return packets.unpack(data), [fds.own(fds.high(fd)) for fd in passed]
+
+    def _preload(self, config: packets.ZygoteConfig) -> None:
+        gc.disable()
+        _take_over(config)
+        changed = preload.set_thread_variables()
+        self._entry = preload.import_runtime(config.entry)
+        fds.set_preloading(value=True)
+        try:
+            preload.import_application(config, self._report_import)
+        finally:
+            fds.set_preloading(value=False)
+        # What a worker imports later sees what the user has set.
+        for name in changed:
+            os.environ.pop(name, None)
+
+    def _report_import(self, name: str) -> None:
+        self._send([packets.PRELOADING, name])
+
+    def _fail(self, text: str) -> bool:
+        flush_output()
+        self._send([packets.PRELOAD_FAILED, text[-_MAX_TEXT:]])
+        return False
+
+    def _freeze(self) -> None:
+        # The preload may have moved its own handlers in; the workers get them reset.
+        _ignore_signals()
+        _wake_on_sigchld(self._woken)
+        self._signals = self._signals_before.changed()
+        lifeline.become_subreaper()
+        self._spared = set(lifeline.children())
+        self._kept = frozenset(_open_fds()) - self._mine - {0, 1, 2}
+        gc.collect()
+        gc.freeze()
+
+    # --- the loop ---
+
+    def serve(self) -> NoReturn:
+        """Fork and reap until the root is gone; then end everything and the process."""
+        with contextlib.suppress(_RootGoneError):
+            while True:
+                self._turn()
+        self.sweep_all()
+        os._exit(0)
+
+    def _turn(self) -> None:
+        ready = self._wait()
+        # Deaths first: a restart waits for the report.
+        if self._wakeup in ready:
+            _drain(self._wakeup)
+            self._reap()
+        self._flush()
+        if self._requests.fileno() in ready:
+            self._read_request()
+        now = time.monotonic()
+        if self._sweep_due and (not ready or now - self._last_sweep > _OVERDUE):
+            self._sweep_due, self._last_sweep = False, now
+            self._sweep_orphans()
+
+    def _wait(self) -> set[int]:
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        writing = select.POLLOUT if self._outbox else 0
+        poll.register(self._requests.fileno(), select.POLLIN | writing)
+        timeout = _QUIET * 1000 if self._sweep_due else None
+        # POLLOUT alone is answered by the flush of every turn.
+        return {fd for fd, events in poll.poll(timeout) if events & ~select.POLLOUT}
+
+    def _read_request(self) -> None:
+        try:
+            data, passed = fds.recv_fds(self._requests, packets.MAX_PACKET)
+        except BlockingIOError:
+            return
+        except fds.DescriptorsLostError as lost:
+            self._refuse(packets.unpack(lost.data)[1], lost)
+            return
+        except ConnectionError:
+            data, passed = b"", []
+        if not data:
+            raise _RootGoneError
+        kind, *elements = packets.unpack(data)
+        if kind == packets.FORK:
+            request, fields = elements
+            self._fork(request, fields, passed)
+        elif kind == packets.UNLINK:
+            self._unlink += elements
+
+    # --- forking ---
+
+    def _fork(self, request: int, fields: dict[str, Any], passed: list[int]) -> None:
+        try:
+            os_pid = self._fork_worker(fields, passed)
+            pidfd = self._adopt(os_pid)
+        except OSError as error:
+            self._refuse(request, error)
+        else:
+            self._send([packets.FORKED, request, os_pid], [pidfd])
+        finally:
+            fds.close_all(passed)
+
+    def _fork_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
+        control, stdout, stderr, black_box = passed
+        # What stands in a buffer now would be written twice.
+        flush_output()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with fds.forking_a_worker():
+                os_pid = os.fork()
+                if os_pid == 0:
+                    run(
+                        Birth(
+                            entry=self._entry,
+                            fields=fields,
+                            control_fd=control,
+                            stdout_fd=stdout,
+                            stderr_fd=stderr,
+                            black_box_fd=black_box,
+                            lifeline_fd=self._lifeline,
+                            kept_fds=self._kept,
+                            signals=self._signals,
+                        )
+                    )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return os_pid
+
+    def _adopt(self, os_pid: int) -> int:
+        self._workers.add(os_pid)
+        # The worker does it too; whoever comes first. Its group must exist before we kill it.
+        with contextlib.suppress(OSError):
+            os.setpgid(os_pid, os_pid)
+        try:
+            return fds.open_pidfd(os_pid)
+        except OSError:
+            _kill(os_pid)
+            raise
+
+    def _refuse(self, request: int, error: OSError) -> None:
+        text = f"the zygote cannot fork a worker: {os.strerror(error.errno or 0)}"
+        self._send([packets.FORK_FAILED, request, error.errno or 0, text])
+
+    # --- reaping ---
+
+    def _reap(self) -> None:
+        for os_pid in _dead_children():
+            if os_pid in self._workers:
+                # Before the reaping, while the number still belongs to the dead leader.
+                _kill_group(os_pid)
+            status = os.waitpid(os_pid, 0)[1]
+            # Whatever died may have left children, which are ours now.
+            self._sweep_due = True
+            self._spared.discard(os_pid)
+            if os_pid in self._workers:
+                self._workers.remove(os_pid)
+                self._send([packets.EXITED, os_pid, status])
+
+    def _sweep_orphans(self) -> None:
+        for os_pid in lifeline.children():
+            if os_pid not in self._workers and os_pid not in self._spared:
+                _kill(os_pid)
+
+    def sweep_all(self) -> None:
+        """End every process that this one is responsible for, and remove the named files."""
+        deadline = time.monotonic() + _LAST_SWEEP
+        for os_pid in self._workers:
+            _kill_group(os_pid)
+        while (left := lifeline.children()) and time.monotonic() < deadline:
+            for os_pid in left:
+                _kill(os_pid)
+            # Each death may hand us more children.
+            _poll(self._wakeup, 0.02)
+            _drain(self._wakeup)
+            self._reap()
+            self._flush()
+        for path in self._unlink:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    # --- sending ---
+
+    def _send(self, packet: list[Any], passed: Iterable[int] = ()) -> None:
+        self._outbox.append((packets.pack(packet), list(passed)))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, passed = self._outbox[0]
+            try:
+                fds.send_fds(self._requests, data, passed)
+            except BlockingIOError:
+                return
+            except OSError:
+                # The root is gone. The loop sees that too, and sweeps.
+                pass
+            self._outbox.popleft()
+            for fd in passed:
+                os.close(fd)
+
+
+# --- small things of the operating system --------------------------------------------------------
+
+
+def _take_over(config: packets.ZygoteConfig) -> None:
+    """Make this process look like the root."""
+    os.environ.pop("PYTHONPATH", None)
+    if "PYTHONPATH" in config.environ:
+        os.environ["PYTHONPATH"] = config.environ["PYTHONPATH"]
+    os.chdir(config.cwd)
+    sys.path[:] = config.sys_path
+    sys.argv[:] = config.argv
+
+
+@dataclass(frozen=True)
+class _Signals:
+    """How this process handles its signals, as Python and as the kernel see it."""
+
+    handlers: dict[int, Any]
+    kernel: dict[int, tuple[bool, bool]]  # ignored, caught
+
+    @classmethod
+    def now(cls) -> _Signals:
+        numbers = [int(n) for n in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}]
+        status = Path("/proc/self/status").read_text()
+        ignored, caught = (_mask(status, name) for name in ("SigIgn", "SigCgt"))
+        return cls(
+            handlers={n: signal.getsignal(n) for n in numbers},
+            kernel={n: (bool(ignored >> n - 1 & 1), bool(caught >> n - 1 & 1)) for n in numbers},
+        )
+
+    def changed(self) -> dict[int, Any]:
+        """Return the old handlers of the signals that are handled differently now.
+
+        The kernel's view shows what C code has installed, of which Python knows nothing.
+        """
+        now = _Signals.now()
+        return {
+            n: handler
+            for n, handler in self.handlers.items()
+            # None: something that is not Python's own; it cannot be set again from here.
+            if handler is not None
+            and (now.handlers[n] is not handler or now.kernel[n] != self.kernel[n])
+        }
+
+
+def _mask(status: str, name: str) -> int:
+    return int(status.partition(f"\n{name}:")[2].split(maxsplit=1)[0], 16)
+
+
+def _ignore_signals() -> None:
+    """Ignore what ends programs: the zygote ends when the root does, and not before."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _wakeup_pipe() -> tuple[int, int]:
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    return fds.own(fds.high(read_end)), fds.own(fds.high(write_end))
+
+
+def _wake_on_sigchld(write_end: int) -> None:
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _wake)
+
+
+def _wake(number: int, frame: object) -> None:
+    """Do nothing: the byte that comes with the signal has ended the poll."""
+
+
+def _drain(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
+
+
+def _poll(fd: int, timeout: float | None) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(None if timeout is None else timeout * 1000)
+
+
+def _dead_children() -> Iterable[int]:
+    with contextlib.suppress(ChildProcessError):
+        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            yield dead.si_pid
+
+
+def _kill_group(os_pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(os_pid, signal.SIGKILL)
+
+
+def _kill(os_pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(os_pid, signal.SIGKILL)
+
+
+def _open_fds() -> list[int]:
+    return [int(fd) for fd in os.listdir("/proc/self/fd") if _is_open(int(fd))]
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _open_standard_fds() -> None:
+    for fd in (0, 1, 2):
+        if not _is_open(fd):
+            os.open(os.devnull, os.O_RDWR)
+
+
+def main(fd: int) -> NoReturn:
+    """Be a zygote on the request socket `fd`."""
+    # The root's thread may have blocked signals, and SIGCHLD must get through.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _open_standard_fds()
+    fds.raise_fd_limit()
+    requests = fds.high_socket(socket.socket(fileno=fd))
+    try:
+        zygote = Zygote(requests)
+        if zygote.prepare():
+            zygote.serve()
+        zygote.sweep_all()
+    except _RootGoneError:
+        os._exit(0)
+    os._exit(EXIT_SOFTWARE)
+
+
+if __name__ == "__main__":
+    # Once more under its real name: the user's script takes the place of `__main__`.
+    importlib.import_module("noex_mp.worker.zygote").main(int(sys.argv[1]))
