@@ -1,0 +1,1 @@
+"""Example applications, written with the public names only."""
