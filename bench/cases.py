@@ -1,0 +1,86 @@
+"""What is measured, and what it must reach."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from bench import floor, imports, peers
+from bench.floor import Numbers
+from bench.harness import Measurement, Row
+
+__all__ = ["MEASUREMENTS", "ROWS"]
+
+
+def _runtime(name: str, *args: int, plain: bool = False) -> Callable[[], Numbers]:
+    """Return what runs `bench.runtime`'s function `name`.
+
+    Imported when it runs: a floor or a peer is not to carry the runtime's imports.
+    """
+
+    def run() -> Numbers:
+        runtime = importlib.import_module("bench.runtime")
+        main = getattr(runtime, name)
+        numbers: Numbers = runtime.on_loop(main(*args) if args else main, plain=plain)
+        return numbers
+
+    return run
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "floor": Measurement(floor.floor),
+    "python_floor": Measurement(floor.python_floor),
+    "pool": Measurement(peers.pool_round_trip),
+    "pool_16mib": Measurement(peers.pool_big_argument),
+    "call": Measurement(_runtime("call_sync")),
+    "call_async": Measurement(_runtime("call_async")),
+    "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
+    "calls_gather_64": Measurement(_runtime("calls_gathered", 64)),
+    "calls_gather_1000": Measurement(_runtime("calls_gathered", 1000)),
+    "calls_tasks_64": Measurement(_runtime("calls_tasks")),
+    "casts": Measurement(_runtime("casts")),
+    "worker_to_worker": Measurement(_runtime("worker_to_worker")),
+    "call_16mib": Measurement(_runtime("big_argument")),
+    "spawn": Measurement(_runtime("spawn_to_reply")),
+    "first_spawn": Measurement(_runtime("first_spawn")),
+    "import": Measurement(imports.import_cold),
+    "kill": Measurement(_runtime("kill")),
+    "idle": Measurement(_runtime("idle_memory")),
+    "many": Measurement(_runtime("many")),
+}
+
+_FLOOR = ("floor", "p50")
+_FLOOR_RATE = ("floor", "per_second")
+
+ROWS: list[Row] = [
+    Row("floor p50", _FLOOR, "µs"),
+    Row("floor p99", ("floor", "p99"), "µs"),
+    Row("floor round trips", _FLOOR_RATE, "/s"),
+    Row("python floor p50", ("python_floor", "p50"), "µs", against=_FLOOR),
+    Row("call p50", ("call", "p50"), "µs", 2.4, 1.8, _FLOOR),
+    Row("call p99", ("call", "p99"), "µs", 5.0, against=_FLOOR),
+    Row("call p50, async handler", ("call_async", "p50"), "µs", 2.7, against=_FLOOR),
+    Row("call p50, plain asyncio loop", ("call_plain_loop", "p50"), "µs", 3.2, against=_FLOOR),
+    *(
+        Row(name, (source, "per_second"), "/s", 2.2, 3.3, _FLOOR_RATE, more_is_better=True)
+        for name, source in [
+            ("calls, gather of 64", "calls_gather_64"),
+            ("calls, gather of 1000", "calls_gather_1000"),
+            ("calls, 64 tasks", "calls_tasks_64"),
+        ]
+    ),
+    Row("casts", ("casts", "per_second"), "/s", 8.0, 14.0, _FLOOR_RATE, more_is_better=True),
+    Row("call p50, worker to worker", ("worker_to_worker", "p50"), "µs", 2.6, 1.8, _FLOOR),
+    Row("call, 16 MiB argument", ("call_16mib", "ms"), "ms", 0.3, 0.15, ("pool_16mib", "ms")),
+    Row("ProcessPoolExecutor, 16 MiB", ("pool_16mib", "ms"), "ms"),
+    Row("ProcessPoolExecutor p50", ("pool", "p50"), "µs", against=_FLOOR),
+    Row("spawn to first reply", ("spawn", "ms"), "ms", 6.0, 3.0),
+    Row("first spawn of a program", ("first_spawn", "ms"), "ms", 250.0),
+    Row("import noex_mp, cold", ("import", "ms"), "ms", 100.0),
+    Row("kill -9 to the caller's error", ("kill", "error_ms"), "ms", 5.0, 1.0),
+    Row("kill -9 to the next good reply", ("kill", "reply_ms"), "ms", 15.0, 5.0),
+    Row("idle worker, private memory", ("idle", "mb"), "MB", 4.0, 1.5),
+    Row("200 servers: start all", ("many", "start_s"), "s", 1.5),
+    Row("200 servers: stop all", ("many", "stop_s"), "s", 1.5),
+    Row("200 servers: idle", ("many", "idle_percent"), "% of a core", 1.0),
+]

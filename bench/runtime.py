@@ -1,0 +1,260 @@
+"""The measurements of the runtime itself, written as a user would write them.
+
+Each function is one run in a process of its own and returns what it found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import psutil
+import uvloop
+
+from bench.floor import Numbers, percentiles
+from bench.servers import Caller, Echo
+from noex_mp import CallError, Ref, shutdown, spawn, stop
+
+Main = Callable[[], Coroutine[Any, Any, Numbers]]
+
+PLAIN_LOOP = ("NOEX_MP_LOOP", "asyncio")
+"""The variable, and its value, that keeps root and workers off uvloop."""
+
+WARM_UP = 1_000
+CALLS = 20_000
+CASTS = 200_000
+BIG = 16 * 1024 * 1024
+MANY = 200
+IDLE_SECONDS = 2.0
+
+
+def on_loop(main: Main, *, plain: bool = False) -> Numbers:
+    """Run a measurement on uvloop, or on asyncio's own loop where it is `plain`.
+
+    Workers follow their environment: it says which loop they take.
+    """
+    if plain:
+        os.environ[PLAIN_LOOP[0]] = PLAIN_LOOP[1]
+    factory = asyncio.SelectorEventLoop if plain else uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_and_shutdown(main))
+
+
+async def _and_shutdown(main: Main) -> Numbers:
+    try:
+        return await main()
+    finally:
+        await shutdown()
+
+
+# --- calls and casts ---------------------------------------------------------------------------
+
+
+async def call_sync() -> Numbers:
+    """A call at a time, sync handler."""
+    echo = await spawn(Echo)
+    return await _one_at_a_time(lambda i: Echo.ping(echo, i))
+
+
+async def call_async() -> Numbers:
+    """A call at a time, async handler."""
+    echo = await spawn(Echo)
+    return await _one_at_a_time(lambda i: Echo.ping_async(echo, i))
+
+
+async def _one_at_a_time(send: Callable[[int], Awaitable[int]]) -> Numbers:
+    for i in range(WARM_UP):
+        await send(i)
+    took: list[int] = []
+    for i in range(CALLS):
+        start = perf_counter_ns()
+        await send(i)
+        took.append(perf_counter_ns() - start)
+    return percentiles(took)
+
+
+def calls_gathered(width: int) -> Main:
+    """`width` calls in flight, by `asyncio.gather` of the operations' futures."""
+
+    async def main() -> Numbers:
+        echo = await spawn(Echo)
+        rates: list[float] = []
+        for batch in range(max(40, 100_000 // width)):
+            start = perf_counter()
+            replies = await asyncio.gather(*(Echo.ping(echo, i) for i in range(width)))
+            rates.append(width / (perf_counter() - start))
+            if batch == 0:
+                assert replies == list(range(width))
+        return {"per_second": statistics.median(rates)}
+
+    return main
+
+
+async def calls_tasks() -> Numbers:
+    """64 tasks, each with one call at a time."""
+    echo = await spawn(Echo)
+
+    async def one(count: int) -> None:
+        for i in range(count):
+            await Echo.ping(echo, i)
+
+    await asyncio.gather(*(one(20) for _ in range(64)))
+    rates: list[float] = []
+    for _ in range(10):
+        start = perf_counter()
+        await asyncio.gather(*(one(200) for _ in range(64)))
+        rates.append(64 * 200 / (perf_counter() - start))
+    return {"per_second": statistics.median(rates)}
+
+
+async def casts() -> Numbers:
+    """Casts of one sender to one server; a call behind them says that all have been handled."""
+    echo = await spawn(Echo)
+    await Echo.seen(echo)
+    rates: list[float] = []
+    for _ in range(5):
+        start = perf_counter()
+        for _ in range(CASTS // 5):
+            await Echo.note(echo, 1)
+        await Echo.seen(echo.within(30.0))
+        rates.append(CASTS / 5 / (perf_counter() - start))
+    assert await Echo.seen(echo) == CASTS
+    return {"per_second": statistics.median(rates)}
+
+
+async def worker_to_worker() -> Numbers:
+    """A call at a time from one worker to another."""
+    echo, caller = await asyncio.gather(spawn(Echo), spawn(Caller))
+    return await Caller.time_calls(caller.within(60.0), echo, WARM_UP, CALLS)
+
+
+async def big_argument() -> Numbers:
+    """A call with 16 MiB of bytes."""
+    echo = await spawn(Echo)
+    data = os.urandom(BIG)
+    took: list[int] = []
+    for i in range(13):
+        start = perf_counter_ns()
+        size = await Echo.measure(echo, data)
+        if i >= 3:
+            took.append(perf_counter_ns() - start)
+        assert size == BIG
+    return {"ms": percentiles(took)["p50"] / 1e3}
+
+
+# --- starting ----------------------------------------------------------------------------------
+
+
+async def first_spawn() -> Numbers:
+    """The first spawn of a program, to its first reply: the zygote starts on the way."""
+    start = perf_counter()
+    echo = await spawn(Echo)
+    await Echo.ping(echo, 1)
+    return {"ms": (perf_counter() - start) * 1e3}
+
+
+async def spawn_to_reply() -> Numbers:
+    """A later spawn, to its first reply: the application is preloaded."""
+    await Echo.ping(await spawn(Echo), 1)
+    took: list[float] = []
+    for _ in range(20):
+        start = perf_counter()
+        echo = await spawn(Echo)
+        await Echo.ping(echo, 1)
+        took.append((perf_counter() - start) * 1e3)
+        await stop(echo)
+    return {"ms": statistics.median(took)}
+
+
+# --- dying -------------------------------------------------------------------------------------
+
+
+async def kill() -> Numbers:
+    """Kill a worker that has a call in hand: to the caller's error, to the next good reply."""
+    errors: list[float] = []
+    replies: list[float] = []
+    for _ in range(10):
+        to_error, to_reply = await _kill_one()
+        errors.append(to_error)
+        replies.append(to_reply)
+    return {"error_ms": statistics.median(errors), "reply_ms": statistics.median(replies)}
+
+
+async def _kill_one() -> tuple[float, float]:
+    echo = await spawn(Echo)
+    os_pid = await Echo.os_pid(echo)
+    in_hand = Echo.never(echo)
+    # Same sender, same server: once this is answered, the call before it has begun.
+    await Echo.ping(echo, 1)
+    start = perf_counter()
+    os.kill(os_pid, signal.SIGKILL)
+    try:
+        await in_hand
+    except CallError:
+        to_error = (perf_counter() - start) * 1e3
+    else:
+        raise AssertionError("the call outlived its worker")
+    await Echo.ping(echo, 2)
+    to_reply = (perf_counter() - start) * 1e3
+    assert await Echo.os_pid(echo) != os_pid
+    await stop(echo)
+    return to_error, to_reply
+
+
+# --- being many, and idle ----------------------------------------------------------------------
+
+
+async def idle_memory() -> Numbers:
+    """The private memory of a worker that has answered and now waits."""
+    echo = await spawn(Echo)
+    for i in range(100):
+        await Echo.ping(echo, i)
+    os_pid = await Echo.os_pid(echo)
+    await asyncio.sleep(0.2)
+    uss: int = psutil.Process(os_pid).memory_full_info().uss
+    return {"mb": uss / 1e6}
+
+
+async def many() -> Numbers:
+    """200 servers in 200 workers: start all, all idle, stop all."""
+    await Echo.ping(await spawn(Echo), 1)  # the zygote is up
+    start = perf_counter()
+    echoes: list[Ref[Echo]] = await asyncio.gather(*(spawn(Echo) for _ in range(MANY)))
+    started = perf_counter() - start
+    await asyncio.gather(*(Echo.ping(echo, 1) for echo in echoes))
+    percent = await _idle_percent()
+    start = perf_counter()
+    await asyncio.gather(*(stop(echo) for echo in echoes))
+    stopped = perf_counter() - start
+    return {"start_s": started, "stop_s": stopped, "idle_percent": percent}
+
+
+async def _idle_percent() -> float:
+    """Return the CPU time of all our processes while nothing is asked of them, in % of a core."""
+    await asyncio.sleep(0.3)
+    us = os.getpid()
+    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    # We come last in the first look and first in the second: looking costs us CPU time too.
+    used, start = _cpu_seconds([*children, us]), perf_counter()
+    await asyncio.sleep(IDLE_SECONDS)
+    whole = perf_counter() - start
+    return (_cpu_seconds([us, *children]) - used) / whole * 100
+
+
+def _cpu_seconds(os_pids: list[int]) -> float:
+    return sum(_cpu_seconds_of(os_pid) for os_pid in os_pids)
+
+
+def _cpu_seconds_of(os_pid: int) -> float:
+    # In nanoseconds where the kernel has it; the usual clock ticks are 1 % of a core each.
+    path = Path(f"/proc/{os_pid}/schedstat")
+    if path.exists():
+        return int(path.read_text().split()[0]) / 1e9
+    times = psutil.Process(os_pid).cpu_times()
+    return times.user + times.system

@@ -1,0 +1,71 @@
+"""The servers that the benchmark calls. Small on purpose: what is measured is the way there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import perf_counter_ns
+
+from bench.floor import Numbers, percentiles
+from noex_mp import GenServer, Ref, call, cast
+
+__all__ = ["Caller", "Echo"]
+
+
+class Echo(GenServer):
+    """Answers, in every way there is."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    @call
+    def ping(self, value: int) -> int:
+        """Return `value`."""
+        return value
+
+    @call
+    async def ping_async(self, value: int) -> int:
+        """Return `value`, from a coroutine."""
+        return value
+
+    @cast
+    def note(self, value: int) -> None:
+        """Count `value` more."""
+        self._seen += value
+
+    @call
+    def seen(self) -> int:
+        """Return how many were noted."""
+        return self._seen
+
+    @call
+    def measure(self, data: bytes) -> int:
+        """Return the length of `data`."""
+        return len(data)
+
+    @call
+    def os_pid(self) -> int:
+        """Return the pid of the worker process."""
+        return os.getpid()
+
+    @call
+    async def never(self) -> int:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return 0
+
+
+class Caller(GenServer):
+    """Calls another server, worker to worker."""
+
+    @call
+    async def time_calls(self, target: Ref[Echo], warm_up: int, count: int) -> Numbers:
+        """Return `p50` and `p99` in µs of `count` calls, one after the other."""
+        for i in range(warm_up):
+            await Echo.ping(target, i)
+        took: list[int] = []
+        for i in range(count):
+            start = perf_counter_ns()
+            await Echo.ping(target, i)
+            took.append(perf_counter_ns() - start)
+        return percentiles(took)
