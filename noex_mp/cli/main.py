@@ -10,10 +10,13 @@ import argparse
 import math
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import noex_mp
 from noex_mp.cli import statuses
+from noex_mp.cli.signals import exit_at_once
+from noex_mp.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -44,12 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return statuses.FAILED
     except KeyboardInterrupt:
         return statuses.INTERRUPTED
+    except ConfigError as error:
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.USAGE
+    except Exception:
+        traceback.print_exc()
+        print("noex-mp failed by a fault of its own; please report it.", file=sys.stderr)
+        return statuses.SOFTWARE
     return status
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     match args.command:
         case "run":
+            exit_at_once(statuses.OK)
             from noex_mp.cli.run import run
 
             return run(

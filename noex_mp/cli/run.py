@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from noex_mp.cli import statuses
 from noex_mp.cli.log import FORMATS, Level, Log
+from noex_mp.cli.signals import StopRequests, run_with_signals
 from noex_mp.cli.streams import open_missing, standard_streams
 from noex_mp.cli.target import Target, load_node
 from noex_mp.cli.words import amount
@@ -34,8 +35,6 @@ from noex_mp.node.root import Root, RootConfig
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
-
-SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 # In bytes: the name of the node's socket has at most 80, and an ending.
 MAX_NAME: Final = 70
@@ -55,8 +54,6 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         log_level: What is less important is not logged.
     """
     open_missing()
-    # Until the loop runs, nothing has been started that would have to be stopped.
-    _handle_signals(lambda number, frame: os._exit(statuses.OK))
     try:
         target = Target(target_text)
         _look_in_this_folder()
@@ -68,7 +65,10 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         return statuses.USAGE
     log = Log(names[0], standard_streams(), FORMATS[log_format], log_level)
     try:
-        return _run_loop(_Run(new_event_loop(), node, children, names, log))
+        loop = new_event_loop()
+        asyncio.set_event_loop(loop)
+        run = _Run(loop, node, children, names, log)
+        return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
         return statuses.SOFTWARE
@@ -107,46 +107,15 @@ def _names_for(target: Target, node: Node, name: str | None) -> Sequence[str]:
     return (given,)
 
 
-# --- signals ------------------------------------------------------------------------------------
-
-
-def _handled_signals() -> list[signal.Signals]:
-    # `nohup` means what it says.
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
-
-
-def _handle_signals(handler: Callable[[int, Any], object]) -> None:
-    for number in _handled_signals():
-        signal.signal(number, handler)
-
-
-def _run_loop(run: _Run) -> int:
-    """Run a loop in which signals are events; none of them is lost or shown as a traceback."""
-    loop = run.loop
-    asyncio.set_event_loop(loop)
-    status = statuses.SOFTWARE
-    # Held back while handlers change hands.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        for number in _handled_signals():
-            loop.add_signal_handler(number, run.on_signal, number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        status = loop.run_until_complete(run.serve())
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        loop.close()
-        # Everything has been stopped by now. Who is in a hurry still gets the status.
-        _handle_signals(lambda number, frame: os._exit(status))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return status
-
-
 # --- the life of the node -----------------------------------------------------------------------
 
 
 class _Run:
-    """One run of a tree, from its start to its end."""
+    """One run of a tree, from its start to its end.
+
+    Attributes:
+        signals: Takes the signals that end it.
+    """
 
     def __init__(
         self,
@@ -156,7 +125,8 @@ class _Run:
         names: Sequence[str],
         log: Log,
     ) -> None:
-        self.loop = loop
+        self._loop = loop
+        self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
         self._node = node
         self._tree = node.tree or Supervisor()
         self._children = children
@@ -170,8 +140,8 @@ class _Run:
 
     async def serve(self) -> int:
         """Start the tree, wait for a reason to stop, stop it; return the exit status."""
-        self.loop.set_exception_handler(self._on_loop_error)
-        starting = self.loop.create_task(self._start())
+        self._loop.set_exception_handler(self._on_loop_error)
+        starting = self._loop.create_task(self._start())
         await self._first_of(starting)
         status = statuses.OK
         if starting.done() and not self._asked.done():
@@ -209,7 +179,7 @@ class _Run:
             if self._asked.done():
                 raise NodeDownError("the node was told to stop before it had started")
             self._name = self._log.node = name
-            self._root = root = Root(self.loop, self._config(name))
+            self._root = root = Root(self._loop, self._config(name))
             try:
                 await root.start()
             except (FileExistsError, AlreadyRegisteredError):
@@ -255,11 +225,7 @@ class _Run:
         self._say("error", "gave_up", str(error), server=gave_up.result().server)
         return statuses.FAILED
 
-    def on_signal(self, number: signal.Signals) -> None:
-        """Stop in order; on the second signal, at once."""
-        if self._asked.done():
-            self._hurry(number)
-            return
+    def _stop_in_order(self, number: signal.Signals) -> None:
         self._asked.set_result(None)
         if number == signal.SIGINT and self._log.on_terminal:
             self._log.say_at_terminal("stopping", "stopping; Ctrl-C again to stop at once")
@@ -267,7 +233,7 @@ class _Run:
             what = f"stopping on {number.name}; a second signal stops at once"
             self._say("info", "stopping", what, signal=number.name)
 
-    def _hurry(self, number: signal.Signals) -> None:
+    def _stop_at_once(self, number: signal.Signals) -> None:
         if self._root is None:
             return
         self._root.hurry()
@@ -293,8 +259,8 @@ class _Run:
     async def _stop(self, starting: asyncio.Task[None]) -> None:
         tasks = {starting}
         if self._root is not None:
-            tasks.add(self.loop.create_task(self._root.stop(self._reason())))
-        ending = self.loop.create_task(asyncio.wait(tasks))
+            tasks.add(self._loop.create_task(self._root.stop(self._reason())))
+        ending = self._loop.create_task(asyncio.wait(tasks))
         await asyncio.wait((ending, self._fault), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done() and self._root is not None:
             self._root.hurry()

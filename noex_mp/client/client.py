@@ -10,9 +10,11 @@ server; after that it only speaks up when a server ends or starts again.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakSet
 
 from noex_mp.client.named import NamedRoute
 from noex_mp.client.route import FOREVER, TICK, Route, ticks
@@ -47,6 +49,10 @@ IDLE_CHECK: Final = 16
 LATE: Final = 2
 
 
+# Those of this process, for its forks.
+_clients: WeakSet[Client] = WeakSet()
+
+
 class Client:
     """One event loop's end of everything.
 
@@ -72,6 +78,7 @@ class Client:
         self.encoder = Encoder(allow_pickle=allow_pickle)
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)
+        _clients.add(self)
         self.tick = 0
         self.ticking = False
         self._due_routes: dict[int, set[Route]] = {}
@@ -120,7 +127,9 @@ class Client:
 
     def locate(self, route: Route) -> None:
         """Ask the root where the server is; it answers now and after every restart."""
-        if route.incarnation == 0:
+        if self._control.closed:
+            route.node_down()
+        elif route.incarnation == 0:
             route.incarnation = -1
             self._control.post([LOCATE, route.sid])
 
@@ -352,10 +361,24 @@ class Client:
         for link in list(self._links.values()):
             link.close()
 
+    def forked(self) -> None:
+        """Let every ref ask for its route again, in a process that the user's program forked."""
+        for route in (*self._routes.values(), *self._asking.values()):
+            route.thread = 0
+
     def flush_blocking(self, timeout: float) -> None:
         """Send what waits on every link; for a process that is about to end."""
         for link in self._links.values():
             link.send_all_blocking(timeout)
+
+
+def _after_fork() -> None:
+    # The asking is refused with a sentence. See `current.client`.
+    for client in _clients:
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _set_done(future: asyncio.Future[None]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
 from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
+    AlreadyRegisteredError,
     MaxRestartsExceededError,
     NoServerError,
     RemoteProtocolError,
@@ -281,7 +282,10 @@ class Root:
         self._directory.forget(connection)
 
     def _open_control_socket(self, name: str) -> None:
-        self._listener = paths.bind_unix(paths.runtime_folder(), f"{name}.sock")
+        try:
+            self._listener = paths.bind_unix(paths.runtime_folder(), f"{name}.sock")
+        except FileExistsError:
+            raise AlreadyRegisteredError(name) from None
         self._listen()
 
     def _listen(self) -> None:

@@ -287,8 +287,15 @@ class Supervision:
     def _give_up(self, child: Child) -> None:
         assert child.report is not None
         self._tell("gave_up", child, child.report)
+        task = self._loop.create_task(self._end(child.report), name="end of the tree")
+        self._lives.add(task)
+        task.add_done_callback(self._lives.discard)
+
+    async def _end(self, report: ExitReport) -> None:
+        # The others go in order, and only then does the supervisor itself.
+        await self.stop_all(Shutdown("their supervisor gave up"))
         if not self.gave_up.done():
-            self.gave_up.set_result(child.report)
+            self.gave_up.set_result(report)
 
     def _tell(self, kind: str, child: Child, report: ExitReport | None = None) -> None:
         try:

@@ -60,6 +60,9 @@ def main_of_this_process() -> dict[str, str | None]:
     main = sys.modules["__main__"]
     name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
     path: str | None = getattr(main, "__file__", None)
+    if path is not None and not os.path.isfile(path):
+        # A script from standard input calls itself "<stdin>".
+        path = None
     if name is not None:
         return {"main_name": None if name.rpartition(".")[2] == "__main__" else name}
     return {"main_path": None if path is None else str(Path(path).absolute())}

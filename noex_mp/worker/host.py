@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import sys
 import time
@@ -31,6 +32,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.outcomes import OUTCOMES, Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
 from noex_mp.core.ref import Ref
+from noex_mp.errors import TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.link import NO_FD, ControlLink, Link
 from noex_mp.transport.loops import new_event_loop
@@ -132,9 +134,11 @@ class Host:
             self._client.handle(frame)
 
     def _on_control_closed(self, link: ControlLink, problem: Exception | None) -> None:
-        # The root is gone, or does not understand us. The lifeline ends us in the first case.
-        if problem is not None:
-            _say(str(problem))
+        if problem is None or isinstance(problem, TruncatedFrameError):
+            # The root is gone, perhaps in the middle of a frame. Its sockets may close before its end of the lifeline, and should
+            # we just leave then, nobody would be there to end what we have started.
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        _say(str(problem))
         os._exit(70)
 
     def _on_start(self, frame: list[Any]) -> None:

@@ -1,0 +1,101 @@
+"""An application for tests of the command line; they run it as `app:tree`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import sys
+from typing import NamedTuple
+
+from noex_mp import From, GenServer, Node, NoReply, Supervisor, call, child
+
+
+class Refused(Exception):
+    """An error that belongs to the contract."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    name: str
+    tags: frozenset[str]
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Counter(GenServer, expected=(Refused,)):
+    def __init__(self, start: int = 0) -> None:
+        self.value = start
+
+    @call
+    def increment(self, by: int = 1) -> int:
+        self.value += by
+        return self.value
+
+    @call
+    def crash(self) -> None:
+        raise ValueError("this is the end")
+
+    @call
+    def refuse(self) -> None:
+        raise Refused("not today")
+
+    @call
+    def items(self) -> list[object]:
+        day = dt.date(2020, 2, 29)
+        return [Item("tea", frozenset({"b", "a"})), (1, 2), {3, 1}, day, Point(1, 2), b"raw"]
+
+    @call
+    def say(self, text: str) -> None:
+        print(text)
+        print(text.upper(), file=sys.stderr)
+
+    @call
+    def never(self, sender: From[None]) -> NoReply:
+        return NoReply()
+
+
+class Loud(Counter):
+    def init(self) -> None:
+        print("ready in", os.getpid())
+
+
+class FailingInit(GenServer):
+    def init(self) -> None:
+        raise Refused("no init today")
+
+
+class HangingInit(GenServer):
+    def init(self) -> None:
+        print("init hangs")
+        _wait_for_ever()
+
+
+class HangingEnd(GenServer):
+    def terminate(self, reason: object) -> None:
+        print("the end hangs")
+        _wait_for_ever()
+
+
+def _wait_for_ever() -> None:
+    read_end, _ = os.pipe()
+    os.read(read_end, 1)
+
+
+tree = Supervisor(
+    child(Counter, start=10).options(name="visits"),
+    child(Counter).options(id="second"),
+)
+loud = Supervisor(child(Loud))
+node = Node(Supervisor(child(Counter)), name="of-its-own")
+fails_to_start = Supervisor(child(Counter), child(FailingInit))
+hangs_at_start = Supervisor(child(Counter), child(HangingInit).options(init_timeout=None))
+hangs_at_end = Supervisor(child(HangingEnd).options(shutdown=None), child(Counter))
+gives_up_soon = Supervisor(child(Counter), child(Counter).options(id="weak"), max_restarts=0)
+
+
+def make() -> Supervisor:
+    return tree
