@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from time import perf_counter_ns
 
 from bench.floor import Numbers, percentiles
-from noex_mp import GenServer, Ref, call, cast
+from noex_mp import From, GenServer, NoReply, Ref, call, cast
 
 __all__ = ["Caller", "Echo"]
 
@@ -17,6 +16,7 @@ class Echo(GenServer):
 
     def __init__(self) -> None:
         self._seen = 0
+        self._waiting: list[From[int]] = []
 
     @call
     def ping(self, value: int) -> int:
@@ -49,10 +49,10 @@ class Echo(GenServer):
         return os.getpid()
 
     @call
-    async def never(self) -> int:
-        """Wait for ever."""
-        await asyncio.Event().wait()
-        return 0
+    def never(self, sender: From[int]) -> NoReply:
+        """Begin, and do not reply."""
+        self._waiting.append(sender)
+        return NoReply()
 
 
 class Caller(GenServer):

@@ -45,8 +45,8 @@ __all__ = ["FOREVER", "TICK", "Route"]
 TICK: Final = 0.02
 FOREVER: Final = 1 << 62
 
-# This many messages leave at once even if the sender never lets the loop run.
-BATCH: Final = 64
+# This many casts leave at once if the sender does not let the loop run by itself.
+BATCH: Final = 256
 
 # How many messages may wait for a server that restarts.
 MAX_WAITING: Final = 10_000
@@ -195,17 +195,14 @@ class Route:
             frame = [CAST_KW, self.sid, seq, operation.name, kwargs, *args]
         else:
             frame = [CAST, self.sid, seq, operation.name, *args]
-        for arg in args:
-            if arg.__class__ in _BUFFERS and len(arg) >= BIG:
-                data: Any = self._pack_big(frame, args, kwargs)
-                break
-        else:
-            try:
-                data = self._pack(frame)
-            except Exception as error:
-                raise self._explain(args, kwargs, error) from None
-            if len(data) >= BIG or self._buffers:
-                data = self._pack_big(frame, args, kwargs)
+        # Unlike a call, a cast is not searched for big buffers ahead: they are rare there, and
+        # are found by the size of the outcome.
+        try:
+            data: Any = self._pack(frame)
+        except Exception as error:
+            raise self._explain(args, kwargs, error) from None
+        if len(data) >= BIG or self._buffers:
+            data = self._pack_big(frame, args, kwargs)
         self.seq = seq
         link = self.link
         if link is None:

@@ -6,7 +6,7 @@ it once the worker is dead.
 ```text
 slot:    [cells] [outbox] [crash text]
 cell:    link id | sid | begun       three unsigned integers of eight bytes each
-outbox:  link id | used | replies    two of them, and `used` bytes: packed frames
+outbox:  link id | end | replies     two of them, and packed frames up to `end`; 0: none
 ```
 
 * A **cell** says, for one link and server, which message began last.
@@ -24,6 +24,7 @@ __all__ = [
     "BEGUN",
     "CELLS_SIZE",
     "CELL_WORDS",
+    "END",
     "LINK_ID",
     "OUTBOX_HEADER",
     "OUTBOX_OFFSET",
@@ -31,7 +32,6 @@ __all__ = [
     "SID",
     "SLOT_SIZE",
     "TEXT_OFFSET",
-    "USED",
     "WORD",
 ]
 
@@ -51,6 +51,6 @@ LINK_ID: Final = 0
 SID: Final = 1
 BEGUN: Final = 2
 
-# The words of the outbox (LINK_ID as above), and their size in bytes.
-USED: Final = 1
+# The words of the outbox (LINK_ID as above), and their size in bytes. The end counts them in.
+END: Final = 1
 OUTBOX_HEADER: Final = 2 * WORD

@@ -10,13 +10,13 @@ from noex_mp.core.black_box import (
     BEGUN,
     CELL_WORDS,
     CELLS_SIZE,
+    END,
     LINK_ID,
     OUTBOX_HEADER,
     OUTBOX_OFFSET,
     SID,
     SLOT_SIZE,
     TEXT_OFFSET,
-    USED,
     WORD,
 )
 from noex_mp.transport import fds
@@ -80,9 +80,10 @@ class BlackBox:
     def _outbox(self, offset: int) -> dict[int, bytes]:
         start = offset + OUTBOX_OFFSET
         header = memoryview(os.pread(self.fd, OUTBOX_HEADER, start)).cast("Q")
-        if not header[USED]:
+        if not header[END]:
             return {}
-        return {header[LINK_ID]: os.pread(self.fd, header[USED], start + OUTBOX_HEADER)}
+        size = header[END] - OUTBOX_HEADER
+        return {header[LINK_ID]: os.pread(self.fd, size, start + OUTBOX_HEADER)}
 
     def _text(self, offset: int) -> str:
         data = os.pread(self.fd, 64 * 1024, offset + TEXT_OFFSET)

@@ -224,6 +224,9 @@ class Supervision:
             await self._await_death(worker)
             assert child.exited is not None
             return _Ended(child.exited[0], child.exited[1], worker)
+        if worker.dead.done() and child.stop_reason is not None:
+            # We have killed it: see `_ask`.
+            return _Ended(child.stop_reason, b"", worker)
         if worker.dead.done():
             status = render(reason_of_status(worker.dead.result()))
             return _Ended(InitFailed(f"its worker process ended in it: {status}"), b"", worker)

@@ -59,6 +59,8 @@ class Link:
         out: Packed messages that leave with the next flush.
         scheduled: Whether a flush is on its way through the loop.
         unpacker: Iterates over the frames that have arrived.
+        state: The owner's: the link's id.
+        targets: The owner's: where its messages go.
         resuming: The receiver is in the middle of a batch and goes on by itself.
         congested: So much waits for the socket that a sender should wait too.
         closed: The socket is gone.
@@ -84,6 +86,7 @@ class Link:
         "resuming",
         "scheduled",
         "state",
+        "targets",
         "unpacker",
     )
 
@@ -110,6 +113,7 @@ class Link:
         self.closed = False
         self.congested = False
         self.state: Any = None
+        self.targets: Any = None
         self._backlog: deque[Chunk] = deque()
         self._backlog_size = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -118,7 +122,7 @@ class Link:
         self._on_close = on_close
         self._recv: Callable[[int], bytes] = sock.recv
         self._send = sock.send
-        loop.add_reader(self.fd, self._readable)
+        loop.add_reader(self.fd, self.read)
 
     # --- out ---------------------------------------------------------------------------
 
@@ -240,9 +244,6 @@ class Link:
         self._backlog.clear()
 
     # --- in ----------------------------------------------------------------------------
-
-    def _readable(self) -> None:
-        self.read()
 
     def read(self) -> bool:
         """Read once and hand on what came; return whether there may be more."""

@@ -27,7 +27,16 @@ from typing import Any, Final, NoReturn
 
 from noex_mp.client import current
 from noex_mp.client.client import Client
-from noex_mp.core.black_box import BEGUN, CELL_WORDS, CELLS_SIZE, LINK_ID, SID, USED
+from noex_mp.core.black_box import (
+    BEGUN,
+    CELL_WORDS,
+    CELLS_SIZE,
+    END,
+    LINK_ID,
+    OUTBOX_HEADER,
+    OUTBOX_SIZE,
+    SID,
+)
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.outcomes import OUTCOMES, Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
@@ -101,8 +110,9 @@ class Host:
         self._free_cells: list[int] = []
         self._mailboxes: dict[int, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._links: dict[int, tuple[Link, dict[int, Target]]] = {}
+        self._links: dict[int, Link] = {}
         self._draining = False
+        self._on_messages = self._receiver()
         self._control = ControlLink(
             loop,
             socket.socket(fileno=boot.control_fd),
@@ -135,8 +145,9 @@ class Host:
 
     def _on_control_closed(self, link: ControlLink, problem: Exception | None) -> None:
         if problem is None or isinstance(problem, TruncatedFrameError):
-            # The root is gone, perhaps in the middle of a frame. Its sockets may close before its end of the lifeline, and should
-            # we just leave then, nobody would be there to end what we have started.
+            # The root is gone, perhaps in the middle of a frame. Its sockets may close before its
+            # end of the lifeline, and should we just leave then, nobody would be there to end
+            # what we have started.
             os.killpg(os.getpgrp(), signal.SIGKILL)
         _say(str(problem))
         os._exit(70)
@@ -175,7 +186,7 @@ class Host:
         # What was sent before the stop was asked for is in the sockets by now: it comes first.
         mailbox.idle = False
         self._draining = True
-        for link, _ in list(self._links.values()):
+        for link in list(self._links.values()):
             if link.resuming:
                 self._on_messages(link)
             link.drain()
@@ -198,7 +209,8 @@ class Host:
             allow_pickle=trusted and self._allow_pickle,
         )
         link.state = link_id
-        self._links[link_id] = (link, {})
+        link.targets = {}
+        self._links[link_id] = link
 
     def _on_link_closed(self, link: Link, problem: Exception | None) -> None:
         # Its cells are kept until the root has asked for them (UNLINK).
@@ -209,8 +221,8 @@ class Host:
         link_id = frame[1]
         begun: dict[int, int] = {}
         if link_id in self._links:
-            link, targets = self._links.pop(link_id)
-            for sid, target in targets.items():
+            link = self._links.pop(link_id)
+            for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
                 target.mailbox.drop(link)
                 self.cells[target.cell - BEGUN + LINK_ID] = 0
@@ -220,84 +232,96 @@ class Host:
 
     # --- messages ----------------------------------------------------------------------
 
-    def _on_messages(self, link: Link) -> None:
-        """Take the messages that have arrived on a link: the hot path."""
-        link.resuming = False
-        targets = self._links[link.state][1]
-        failures = link.reader.failures
-        cells = self.cells
-        pack = self.encoder.pack
-        buffers = self.encoder.buffers
-        clock = time.perf_counter
-        outbox = self._outbox
-        outbox.begin(link)
-        write, words = outbox.write, outbox.words
-        # The bytes of finished replies in the outbox; the messages handled in this batch.
-        used = handled = 0
-        # Messages in a row mostly go to the same server.
-        last_sid = 0
-        target: Target | None = None
-        batch_end = clock() + BATCH_SECONDS
-        try:
-            for frame in link.unpacker:
-                kind = frame[0]
-                if kind > CALL_KW:
-                    self._on_other(link, frame)
-                    continue
-                sid = frame[1]
-                if sid != last_sid:
-                    last_sid = sid
-                    target = targets.get(sid) or self._target(link, sid)
-                if failures or target is None:
-                    self._undecodable(target, frame, failures)
-                    continue
-                mailbox = target.mailbox
-                handler = mailbox.inline.get(frame[3])
-                if handler is None or not mailbox.idle:
-                    mailbox.put(target, frame)
-                    continue
-                cells[target.cell] = frame[2]
-                try:
-                    if kind > CALL:
-                        result = handler(*frame[5:], **frame[4])
-                    elif len(frame) == 4:
-                        result = handler()
-                    else:
-                        result = handler(*frame[4:])
-                except BaseException as error:
-                    mailbox.failed(target, frame, error)
-                else:
-                    if result.__class__ in OUTCOMES:
-                        mailbox.finish(target, frame, result)
-                    elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
-                        try:
-                            data = pack([REPLY, sid, frame[2], result])
-                        except Exception:
-                            data = None
-                        if data is None or len(data) >= BIG or buffers:
-                            mailbox.finish_slowly(target, frame, result)
+    def _receiver(self) -> Callable[[Link], None]:
+        """Return the function that takes the messages which have arrived on a link.
+
+        The hot path of every call. It is made once, since a lone message would pay more for
+        looking up all these than for its handler.
+        """
+        cells, outbox = self.cells, self._outbox
+        area, words = outbox.area, outbox.words
+        pack, buffers = self.encoder.pack, self.encoder.buffers
+        find_target, clock = self._target, time.perf_counter
+
+        def on_messages(link: Link) -> None:
+            link.resuming = False
+            targets: dict[int, Target] = link.targets
+            failures = link.reader.failures
+            outbox.begin(link)
+            # Where the next reply belongs; how many messages this batch has had.
+            end = OUTBOX_HEADER
+            handled = last_sid = 0
+            target: Target | None = None
+            problem: Exception | None = None
+            batch_end = clock() + BATCH_SECONDS
+            try:
+                for frame in link.unpacker:
+                    kind = frame[0]
+                    if kind > CALL_KW:
+                        self._on_other(link, frame)
+                        continue
+                    # Messages in a row mostly go to the same server.
+                    sid = frame[1]
+                    if sid != last_sid:
+                        last_sid = sid
+                        target = targets.get(sid) or find_target(link, sid)
+                    if failures or target is None:
+                        self._undecodable(target, frame, failures)
+                        continue
+                    mailbox = target.mailbox
+                    handler = mailbox.inline.get(frame[3])
+                    if handler is None or not mailbox.idle:
+                        mailbox.put(target, frame)
+                        continue
+                    cells[target.cell] = frame[2]
+                    try:
+                        if kind > CALL:
+                            result = handler(*frame[5:], **frame[4])
+                        elif len(frame) == 4:
+                            result = handler()
                         else:
-                            used += len(data)
-                            if used > outbox.room:
-                                outbox.flush(link, used - len(data))
-                                used = len(data)
-                            write(data)
-                            words[USED] = used
-                handled += 1
-                # A reply that is done must not wait for slow ones behind it; for casts, which
-                # have none, an eighth of the looks at the clock will do.
-                if (
-                    (used or not handled & 7)
-                    and (handled >= BATCH_MESSAGES or clock() > batch_end)
-                    and not self._draining
-                ):
-                    link.resuming = True
-                    self.loop.call_soon(self._resume, link)
-                    break
-        except Exception as error:
-            link.close(link.reader.translate(error))
-        if used:
-            outbox.flush(link, used)
+                            result = handler(*frame[4:])
+                    except BaseException as error:
+                        mailbox.failed(target, frame, error)
+                    else:
+                        if result.__class__ in OUTCOMES:
+                            mailbox.finish(target, frame, result)
+                        elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
+                            try:
+                                data = pack([REPLY, sid, frame[2], result])
+                            except Exception:
+                                data = b""
+                            size = len(data)
+                            if not data or size >= BIG or buffers:
+                                mailbox.finish_slowly(target, frame, result)
+                            else:
+                                if end + size > OUTBOX_SIZE:
+                                    outbox.flush(link, end)
+                                    end = OUTBOX_HEADER
+                                start = end
+                                end += size
+                                area[start:end] = data
+                                words[END] = end
+                    handled += 1
+                    # A reply that is done must not wait for slow ones behind it; for casts, which
+                    # have none, an eighth of the looks at the clock will do.
+                    if (
+                        (end > OUTBOX_HEADER or not handled & 7)
+                        and (handled >= BATCH_MESSAGES or clock() > batch_end)
+                        and not self._draining
+                    ):
+                        link.resuming = True
+                        self.loop.call_soon(self._resume, link)
+                        break
+            except Exception as error:
+                problem = link.reader.translate(error)
+            # What is done leaves, also ahead of the end of a link that is of no more use.
+            if end > OUTBOX_HEADER:
+                outbox.flush(link, end)
+            if problem is not None:
+                link.close(problem)
+
+        return on_messages
 
     def _resume(self, link: Link) -> None:
         if not link.closed:
@@ -324,7 +348,7 @@ class Host:
         # Last: from here on it counts.
         self.cells[cell - BEGUN + LINK_ID] = link.state
         target = Target(mailbox, link, cell)
-        self._links[link.state][1][sid] = target
+        link.targets[sid] = target
         return target
 
     def _undecodable(self, target: Target | None, frame: list[Any], failures: list[Any]) -> None:
@@ -381,7 +405,7 @@ class Host:
             sys.stdout.flush()
             sys.stderr.flush()
         self._client.flush_blocking(LAST_FLUSH)
-        for link, _ in self._links.values():
+        for link in self._links.values():
             link.send_all_blocking(LAST_FLUSH)
         self._control.send_all_blocking(LAST_FLUSH)
         os._exit(0)

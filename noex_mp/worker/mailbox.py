@@ -9,11 +9,11 @@ Both ways end in `finish` or `failed`.
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from noex_mp.core import gen_server
@@ -23,6 +23,7 @@ from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, St
 from noex_mp.core.reasons import Crash, Exited, ExitReason
 from noex_mp.errors import UnknownOperationError
 from noex_mp.transport.link import Link
+from noex_mp.wire.codec import BIG
 from noex_mp.wire.envelopes import CALL, CALL_KW, CALLBACK, CAST_KW, ERROR, REPLY
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = ["Mailbox", "Target"]
 SECONDS_PER_TURN: Final = 200e-6
 
 _CALLS: Final = frozenset((CALL, CALL_KW))
+_BYTES: Final = frozenset((bytes, bytearray, memoryview))
 
 
 class Target:
@@ -58,16 +60,13 @@ class _Awaited(NamedTuple):
 
     promise: Any
 
-    def get(self) -> Any:
-        """Return it."""
-        return self.promise
-
 
 class Handler(NamedTuple):
     """A bound operation, ready to be called."""
 
     function: Callable[..., Any]
-    wants_sender: bool
+    wants_sender: bool = False
+    is_async: bool = False
 
 
 class Mailbox:
@@ -96,7 +95,7 @@ class Mailbox:
         self.inline = {
             name: handler.function
             for name, handler in self._handlers.items()
-            if not handler.wants_sender and not server.__operations__[name].is_async
+            if not handler.wants_sender and not handler.is_async
         }
 
     # --- the server's task -------------------------------------------------------------
@@ -105,15 +104,28 @@ class Mailbox:
         """Start the server, serve it until it ends, and say how it ended."""
         if not await self._init():
             return
+        queue = self.queue
+        turn_ends = 0.0
         while self._ending is None:
-            await self._wait()
-            turn_ends = time.perf_counter() + SECONDS_PER_TURN
-            while self.queue and self._ending is None:
-                target, item = self.queue.popleft()
-                await (self._message(target, item) if target else self._system(item))
-                if time.perf_counter() > turn_ends:
-                    await asyncio.sleep(0)
-                    turn_ends = time.perf_counter() + SECONDS_PER_TURN
+            if not queue:
+                await self._wait()
+                turn_ends = perf_counter() + SECONDS_PER_TURN
+                continue
+            target, item = queue.popleft()
+            if target is None:
+                await self._system(item)
+                continue
+            promise = self._begin(target, item)
+            if promise is not None:
+                try:
+                    result = await promise
+                except BaseException as error:
+                    self.failed(target, item, error)
+                else:
+                    self.finish(target, item, result)
+            if queue and perf_counter() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = perf_counter() + SECONDS_PER_TURN
         await self._end(*self._ending)
 
     async def _init(self) -> bool:
@@ -130,19 +142,15 @@ class Mailbox:
         return True
 
     async def _wait(self) -> None:
-        if self.queue:
-            return
-        self._wake = self._loop.create_future()
-        timer = None
+        self._wake = wake = self._loop.create_future()
         if self._timeout is None:
             self.idle = True
+            await wake
         else:
             timer = self._loop.call_later(self._timeout, self._time_is_up)
-        await self._wake
-        self.idle = False
-        self._wake = None
-        if timer is not None:
+            await wake
             timer.cancel()
+        self._wake = None
 
     def _time_is_up(self) -> None:
         # Only if nothing has come; a message of this very moment calls it off too.
@@ -166,50 +174,45 @@ class Mailbox:
     def wake(self) -> None:
         """Let the task look at the queue; until then nothing runs inline."""
         self.idle = False
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
-    async def _message(self, target: Target, frame: list[Any]) -> None:
+    def _begin(self, target: Target, frame: list[Any]) -> Any:
+        """Run a message; return what has to be awaited for its result, or None if it is done."""
         self._timeout = None
         kind, _, seq, name = frame[:4]
-        if isinstance(name, Exception):
-            # The host could not decode it; its turn to be refused has come.
-            self._host.cells[target.cell] = seq
-            self.refuse(target, frame, name)
-            return
-        if isinstance(name, _Awaited):
-            await self._run(target, frame, name.get)
-            return
-        is_call = kind in _CALLS
-        handler = self._callback(is_call=is_call) if name == CALLBACK else self._handlers.get(name)
+        if name.__class__ is not str:
+            return self._begin_odd(target, frame)
+        handler = self._handlers.get(name) or self._callback(kind, name)
         if handler is None:
             self.unknown(target, frame)
-            return
+            return None
         kwargs: dict[str, Any] = frame[4] if kind >= CAST_KW else {}
         args: list[Any] = frame[5:] if kind >= CAST_KW else frame[4:]
         if handler.wants_sender:
             # An operation takes its sender first, `handle_call` after the request.
             args.insert(1 if name == CALLBACK else 0, self._sender(target, seq))
         self._host.cells[target.cell] = seq
-        await self._run(target, frame, handler.function, *args, **kwargs)
-
-    async def _run(
-        self,
-        target: Target,
-        frame: list[Any],
-        function: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
         try:
             # In this frame, so that a caller's wrong arguments can be told from a crash.
-            result = function(*args, **kwargs)
-            if hasattr(result, "__await__"):
-                result = await result
+            result = handler.function(*args, **kwargs)
         except BaseException as error:
             self.failed(target, frame, error)
-        else:
-            self.finish(target, frame, result)
+            return None
+        if handler.is_async or hasattr(result, "__await__"):
+            return result
+        self.finish(target, frame, result)
+        return None
+
+    def _begin_odd(self, target: Target, frame: list[Any]) -> Any:
+        what = frame[3]
+        if isinstance(what, _Awaited):
+            return what.promise
+        # The host could not decode it; its turn to be refused has come.
+        self._host.cells[target.cell] = frame[2]
+        self.refuse(target, frame, what)
+        return None
 
     async def _system(self, item: Any) -> None:
         self._timeout = None
@@ -250,14 +253,24 @@ class Mailbox:
 
     def reply(self, target: Target, seq: int, value: Any) -> None:
         """Send a reply; a value that cannot be sent becomes an error at the caller."""
+        frame = [REPLY, self.sid, seq, value]
         try:
-            self._send(target, [REPLY, self.sid, seq, value])
+            if value.__class__ in _BYTES and len(value) >= BIG:
+                self._send(target, frame)
+                return
+            encoder = self._host.encoder
+            data = encoder.pack(frame)
+            if len(data) < BIG and not encoder.buffers:
+                # At once: a reply that waits would be lost if the next message kills the process.
+                target.link.out.append(data)
+                target.link.flush()
+            else:
+                self._send(target, frame)
         except Exception as error:
             problem = self._host.encoder.explain_reply(value, error)
             self.refuse(target, [CALL, self.sid, seq], problem)
 
     def _send(self, target: Target, frame: list[Any]) -> None:
-        # At once: a reply that waits would be lost if the next message kills the process.
         target.link.send_chunks(self._host.encoder.pack_big(frame))
 
     def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
@@ -312,11 +325,11 @@ class Mailbox:
             traceback.print_exc()
         self._host.ended(self, reason, error)
 
-    def _callback(self, *, is_call: bool) -> Handler | None:
-        name = "handle_call" if is_call else "handle_cast"
-        if not gen_server.has_callback(type(self.server), name):
+    def _callback(self, kind: int, name: str) -> Handler | None:
+        callback = "handle_call" if kind in _CALLS else "handle_cast"
+        if name != CALLBACK or not gen_server.has_callback(type(self.server), callback):
             return None
-        return Handler(getattr(self.server, name), wants_sender=is_call)
+        return Handler(getattr(self.server, callback), wants_sender=kind in _CALLS)
 
     def _sender(self, target: Target, seq: int) -> From[Any]:
         return From(partial(self.reply, target, seq))
@@ -324,7 +337,7 @@ class Mailbox:
 
 def _bind_operations(server: GenServer[Any, Any, Any]) -> dict[str, Handler]:
     return {
-        name: Handler(info.function.__get__(server), wants_sender=info.wants_sender)
+        name: Handler(info.function.__get__(server), info.wants_sender, info.is_async)
         for name, info in server.__operations__.items()
     }
 

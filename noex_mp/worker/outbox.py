@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from typing import Final
 
-from noex_mp.core.black_box import LINK_ID, OUTBOX_HEADER, OUTBOX_OFFSET, OUTBOX_SIZE, USED
+from noex_mp.core.black_box import END, LINK_ID, OUTBOX_HEADER, OUTBOX_OFFSET, OUTBOX_SIZE
 from noex_mp.transport.link import Link
 
 __all__ = ["Outbox"]
@@ -14,30 +13,27 @@ __all__ = ["Outbox"]
 class Outbox:
     """This worker's part of the black box for replies that have not been sent.
 
-    The hot path writes by itself: `write(data)`, then `words[USED] = used`, in this order, so
-    that the root never reads half a reply.
+    The hot path writes by itself: a reply behind the others in `area`, and then where the
+    last one ends in `words[END]`; in this order, so that the root never reads half a reply.
 
     Attributes:
-        room: How many bytes of replies it holds.
-        write: Put a packed reply behind the others.
+        area: Where the replies are, from `OUTBOX_HEADER` on.
         words: The header.
     """
 
-    room: Final = OUTBOX_SIZE - OUTBOX_HEADER
-
     def __init__(self, fd: int, slot: int) -> None:
-        self._area = mmap.mmap(fd, OUTBOX_SIZE, offset=slot + OUTBOX_OFFSET)
-        self._view = memoryview(self._area)
-        self.write = self._area.write
+        self.area = mmap.mmap(fd, OUTBOX_SIZE, offset=slot + OUTBOX_OFFSET)
+        self._view = memoryview(self.area)
         self.words = self._view[:OUTBOX_HEADER].cast("Q")
-        self._area.seek(OUTBOX_HEADER)
+        self._link: Link | None = None
 
     def begin(self, link: Link) -> None:
         """Say whose replies follow."""
-        self.words[LINK_ID] = link.state
+        if link is not self._link:
+            self._link = link
+            self.words[LINK_ID] = link.state
 
-    def flush(self, link: Link, used: int) -> None:
-        """Send the replies."""
-        link.send_view(self._view[OUTBOX_HEADER : OUTBOX_HEADER + used])
-        self.words[USED] = 0
-        self._area.seek(OUTBOX_HEADER)
+    def flush(self, link: Link, end: int) -> None:
+        """Send the replies up to `end`."""
+        link.send_view(self._view[OUTBOX_HEADER:end])
+        self.words[END] = 0
