@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeGuard, TypeVar, overload
 
 from typing_extensions import ParamSpec
 
@@ -72,16 +72,21 @@ def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Child
     """
     from noex_mp.supervision.validate import validate_child
 
-    is_spec = isinstance(server, ChildSpec)
-    if is_spec and (args or kwargs):
+    if not _is_spec(server):
+        spec: ChildSpec[Any] = child(server, *args, **kwargs)
+    elif args or kwargs:
         raise BadChildSpecError(
             "spawn takes a class and its arguments, or one child(...), got both\n"
             "Put the arguments into child(...)."
         )
-    spec: Any = server if is_spec else child(server, *args, **kwargs)
+    else:
+        spec = server
     validate_child(spec)
-    checked: ChildSpec[Any] = spec
-    return checked
+    return spec
+
+
+def _is_spec(server: object) -> TypeGuard[ChildSpec[Any]]:
+    return isinstance(server, ChildSpec)
 
 
 async def spawn_on(client: Client, spec: ChildSpec[S]) -> Ref[S]:

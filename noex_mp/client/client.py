@@ -10,6 +10,7 @@ server; after that it only speaks up when a server ends or starts again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -135,6 +136,7 @@ class Client:
 
     async def drained(self, ref: Ref[Any]) -> None:
         """Wait until what was sent to a server has left this process."""
+        await self._hear()
         sid = ref.sid or self._names.get(ref.name or "", 0)
         route = self._routes.get(sid)
         if route is not None and route.link is not None:
@@ -143,9 +145,20 @@ class Client:
 
     async def all_drained(self) -> None:
         """Wait until everything that was sent has left this process."""
+        with contextlib.suppress(NodeDownError):
+            await self._hear()
         for link in list(self._links.values()):
             link.flush()
             await link.wait_until_drained(0)
+
+    async def _hear(self) -> None:
+        # Messages may wait until we know who has a name, and then until we know where that one
+        # is. The root answers in order, so what it is about to tell us comes before this.
+        for _ in range(2):
+            if any(asking.thread for asking in self._asking.values()) or any(
+                route.link is None and route.pending for route in self._routes.values()
+            ):
+                await self.request("names")
 
     def next_turn(self) -> asyncio.Future[None]:
         """Return a future that is done when the loop has run once."""
@@ -363,8 +376,10 @@ class Client:
 
     def forked(self) -> None:
         """Let every ref ask for its route again, in a process that the user's program forked."""
-        for route in (*self._routes.values(), *self._asking.values()):
+        for route in self._routes.values():
             route.thread = 0
+        for asking in self._asking.values():
+            asking.thread = 0
 
     def flush_blocking(self, timeout: float) -> None:
         """Send what waits on every link; for a process that is about to end."""

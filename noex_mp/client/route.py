@@ -169,13 +169,12 @@ class Route:
             self._wait(seq, future)
         elif data.__class__ is not bytes:
             link.send_chunks(data)
+        elif idle and not link.scheduled:
+            link.send(data)
         else:
             link.out.append(data)
             if not link.scheduled:
-                if idle:
-                    link.flush()
-                else:
-                    link.flush_soon()
+                link.flush_soon()
         return future
 
     def cast(

@@ -45,6 +45,7 @@ class Worker:
         connection: Its control link, and what it is as a client.
         links: Who is at the other end of each data link, by link id.
         dead: Done when the process is dead: its wait status, or None if nobody knows.
+        is_gone: Its process has ended, and perhaps we do not know its status yet.
         problem: What was wrong with what it said, if that is why it was killed.
     """
 
@@ -61,6 +62,7 @@ class Worker:
         self.dead: asyncio.Future[int | None] = loop.create_future()
         self.last_words = LastWords({}, {}, "")
         self.problem: Exception | None = None
+        self.is_gone = False
 
     @property
     def alive(self) -> bool:
@@ -187,15 +189,21 @@ class Workers:
         for worker in self.all():
             if worker.zygote is zygote:
                 worker.zygote = None
+                if worker.is_gone:
+                    self._expect_no_report(worker)
 
     def _pidfd_readable(self, worker: Worker) -> None:
         self._loop.remove_reader(worker.pidfd)
+        worker.is_gone = True
         if worker.zygote is None:
-            self._kill_leftovers(worker)
-            # Whoever inherited it reaps it in a moment; the kernel knows the status after that.
-            self._loop.call_later(0.01, self._finish_without_report, worker)
+            self._expect_no_report(worker)
         else:
             self._loop.call_later(STATUS_PATIENCE, self._finish_without_report, worker)
+
+    def _expect_no_report(self, worker: Worker) -> None:
+        self._kill_leftovers(worker)
+        # Whoever inherited it reaps it in a moment; the kernel knows the status after that.
+        self._loop.call_later(0.01, self._finish_without_report, worker)
 
     def _finish_without_report(self, worker: Worker) -> None:
         if worker.alive:

@@ -149,6 +149,21 @@ class Link:
         if sent != len(data):
             self._keep(memoryview(data)[sent:])
 
+    def send(self, data: bytes) -> None:
+        """Send one message at once: the link is idle."""
+        if self.out or self._backlog or self.closed:
+            self.out.append(data)
+            self.flush()
+            return
+        try:
+            sent = self._send(data)
+        except OSError as error:
+            if _peer_is_gone(error):
+                return
+            sent = 0
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
+
     def send_view(self, data: memoryview) -> None:
         """Send bytes from a buffer that is going to be used again."""
         if self.out:

@@ -27,21 +27,12 @@ from typing import Any, Final, NoReturn
 
 from noex_mp.client import current
 from noex_mp.client.client import Client
-from noex_mp.core.black_box import (
-    BEGUN,
-    CELL_WORDS,
-    CELLS_SIZE,
-    END,
-    LINK_ID,
-    OUTBOX_HEADER,
-    OUTBOX_SIZE,
-    SID,
-)
+from noex_mp.core.black_box import BEGUN, CELL_WORDS, CELLS_SIZE, LINK_ID, SID
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.outcomes import OUTCOMES, Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
 from noex_mp.core.ref import Ref
-from noex_mp.errors import TruncatedFrameError
+from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.link import NO_FD, ControlLink, Link
 from noex_mp.transport.loops import new_event_loop
@@ -119,9 +110,10 @@ class Host:
             peer="the root",
             on_frame=self._on_control,
             on_close=self._on_control_closed,
-            encoder=Encoder(allow_pickle=self._allow_pickle),
+            encoder=self.encoder,
         )
-        self._client = Client(loop, self._control, boot.node, allow_pickle=self._allow_pickle)
+        # Made when a server first calls another: many never do.
+        self._client: Client | None = None
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             START: self._on_start,
             STOP: self._on_stop,
@@ -131,8 +123,20 @@ class Host:
 
     def start(self) -> None:
         """Say hello to the root."""
-        current.join(self._boot.node, lambda loop: self._client, whole_process=True)
+        current.join(self._boot.node, self._client_of, whole_process=True)
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
+
+    def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
+        if loop is not self.loop:
+            raise NoNodeError(
+                "a server calls others from its own event loop, not from one of another thread\n"
+                "Hand the work to the loop: asyncio.run_coroutine_threadsafe(...)."
+            )
+        if self._client is None:
+            self._client = Client(
+                loop, self._control, self._boot.node, allow_pickle=self._allow_pickle
+            )
+        return self._client
 
     # --- control -----------------------------------------------------------------------
 
@@ -140,7 +144,7 @@ class Host:
         handler = self._handlers.get(frame[0])
         if handler is not None:
             handler(frame)
-        else:
+        elif self._client is not None:
             self._client.handle(frame)
 
     def _on_control_closed(self, link: ControlLink, problem: Exception | None) -> None:
@@ -239,7 +243,6 @@ class Host:
         looking up all these than for its handler.
         """
         cells, outbox = self.cells, self._outbox
-        area, words = outbox.area, outbox.words
         pack, buffers = self.encoder.pack, self.encoder.buffers
         find_target, clock = self._target, time.perf_counter
 
@@ -247,9 +250,9 @@ class Host:
             link.resuming = False
             targets: dict[int, Target] = link.targets
             failures = link.reader.failures
-            outbox.begin(link)
-            # Where the next reply belongs; how many messages this batch has had.
-            end = OUTBOX_HEADER
+            # The last reply; those before it are in the outbox. A lone one leaves without it.
+            held: bytes | None = None
+            late = False
             handled = last_sid = 0
             target: Target | None = None
             problem: Exception | None = None
@@ -273,10 +276,19 @@ class Host:
                     if handler is None or not mailbox.idle:
                         mailbox.put(target, frame)
                         continue
+                    if held is not None:
+                        # What follows may be slow, or end the process.
+                        outbox.add(link, held)
+                        held = None
+                        if clock() > batch_end:
+                            outbox.flush(link)
+                            late = True
                     cells[target.cell] = frame[2]
                     try:
                         if kind > CALL:
                             result = handler(*frame[5:], **frame[4])
+                        elif len(frame) == 5:
+                            result = handler(frame[4])
                         elif len(frame) == 4:
                             result = handler()
                         else:
@@ -288,36 +300,33 @@ class Host:
                             mailbox.finish(target, frame, result)
                         elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
                             try:
-                                data = pack([REPLY, sid, frame[2], result])
+                                held = pack([REPLY, sid, frame[2], result])
                             except Exception:
-                                data = b""
-                            size = len(data)
-                            if not data or size >= BIG or buffers:
                                 mailbox.finish_slowly(target, frame, result)
                             else:
-                                if end + size > OUTBOX_SIZE:
-                                    outbox.flush(link, end)
-                                    end = OUTBOX_HEADER
-                                start = end
-                                end += size
-                                area[start:end] = data
-                                words[END] = end
+                                if len(held) >= BIG or buffers:
+                                    held = None
+                                    mailbox.finish_slowly(target, frame, result)
                     handled += 1
-                    # A reply that is done must not wait for slow ones behind it; for casts, which
-                    # have none, an eighth of the looks at the clock will do.
-                    if (
-                        (end > OUTBOX_HEADER or not handled & 7)
-                        and (handled >= BATCH_MESSAGES or clock() > batch_end)
-                        and not self._draining
+                    # Casts, which have no replies that could wait, end a batch by time alone.
+                    if late or (
+                        not handled & 7
+                        and (clock() > batch_end or (handled >= BATCH_MESSAGES and outbox.end))
                     ):
+                        if self._draining:
+                            continue
                         link.resuming = True
                         self.loop.call_soon(self._resume, link)
                         break
             except Exception as error:
                 problem = link.reader.translate(error)
             # What is done leaves, also ahead of the end of a link that is of no more use.
-            if end > OUTBOX_HEADER:
-                outbox.flush(link, end)
+            if outbox.end:
+                if held is not None:
+                    outbox.add(link, held)
+                outbox.flush(link)
+            elif held is not None:
+                link.send(held)
             if problem is not None:
                 link.close(problem)
 
@@ -404,7 +413,8 @@ class Host:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        self._client.flush_blocking(LAST_FLUSH)
+        if self._client is not None:
+            self._client.flush_blocking(LAST_FLUSH)
         for link in self._links.values():
             link.send_all_blocking(LAST_FLUSH)
         self._control.send_all_blocking(LAST_FLUSH)

@@ -61,12 +61,17 @@ class _Awaited(NamedTuple):
     promise: Any
 
 
-class Handler(NamedTuple):
+class Handler:
     """A bound operation, ready to be called."""
 
-    function: Callable[..., Any]
-    wants_sender: bool = False
-    is_async: bool = False
+    __slots__ = ("function", "is_async", "wants_sender")
+
+    def __init__(
+        self, function: Callable[..., Any], *, wants_sender: bool = False, is_async: bool = False
+    ) -> None:
+        self.function = function
+        self.wants_sender = wants_sender
+        self.is_async = is_async
 
 
 class Mailbox:
@@ -86,6 +91,8 @@ class Mailbox:
         self.idle = False
         self.queue: deque[tuple[Target | None, Any]] = deque()
         self._host = host
+        self._cells = host.cells
+        self._encoder = host.encoder
         self._loop = host.loop
         self._wake: asyncio.Future[None] | None = None
         self._timeout: float | None = None
@@ -108,7 +115,12 @@ class Mailbox:
         turn_ends = 0.0
         while self._ending is None:
             if not queue:
-                await self._wait()
+                if self._timeout is not None:
+                    await self._wait_for_a_while(self._timeout)
+                else:
+                    self._wake = self._loop.create_future()
+                    self.idle = True
+                    await self._wake
                 turn_ends = perf_counter() + SECONDS_PER_TURN
                 continue
             target, item = queue.popleft()
@@ -141,16 +153,11 @@ class Mailbox:
         self._host.ready(self)
         return True
 
-    async def _wait(self) -> None:
-        self._wake = wake = self._loop.create_future()
-        if self._timeout is None:
-            self.idle = True
-            await wake
-        else:
-            timer = self._loop.call_later(self._timeout, self._time_is_up)
-            await wake
-            timer.cancel()
-        self._wake = None
+    async def _wait_for_a_while(self, seconds: float) -> None:
+        self._wake = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._time_is_up)
+        await self._wake
+        timer.cancel()
 
     def _time_is_up(self) -> None:
         # Only if nothing has come; a message of this very moment calls it off too.
@@ -181,22 +188,22 @@ class Mailbox:
     def _begin(self, target: Target, frame: list[Any]) -> Any:
         """Run a message; return what has to be awaited for its result, or None if it is done."""
         self._timeout = None
-        kind, _, seq, name = frame[:4]
+        name = frame[3]
         if name.__class__ is not str:
             return self._begin_odd(target, frame)
-        handler = self._handlers.get(name) or self._callback(kind, name)
+        handler = self._handlers.get(name) or self._callback(frame[0], name)
         if handler is None:
             self.unknown(target, frame)
             return None
-        kwargs: dict[str, Any] = frame[4] if kind >= CAST_KW else {}
-        args: list[Any] = frame[5:] if kind >= CAST_KW else frame[4:]
+        has_kwargs = frame[0] >= CAST_KW
+        args: list[Any] = frame[5:] if has_kwargs else frame[4:]
         if handler.wants_sender:
             # An operation takes its sender first, `handle_call` after the request.
-            args.insert(1 if name == CALLBACK else 0, self._sender(target, seq))
-        self._host.cells[target.cell] = seq
+            args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
+        self._cells[target.cell] = frame[2]
         try:
             # In this frame, so that a caller's wrong arguments can be told from a crash.
-            result = handler.function(*args, **kwargs)
+            result = handler.function(*args, **frame[4]) if has_kwargs else handler.function(*args)
         except BaseException as error:
             self.failed(target, frame, error)
             return None
@@ -210,7 +217,7 @@ class Mailbox:
         if isinstance(what, _Awaited):
             return what.promise
         # The host could not decode it; its turn to be refused has come.
-        self._host.cells[target.cell] = frame[2]
+        self._cells[target.cell] = frame[2]
         self.refuse(target, frame, what)
         return None
 
@@ -258,20 +265,19 @@ class Mailbox:
             if value.__class__ in _BYTES and len(value) >= BIG:
                 self._send(target, frame)
                 return
-            encoder = self._host.encoder
+            encoder = self._encoder
             data = encoder.pack(frame)
             if len(data) < BIG and not encoder.buffers:
                 # At once: a reply that waits would be lost if the next message kills the process.
-                target.link.out.append(data)
-                target.link.flush()
+                target.link.send(data)
             else:
                 self._send(target, frame)
         except Exception as error:
-            problem = self._host.encoder.explain_reply(value, error)
+            problem = self._encoder.explain_reply(value, error)
             self.refuse(target, [CALL, self.sid, seq], problem)
 
     def _send(self, target: Target, frame: list[Any]) -> None:
-        target.link.send_chunks(self._host.encoder.pack_big(frame))
+        target.link.send_chunks(self._encoder.pack_big(frame))
 
     def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
@@ -294,7 +300,7 @@ class Mailbox:
         name = self.server.__class__.__qualname__
         asked = f"operation {frame[3]!r}" if frame[3] != CALLBACK else "callback for this message"
         error = UnknownOperationError(name, asked, tuple(self.server.__operations__))
-        self._host.cells[target.cell] = frame[2]
+        self._cells[target.cell] = frame[2]
         self.refuse(target, frame, error)
 
     def _then(self, then: Any) -> None:
@@ -337,7 +343,11 @@ class Mailbox:
 
 def _bind_operations(server: GenServer[Any, Any, Any]) -> dict[str, Handler]:
     return {
-        name: Handler(info.function.__get__(server), info.wants_sender, info.is_async)
+        name: Handler(
+            info.function.__get__(server),
+            wants_sender=info.wants_sender,
+            is_async=info.is_async,
+        )
         for name, info in server.__operations__.items()
     }
 

@@ -13,27 +13,32 @@ __all__ = ["Outbox"]
 class Outbox:
     """This worker's part of the black box for replies that have not been sent.
 
-    The hot path writes by itself: a reply behind the others in `area`, and then where the
-    last one ends in `words[END]`; in this order, so that the root never reads half a reply.
+    It serves one link at a time: whoever begins a batch has flushed it at its end.
 
     Attributes:
-        area: Where the replies are, from `OUTBOX_HEADER` on.
-        words: The header.
+        end: Where the last reply ends, 0 while there is none.
     """
 
     def __init__(self, fd: int, slot: int) -> None:
-        self.area = mmap.mmap(fd, OUTBOX_SIZE, offset=slot + OUTBOX_OFFSET)
-        self._view = memoryview(self.area)
-        self.words = self._view[:OUTBOX_HEADER].cast("Q")
-        self._link: Link | None = None
+        self.end = 0
+        self._area = mmap.mmap(fd, OUTBOX_SIZE, offset=slot + OUTBOX_OFFSET)
+        self._view = memoryview(self._area)
+        self._words = self._view[:OUTBOX_HEADER].cast("Q")
 
-    def begin(self, link: Link) -> None:
-        """Say whose replies follow."""
-        if link is not self._link:
-            self._link = link
-            self.words[LINK_ID] = link.state
+    def add(self, link: Link, data: bytes) -> None:
+        """Put a packed reply behind the others."""
+        start = self.end or OUTBOX_HEADER
+        end = start + len(data)
+        if end > OUTBOX_SIZE:
+            self.flush(link)
+            self.add(link, data)
+            return
+        self._area[start:end] = data
+        self._words[LINK_ID] = link.state
+        # Last: the root must never read half a reply.
+        self._words[END] = self.end = end
 
-    def flush(self, link: Link, end: int) -> None:
-        """Send the replies up to `end`."""
-        link.send_view(self._view[OUTBOX_HEADER:end])
-        self.words[END] = 0
+    def flush(self, link: Link) -> None:
+        """Send the replies."""
+        link.send_view(self._view[OUTBOX_HEADER : self.end])
+        self._words[END] = self.end = 0
