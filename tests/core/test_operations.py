@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import functools
 import inspect
 import pickle
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import copy
 import pickle
+import threading
 from contextlib import suppress
 from math import inf, nan
 from typing import Any

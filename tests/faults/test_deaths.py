@@ -1,0 +1,170 @@
+"""A server that dies costs its callers one error, at once; then it is there again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from noex_mp import (
+    Crash,
+    Exited,
+    ExitReason,
+    Killed,
+    Ref,
+    ServerExitedError,
+    Supervisor,
+    child,
+    named,
+    spawn,
+)
+from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
+from tests.processes.harness import wait_for_ends
+from tests.servers.faulty import Faulty, TwoArgumentsError
+
+Deed = Callable[[Ref[Faulty]], Awaitable[Any]]
+
+DEATHS: dict[str, tuple[Deed, ExitReason]] = {
+    "kill -9": (Faulty.kill, Killed("SIGKILL")),
+    "kill -9 in an async handler": (Faulty.kill_slowly, Killed("SIGKILL")),
+    "SIGSEGV": (Faulty.segfault, Killed("SIGSEGV")),
+    "SIGABRT": (Faulty.abort, Killed("SIGABRT")),
+    "os._exit": (lambda ref: Faulty.leave(ref, 3), Exited(3)),
+    "os._exit(0)": (lambda ref: Faulty.leave(ref, 0), Exited(0)),
+    "sys.exit": (lambda ref: Faulty.sys_exit(ref, 4), Exited(4)),
+    "sys.exit in an async handler": (lambda ref: Faulty.sys_exit_slowly(ref, 4), Exited(4)),
+    "raise": (
+        lambda ref: Faulty.fail(ref, "group"),
+        Crash("ExceptionGroup", "two (2 sub-exceptions)"),
+    ),
+    "raise in an async handler": (
+        lambda ref: Faulty.fail_slowly(ref, "group"),
+        Crash("ExceptionGroup", "two (2 sub-exceptions)"),
+    ),
+    "KeyboardInterrupt": (
+        lambda ref: Faulty.fail(ref, "KeyboardInterrupt"),
+        Crash("KeyboardInterrupt", ""),
+    ),
+    "CancelledError in an async handler": (
+        lambda ref: Faulty.fail_slowly(ref, "CancelledError"),
+        Crash("asyncio.exceptions.CancelledError", "mine"),
+    ),
+}
+
+
+@pytest.mark.slow
+@on_all_loops
+async def test_every_death_fails_the_call_with_its_reason_and_the_next_call_works() -> None:
+    async with ObservedNode() as node:
+        # Each of its own: three deaths are what a spawned server may have.
+        for deed, reason in DEATHS.values():
+            faulty = await spawn(Faulty)
+            before = await Faulty.os_pid(faulty)
+            with pytest.raises(ServerExitedError) as failure:
+                await deed(faulty)
+            report = failure.value.report
+            assert (report.reason, report.os_pid, report.incarnation) == (reason, before, 1)
+            assert (failure.value.started, report.requested) == (True, False)
+            assert report.next == "restarting"
+            assert await Faulty.os_pid(faulty) != before
+            crashed = await node.event("crashed", faulty)
+            assert crashed.report == report
+
+
+@pytest.mark.parametrize("signal_sent", ["segfault", "abort"])
+async def test_a_fatal_signal_leaves_the_python_stack_in_the_report(signal_sent: str) -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await getattr(Faulty, signal_sent)(faulty)
+    assert "Fatal Python error" in failure.value.report.traceback
+    assert f"in {signal_sent}" in failure.value.report.traceback
+
+
+async def test_a_crash_carries_the_error_and_its_traceback() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.fail(faulty, "two arguments")
+    error = failure.value
+    assert error.report.reason == Crash("tests.servers.faulty.TwoArgumentsError", "1 and b")
+    assert "raise an_error(kind)" in error.report.traceback
+    cause = error.__cause__
+    assert isinstance(cause, TwoArgumentsError)
+    assert cause.right == "b"
+    assert "Remote traceback" in cause.__notes__[-1]
+
+
+@on_both_loops
+async def test_a_kill_from_outside_fails_the_call_whatever_the_server_does(
+    whistles: Whistles,
+) -> None:
+    async with ObservedNode() as node:
+        for deed in (Faulty.loop, Faulty.loop_in_c, Faulty.doze, Faulty.wait):
+            faulty = await spawn(Faulty)
+            whistle = whistles()
+            waiting = deed(faulty.within(None), whistle.path)
+            queued = [Faulty.step(faulty.within(None), n) for n in range(3)]
+            await whistle.heard()
+            os_pid = node.kill(faulty)
+            with pytest.raises(ServerExitedError) as failure:
+                await waiting
+            assert failure.value.report.reason == Killed("SIGKILL")
+            assert failure.value.report.os_pid == os_pid
+            assert await asyncio.gather(*queued) == [0, 1, 2]
+
+
+async def test_a_server_that_is_killed_while_idle_is_there_again() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        await Faulty.step(faulty, 1)
+        before = node.kill(faulty)
+        await node.event("restarted", faulty)
+        assert await Faulty.all(faulty) == []
+        assert await Faulty.os_pid(faulty) != before
+
+
+async def test_a_call_made_right_after_a_kill_waits_for_the_next_incarnation() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        await Faulty.step(faulty, 1)
+        node.kill(faulty)
+        # Whether the dead one still has it in its socket or not: it has not begun.
+        assert await Faulty.step(faulty, 2) == 2
+        assert await Faulty.all(faulty) == [2]
+
+
+@pytest.mark.slow
+@on_both_loops
+async def test_thirty_kills_in_a_row_lose_no_call_that_had_not_begun() -> None:
+    tree = Supervisor(child(Faulty).options(name="faulty"), max_restarts=100)
+    async with ObservedNode(tree) as node:
+        faulty = named("faulty", Faulty)
+        os_pids = set[int]()
+        for _ in range(30):
+            calls = [Faulty.step(faulty, n) for n in range(5)]
+            fatal = Faulty.kill(faulty)
+            later = [Faulty.step(faulty, n) for n in range(5)]
+            assert await asyncio.gather(*calls) == [0, 1, 2, 3, 4]
+            with pytest.raises(ServerExitedError) as failure:
+                await fatal
+            os_pids.add(failure.value.report.os_pid)
+            assert await asyncio.gather(*later) == [0, 1, 2, 3, 4]
+            assert await Faulty.all(faulty) == [0, 1, 2, 3, 4]
+        assert len(os_pids) == 30
+        assert (await node.ps())[0]["restarts"] == 30
+
+
+async def test_a_grandchild_dies_with_its_server() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        children = [await Faulty.grandchild(faulty), await Faulty.escaped_grandchild(faulty)]
+        pidfds = [os.pidfd_open(child) for child in children]
+        node.kill(faulty)
+        await node.event("restarted", faulty)
+        assert await asyncio.to_thread(wait_for_ends, pidfds) == []
+        for pidfd in pidfds:
+            os.close(pidfd)

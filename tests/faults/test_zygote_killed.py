@@ -1,0 +1,158 @@
+"""A zygote that dies costs nobody anything: servers run on, and a new one starts the next."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from noex_mp import (
+    InitFailedError,
+    Killed,
+    ServerExitedError,
+    Supervisor,
+    Unknown,
+    child,
+    named,
+    spawn,
+)
+from noex_mp.transport import fds
+from tests.nodes.observed import ObservedNode, on_all_loops, on_both_loops, set_done
+from tests.servers.counters import Counter
+from tests.servers.faulty import Faulty
+
+pytestmark = pytest.mark.slow
+
+
+@functools.cache
+def kernel_tells() -> bool:
+    """Return whether this machine tells at once how an orphan ended.
+
+    The kernel has to know how, and whoever inherits orphans has to reap them at once.
+    """
+    read_end, write_end = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        if (orphan := os.fork()) != 0:
+            os.write(write_end, str(orphan).encode())
+            os._exit(0)
+        signal.pause()
+    orphan = int(os.read(read_end, 20))
+    os.waitpid(parent, 0)
+    pidfd = os.pidfd_open(orphan)
+    os.kill(orphan, signal.SIGKILL)
+    select.select([pidfd], [], [])
+    select.select([], [], [], 0.005)
+    status = fds.exit_status_of(pidfd)
+    fds.close_all([pidfd, read_end, write_end])
+    return status is not None
+
+
+async def kill_zygote(node: ObservedNode) -> None:
+    """Kill it, and wait until it is dead."""
+    old = node.zygote
+    pidfd = os.pidfd_open(old)
+    os.kill(old, signal.SIGKILL)
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, set_done, ended)
+    await ended
+    loop.remove_reader(pidfd)
+    os.close(pidfd)
+
+
+@on_both_loops
+async def test_running_servers_go_on_and_new_ones_start() -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(Counter)
+        os_pid = await Counter.os_pid(counter)
+        for n in range(3):
+            await kill_zygote(node)
+            assert await Counter.increment(counter) == n + 1
+            assert await Counter.increment(await spawn(Counter)) == 1
+        assert await Counter.os_pid(counter) == os_pid
+
+
+@on_all_loops
+async def test_a_death_after_the_zygotes_is_noticed_and_the_server_restarted() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        await Faulty.echo(faulty, 1)
+        await kill_zygote(node)
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.kill(faulty)
+        reason = failure.value.report.reason
+        if kernel_tells():
+            assert reason == Killed("SIGKILL")
+        else:
+            assert reason == Killed("SIGKILL") or isinstance(reason, Unknown)
+        assert await Faulty.echo(faulty, 2) == 2
+        # The next one is a child of the new zygote, which tells how it ends.
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.leave(faulty, 3)
+        assert failure.value.report.summary == "exited with status 3; restarting"
+
+
+@on_both_loops
+async def test_a_worker_that_dies_together_with_the_zygote_comes_back() -> None:
+    tree = Supervisor(child(Faulty).options(name="faulty"), max_restarts=10)
+    async with ObservedNode(tree) as node:
+        faulty = named("faulty", Faulty)
+        for n in range(3):
+            dying = Faulty.kill(faulty)
+            os.kill(node.zygote, signal.SIGKILL)
+            with pytest.raises(ServerExitedError):
+                await dying
+            assert await Faulty.echo(faulty, n) == n
+
+
+async def test_starts_under_way_are_taken_over_by_the_next_zygote() -> None:
+    async with ObservedNode() as node:
+        await spawn(Counter)
+        os.kill(node.zygote, signal.SIGSTOP)
+        spawning = [asyncio.ensure_future(spawn(Counter)) for _ in range(5)]
+        await asyncio.sleep(0)
+        os.kill(node.zygote, signal.SIGKILL)
+        counters = await asyncio.gather(*spawning)
+        assert await asyncio.gather(*(Counter.increment(c) for c in counters)) == [1] * 5
+
+
+async def test_a_node_whose_zygote_was_killed_stops_in_order() -> None:
+    async with ObservedNode() as node:
+        await spawn(Counter)
+        os.kill(node.zygote, signal.SIGKILL)
+    (exited,) = [e for e in node.events if e.kind == "exited"]
+    assert exited.report is not None
+    assert exited.report.requested
+
+
+async def test_a_next_zygote_that_cannot_preload_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "fragile_app.py"
+    log = tmp_path / "imports"
+    module.write_text(
+        f"import pathlib\nlog = pathlib.Path({str(log)!r})\n"
+        "log.write_text(log.read_text() + 'x' if log.exists() else 'x')\n"
+        "if len(log.read_text()) > 1: raise RuntimeError('not again')\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    async with ObservedNode(preload=["fragile_app", "tests.servers.counters"]) as node:
+        counter = await spawn(Counter)
+        await kill_zygote(node)
+        # A start needs a zygote: it fails with the reason.
+        with pytest.raises(InitFailedError, match="not again"):
+            await spawn(Counter)
+        assert await Counter.increment(counter) == 1
+        imports = len(log.read_text())
+        with pytest.raises(InitFailedError, match="not again"):
+            await spawn(Counter)
+        # At most one more for each start that was asked for.
+        assert len(log.read_text()) <= imports + 2
+        assert imports <= 3

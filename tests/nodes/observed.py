@@ -1,0 +1,205 @@
+"""A node whose events and output a test can wait for, and the event loops to try it on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import os
+import select
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from noex_mp import Node, Ref
+from noex_mp.node.events import Event, Listener
+from noex_mp.node.output import Sink
+from noex_mp.node.root import RootConfig
+
+SERVERS = ("tests.servers.counters", "tests.servers.faulty")
+
+
+class ObservedNode(Node):
+    """Keeps the events and the lines that its root hears of.
+
+    Attributes:
+        events: All events so far.
+        lines: What servers wrote to standard error.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("preload", SERVERS)
+        super().__init__(*args, **options)
+        self.events: list[Event] = []
+        self.lines: list[str] = []
+        self._user_loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    def root_config(
+        self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
+    ) -> RootConfig:
+        return super().root_config(sink=self._on_line, listener=self._on_event, name=name)
+
+    def _on_event(self, event: Event) -> None:
+        self._tell(self.events, event)
+
+    def _on_line(self, label: str, stream: str, line: bytes) -> None:
+        if stream == "stderr":
+            self._tell(self.lines, line.decode())
+
+    def _tell(self, kept: list[Any], value: object) -> None:
+        def note() -> None:
+            kept.append(value)
+            self._news.set()
+
+        with contextlib.suppress(RuntimeError):
+            self._user_loop.call_soon_threadsafe(note)
+
+    async def event(self, kind: str, ref: Ref[Any] | None = None, nth: int = 1) -> Event:
+        """Wait for the nth event of a kind, of one server or of all."""
+        while True:
+            found = [
+                event
+                for event in self.events
+                if event.kind == kind and (ref is None or event.sid == ref.sid)
+            ]
+            if len(found) >= nth:
+                return found[nth - 1]
+            self._news.clear()
+            await self._news.wait()
+
+    async def line(self, text: str) -> str:
+        """Wait for a line on standard error that holds `text`."""
+        while True:
+            for line in self.lines:
+                if text in line:
+                    return line
+            self._news.clear()
+            await self._news.wait()
+
+    def os_pid_of(self, ref: Ref[Any]) -> int:
+        """Return the process of a server, or of its start, without asking it."""
+        assert self._root is not None
+        server = self._root._directory.get(ref.sid)  # pyright: ignore[reportPrivateUsage]
+        assert server is not None
+        assert server.worker is not None
+        return server.worker.os_pid
+
+    def kill(self, ref: Ref[Any]) -> int:
+        """Kill a server's process from outside; return which it was."""
+        os_pid = self.os_pid_of(ref)
+        os.kill(os_pid, signal.SIGKILL)
+        return os_pid
+
+    @property
+    def zygote(self) -> int:
+        """The zygote's os pid."""
+        assert self._root is not None
+        return self._root._zygotes[-1].os_pid  # pyright: ignore[reportPrivateUsage]
+
+
+def set_done(future: asyncio.Future[None]) -> None:
+    """Set a future that may be done already."""
+    if not future.done():
+        future.set_result(None)
+
+
+class Whistle:
+    """A fifo with which a server tells the test that it has come to a place, or the reverse."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = str(path)
+        # Open for both, so that neither side waits for the other, and no byte is lost.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    async def heard(self) -> None:
+        """Wait until a server blows it."""
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._fd, set_done, heard)
+        try:
+            await heard
+        finally:
+            loop.remove_reader(self._fd)
+        os.read(self._fd, 1)
+
+    def wait(self) -> None:
+        """The same, and the event loop stands still meanwhile."""
+        select.select([self._fd], [], [])
+        os.read(self._fd, 1)
+
+    def blow(self, times: int = 1) -> None:
+        """Let servers go on that listen to it."""
+        os.write(self._fd, b"x" * times)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Whistles:
+    """Makes whistles in a test's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[Whistle] = []
+
+    def __call__(self, name: str = "") -> Whistle:
+        whistle = Whistle(self._folder / (name or f"whistle-{len(self._made)}"))
+        self._made.append(whistle)
+        return whistle
+
+    def close(self) -> None:
+        for whistle in self._made:
+            whistle.close()
+
+
+@pytest.fixture
+def whistles(tmp_path: Path) -> Iterator[Whistles]:
+    made = Whistles(tmp_path)
+    yield made
+    made.close()
+
+
+Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+def on_all_loops(test: Test) -> Callable[..., None]:
+    """Run a test on asyncio and on uvloop, the user's loop and the runtime's: all four pairs."""
+    run: Callable[..., None] = _on(
+        "asyncio-asyncio", "asyncio-uvloop", "uvloop-asyncio", "uvloop-uvloop"
+    )(test)
+    return run
+
+
+def on_both_loops(test: Test) -> Callable[..., None]:
+    """Run a test on asyncio everywhere, and on uvloop everywhere."""
+    run: Callable[..., None] = _on("asyncio-asyncio", "uvloop-uvloop")(test)
+    return run
+
+
+def _on(*pairs: str) -> Callable[[Test], Any]:
+    def decorate(test: Test) -> Any:
+        @pytest.mark.parametrize("loops", pairs)
+        @functools.wraps(test)
+        def run(loops: str, monkeypatch: pytest.MonkeyPatch, **fixtures: Any) -> None:
+            ours, theirs = loops.split("-")
+            monkeypatch.setenv("NOEX_MP_LOOP", theirs)
+            factory = asyncio.new_event_loop if ours == "asyncio" else uvloop.new_event_loop
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(test(**fixtures))
+
+        # What pytest looks at to find out which fixtures the test takes.
+        signature = inspect.signature(test)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        extra = [inspect.Parameter(name, kind) for name in ("loops", "monkeypatch")]
+        parameters = [*extra, *signature.parameters.values()]
+        run.__dict__["__signature__"] = signature.replace(parameters=parameters)
+        return run
+
+    return decorate

@@ -1,0 +1,711 @@
+"""Holds the promises of docs/semantics.md: one test for each, which names it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgpack
+import pytest
+
+from noex_mp import (
+    AlreadyRegisteredError,
+    CallTimedOutError,
+    Continue,
+    Crash,
+    Exited,
+    InitFailedError,
+    InitTimedOutError,
+    Killed,
+    MailboxFullError,
+    MaxRestartsExceededError,
+    NoServerError,
+    Ref,
+    RemoteError,
+    ServerExitedError,
+    Shutdown,
+    ShutdownTimedOut,
+    Stop,
+    Supervisor,
+    UnencodableError,
+    UnknownOperationError,
+    child,
+    named,
+    spawn,
+    stop,
+    whereis,
+)
+from noex_mp.client import current
+from tests.nodes.observed import ObservedNode, Whistles, whistles
+from tests.processes.harness import REPOSITORY, wait_for_ends
+from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
+from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
+
+__all__ = ["whistles"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+PAGE = REPOSITORY / "docs" / "semantics.md"
+
+
+def holds(promise: str) -> Callable[[F], F]:
+    """Say which promise a test holds."""
+
+    def note(test: F) -> F:
+        test.__dict__["promise"] = promise
+        return test
+
+    return note
+
+
+def test_the_page_and_the_tests_name_the_same_promises() -> None:
+    promised = re.findall(r"^- `([a-z]+-\d+)`", PAGE.read_text(), re.MULTILINE)
+    held = [
+        test.__dict__["promise"]
+        for test in globals().values()
+        if inspect.isfunction(test) and "promise" in test.__dict__
+    ]
+    assert len(set(promised)) == len(promised)
+    assert sorted(held) == sorted(promised)
+
+
+async def outcomes(*calls: asyncio.Future[Any]) -> list[Any]:
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(r) if isinstance(r, BaseException) else r for r in results]
+
+
+# --- delivery ----------------------------------------------------------------------------------
+
+
+@holds("delivery-1")
+async def test_a_message_is_handled_at_most_once(tmp_path: Path) -> None:
+    path = tmp_path / "handled"
+    async with ObservedNode() as node:
+        journal = await spawn(child(Journal, str(path)))
+        calls = [Journal.record(journal, n) for n in range(100)]
+        await calls[50]
+        node.kill(journal)
+        answered = [r for r in await outcomes(*calls) if not isinstance(r, type)]
+        again = await Journal.all(journal)
+        # Each was answered once, by the one incarnation or the other.
+        assert len(answered) == len(set(answered))
+        assert len(again) == len(set(again))
+        assert set(again) <= set(answered)
+
+
+@holds("delivery-2")
+async def test_the_messages_of_a_sender_keep_their_order() -> None:
+    async with ObservedNode():
+        journal = await spawn(Journal)
+        for n in range(0, 300, 3):
+            Journal.note(journal, n)
+            Journal.record(journal, n + 1)
+            Journal.record_slowly(journal, n + 2)
+        assert await Journal.all(journal) == list(range(300))
+
+
+@holds("delivery-3")
+async def test_a_begun_call_fails_at_once(whistles: Whistles) -> None:
+    started = whistles()
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        dozing = Faulty.doze(faulty.within(None), started.path)
+        await started.heard()
+        os_pid = node.kill(faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await dozing
+        assert failure.value.started
+        assert (failure.value.report.reason, failure.value.report.os_pid) == (
+            Killed("SIGKILL"),
+            os_pid,
+        )
+
+
+@holds("delivery-4")
+async def test_an_idempotent_call_is_run_again(tmp_path: Path) -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        assert await Faulty.again(faulty, str(tmp_path / "marker")) == "done"
+        assert (await node.event("restarted", faulty)).incarnation == 2
+
+
+@holds("delivery-5")
+async def test_calls_that_had_not_begun_go_to_the_next_incarnation_in_order() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        dying = Faulty.kill(faulty)
+        behind = [Faulty.step(faulty, n) for n in range(20)]
+        with pytest.raises(ServerExitedError):
+            await dying
+        newer = [Faulty.step(faulty, n) for n in range(20, 30)]
+        assert await asyncio.gather(*behind, *newer) == list(range(30))
+        assert await Faulty.all(faulty) == list(range(30))
+
+
+@holds("delivery-6")
+async def test_a_finished_call_is_answered() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        await Faulty.echo(faulty, 0)
+        calls = [Faulty.step(faulty, n, kill_at=40) for n in range(1, 65)]
+        results = await outcomes(*calls)
+        assert results == [*range(1, 40), ServerExitedError, *range(41, 65)]
+
+
+@holds("delivery-7")
+async def test_casts_that_had_not_begun_are_lost_and_counted() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        await Faulty.echo(faulty, 0)
+        for n in range(20):
+            Faulty.note(faulty, n, kill_at=12)
+        assert await Faulty.all(faulty) == []
+        lost = await node.event("messages_lost", faulty)
+        assert (lost.count, lost.incarnation) == (7, 1)
+
+
+@pytest.mark.slow
+@holds("delivery-8")
+async def test_what_is_sent_during_a_restart_waits_within_bounds(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    in_init = whistles("marker.fifo")
+    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+    async with ObservedNode() as node:
+        start = await spawn(spec.options(init_timeout=None))
+        await Start.os_pid(start)
+        node.kill(start)
+        await in_init.heard()
+        with pytest.raises(CallTimedOutError):
+            await Start.os_pid(start.within(0.05))
+        waiting = [Start.note(start.within(None), n) for n in range(10_001)]
+        assert isinstance(waiting[-1].exception(), MailboxFullError)
+        assert not waiting[-2].done()
+        await stop(start)
+        assert await outcomes(waiting[0]) == [NoServerError]
+
+
+@holds("delivery-9")
+async def test_calls_to_a_server_that_is_gone_fail_with_its_last_report() -> None:
+    async with ObservedNode():
+        faulty = await spawn(child(Faulty).options(restart="temporary"))
+        dying = Faulty.leave(faulty, 7)
+        behind = Faulty.step(faulty, 1)
+        assert await outcomes(dying, behind) == [ServerExitedError, NoServerError]
+        with pytest.raises(NoServerError) as failure:
+            await Faulty.step(faulty, 2)
+        assert failure.value.report is not None
+        assert failure.value.report.reason == Exited(7)
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@holds("errors-1")
+async def test_an_expected_error_is_raised_at_the_caller() -> None:
+    async with ObservedNode():
+        counter = await spawn(Counter, start=5)
+        with pytest.raises(RefusedError) as failure:
+            await Counter.increment(counter, 2000)
+        assert (failure.value.wanted, failure.value.limit) == (2000, 1000)
+        assert "raise RefusedError" in failure.value.__notes__[-1]
+        assert await Counter.increment(counter) == 6
+
+
+@holds("errors-2")
+async def test_any_other_error_is_a_crash() -> None:
+    async with ObservedNode():
+        counter = await spawn(Counter, start=5)
+        with pytest.raises(ServerExitedError) as failure:
+            await Counter.fail(counter)
+        assert failure.value.report.reason == Crash("LookupError", "no such thing")
+        assert isinstance(failure.value.__cause__, LookupError)
+        assert await Counter.increment(counter) == 6
+
+
+@holds("errors-3")
+async def test_a_callers_mistake_is_no_crash() -> None:
+    async with ObservedNode():
+        counter = await spawn(Counter, start=5)
+        with pytest.raises(TypeError):
+            await Counter.increment(counter, 1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        with pytest.raises(UnknownOperationError):
+            await counter.call("get")
+        with pytest.raises(UnknownOperationError):
+            await Journal.all(counter)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert await Counter.increment(counter) == 6
+
+
+@holds("errors-4")
+async def test_an_error_that_cannot_be_rebuilt_arrives_by_name() -> None:
+    async with ObservedNode():
+        expecting = await spawn(Expecting)
+        with pytest.raises(RemoteError) as failure:
+            await Expecting.fail(expecting, "local class")
+        assert "LocalError" in failure.value.type_name
+        assert failure.value.message == "nobody can import it"
+        # One that pickle could not rebuild can be.
+        with pytest.raises(TwoArgumentsError):
+            await Expecting.fail(expecting, "two arguments")
+
+
+@holds("errors-5")
+async def test_an_argument_that_cannot_be_sent_takes_nothing_along() -> None:
+    async with ObservedNode():
+        journal = await spawn(Journal)
+        Journal.note(journal, 1)
+        with pytest.raises(UnencodableError, match=r"args\[0\]\['rows'\]\[3\]: <generator>"):
+            Journal.note(journal, {"rows": [1, 2, 3, (n for n in range(3))]})
+        Journal.note(journal, 2)
+        assert await Journal.all(journal) == [1, 2]
+
+
+@holds("errors-6")
+async def test_a_reply_that_cannot_be_sent_is_no_crash() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        os_pid = await Faulty.os_pid(faulty)
+        with pytest.raises(UnencodableError):
+            await Faulty.unencodable(faulty)
+        assert await Faulty.os_pid(faulty) == os_pid
+
+
+@holds("errors-7")
+async def test_nonsense_ends_a_link_and_no_process() -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(Counter)
+        os_pid = await Counter.os_pid(counter)
+        route = current.client(node.id).route(counter.sid, "Counter")
+        assert route.link is not None
+        os.write(route.link.fd, msgpack.packb([99]))
+        line = await node.line("link closed")
+        assert Path(sys.argv[0]).name in line
+        assert await Counter.os_pid(counter) == os_pid
+
+
+# --- refs and names ----------------------------------------------------------------------------
+
+
+@holds("refs-1")
+async def test_a_ref_is_an_address() -> None:
+    async with ObservedNode() as node:
+        counter, calling = await spawn(Counter, start=1), await spawn(Caller)
+        assert await Caller.increment(calling, counter) == 2
+        node.kill(counter)
+        assert await Caller.increment(calling, counter) == 2
+        assert await Counter.who(counter) == counter
+        assert {counter: 1}[counter.within(3)] == 1
+
+
+@holds("refs-2")
+async def test_a_name_is_unique_and_kept_through_restarts() -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(child(Counter).options(name="counter"))
+        with pytest.raises(AlreadyRegisteredError):
+            await spawn(child(Counter).options(name="counter"))
+        node.kill(counter)
+        await node.event("restarted", counter)
+        assert await whereis("counter", Counter) == counter
+
+
+@holds("refs-3")
+async def test_a_name_is_free_before_anybody_hears_of_the_end() -> None:
+    async with ObservedNode():
+        for _ in range(5):
+            faulty = await spawn(child(Faulty).options(name="faulty", restart="temporary"))
+            dying, behind = Faulty.kill(faulty), Faulty.step(faulty, 1)
+            assert await outcomes(dying, behind) == [ServerExitedError, NoServerError]
+
+
+@holds("refs-4")
+async def test_a_ref_by_name_means_whoever_has_it_now() -> None:
+    async with ObservedNode():
+        by_name = named("counter", Counter)
+        with pytest.raises(NoServerError):
+            await Counter.increment(by_name)
+        for start in (1, 2):
+            await spawn(child(Counter, start).options(name="counter"))
+            assert await Counter.increment(by_name) == start + 1
+            await stop(by_name)
+
+
+@holds("refs-5")
+async def test_is_running_is_the_roots_word(tmp_path: Path, whistles: Whistles) -> None:
+    in_init = whistles("marker.fifo")
+    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+    async with ObservedNode() as node:
+        start = await spawn(spec.options(init_timeout=None))
+        assert await start.is_running()
+        node.kill(start)
+        await in_init.heard()
+        assert not await start.is_running()
+        await stop(start)
+        assert not await start.is_running()
+        assert not await named("nobody", Counter).is_running()
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+@holds("time-1")
+async def test_a_call_has_a_time_limit(whistles: Whistles) -> None:
+    started, release = whistles(), whistles()
+    async with ObservedNode():
+        journal = await spawn(Journal)
+        assert journal.timeout == 5.0
+        with pytest.raises(CallTimedOutError):
+            await Journal.pause(journal.within(0.05), started.path, release.path)
+        release.blow()
+        assert await Journal.record(journal, 1) == 1
+
+
+@holds("time-2")
+async def test_none_is_no_limit(whistles: Whistles) -> None:
+    started, release = whistles(), whistles()
+    spec = child(Journal).options(init_timeout=None, shutdown=None)
+    async with ObservedNode():
+        journal = await spawn(spec)
+        paused = Journal.pause(journal.within(None), started.path, release.path)
+        await started.heard()
+        stopping = asyncio.ensure_future(stop(journal, timeout=None))
+        await journal.is_running()
+        assert not stopping.done()
+        release.blow()
+        await stopping
+        await paused
+
+
+# --- start -------------------------------------------------------------------------------------
+
+
+@holds("start-1")
+async def test_continue_comes_before_any_message() -> None:
+    async with ObservedNode():
+        turns = await spawn(Turns, Continue("work"))
+        assert await Turns.all(turns) == ["init", ("continue", "work")]
+
+
+@holds("start-2")
+async def test_a_failed_start_says_why() -> None:
+    async with ObservedNode() as node:
+        for how in ("raise", "raise in the constructor", "kill", "os._exit"):
+            with pytest.raises(InitFailedError):
+                await spawn(Start, how)
+        assert await node.ps() == []
+
+
+@pytest.mark.slow
+@holds("start-3")
+async def test_a_start_that_hangs_is_ended() -> None:
+    async with ObservedNode() as node:
+        for how in ("loop", "loop in C", "loop in the constructor"):
+            with pytest.raises(InitTimedOutError):
+                await spawn(child(Start, how).options(init_timeout=0.05))
+        assert await node.ps() == []
+
+
+@holds("start-4")
+async def test_init_may_decline() -> None:
+    async with ObservedNode(Supervisor(child(Start, "ignore"), child(Counter))) as node:
+        with pytest.raises(InitFailedError, match="Ignore"):
+            await spawn(Start, "ignore")
+        with pytest.raises(InitFailedError, match="no work"):
+            await spawn(Start, "stop")
+        assert [row["server"] for row in await node.ps()] == ["Counter"]
+
+
+@holds("start-5")
+async def test_a_failed_start_in_a_restart_is_an_exit(tmp_path: Path) -> None:
+    async with ObservedNode():
+        start = await spawn(Start, "raise unless first", str(tmp_path / "marker"))
+        dying = Start.kill(start)
+        assert await outcomes(dying) == [ServerExitedError]
+        with pytest.raises(NoServerError) as failure:
+            await Start.os_pid(start)
+        assert failure.value.report is not None
+        assert failure.value.report.incarnation == 4
+
+
+@holds("start-6")
+async def test_a_tree_that_fails_to_start_is_undone() -> None:
+    names = [child(Counter).options(id=name) for name in "ab"]
+    node = ObservedNode(Supervisor(*names, child(Start, "raise"), child(Counter)))
+    with pytest.raises(InitFailedError):
+        await node.start()
+    await node.event("exited", nth=2)
+    told = [(e.server, e.kind) for e in node.events if e.kind in ("started", "exited")]
+    assert told == [("a", "started"), ("b", "started"), ("b", "exited"), ("a", "exited")]
+
+
+# --- restart -----------------------------------------------------------------------------------
+
+
+@holds("restart-1")
+async def test_the_restart_type_decides() -> None:
+    async with ObservedNode(Supervisor(child(Turns).options(name="permanent"))) as node:
+        transient = await spawn(Turns)
+        permanent = await whereis("permanent", Turns)
+        assert permanent is not None
+        for ref in (permanent, transient):
+            await Turns.reply_and(ref, Stop())
+            await node.event("exited", ref)
+        assert await Turns.all(permanent) == ["init"]
+        assert not await transient.is_running()
+        killed = await spawn(Counter)
+        node.kill(killed)
+        assert await Counter.increment(killed) == 1
+        temporary = await spawn(child(Counter).options(restart="temporary"))
+        node.kill(temporary)
+        await node.event("crashed", temporary)
+        assert not await temporary.is_running()
+
+
+@holds("restart-2")
+async def test_a_tree_gives_up() -> None:
+    tree = Supervisor(child(Faulty).options(name="faulty"), child(Counter), max_restarts=1)
+    async with ObservedNode(tree) as node:
+        faulty = named("faulty", Faulty)
+        for _ in range(2):
+            with pytest.raises(ServerExitedError):
+                await Faulty.kill(faulty)
+        with pytest.raises(MaxRestartsExceededError):
+            await node.wait()
+    exited = [e.server for e in node.events if e.kind == "exited"]
+    assert exited == ["Counter"]
+
+
+@holds("restart-3")
+async def test_a_spawned_server_has_its_own_budget() -> None:
+    async with ObservedNode() as node:
+        neighbour, faulty = await spawn(Counter), await spawn(Faulty)
+        for _ in range(4):
+            with pytest.raises(ServerExitedError):
+                await Faulty.kill(faulty)
+        assert await outcomes(Faulty.all(faulty)) == [NoServerError]
+        assert await Counter.increment(neighbour) == 1
+        assert [row["server"] for row in await node.ps()] == ["Counter"]
+
+
+@holds("restart-4")
+async def test_a_restart_is_a_new_instance_of_the_same_spec() -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(child(Counter, start=4).options(env={"NOEX_MP_TEST": "set"}))
+        await Counter.increment(counter)
+        node.kill(counter)
+        assert await Counter.increment(counter) == 5
+        assert await Counter.environment(counter, "NOEX_MP_TEST") == "set"
+
+
+# --- stop --------------------------------------------------------------------------------------
+
+
+@holds("stop-1")
+async def test_messages_sent_before_a_stop_are_handled_first(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    async with ObservedNode():
+        journal = await spawn(Journal, str(path))
+        for n in range(3000):
+            Journal.note(journal, n)
+        calls = [Journal.record_slowly(journal, n) for n in range(3000, 3050)]
+        await stop(journal)
+        assert await asyncio.gather(*calls) == list(range(3000, 3050))
+    assert path.read_text() == f"{Shutdown()!r} {list(range(3050))!r}\n"
+
+
+@holds("stop-2")
+async def test_terminate_runs_at_a_stop_and_not_at_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    async with ObservedNode() as node:
+        journal = await spawn(Journal, str(path))
+        node.kill(journal)
+        await node.event("restarted", journal)
+        assert not path.exists()
+        await stop(journal, Shutdown("enough"))
+        assert path.read_text() == "Shutdown(detail='enough') []\n"
+
+
+@pytest.mark.slow
+@holds("stop-3")
+async def test_a_server_that_does_not_stop_is_ended() -> None:
+    async with ObservedNode() as node:
+        for deaf in (False, True):
+            stubborn = await spawn(Stubborn, deaf)
+            started = time.monotonic()
+            await stop(stubborn, timeout=0.05)
+            # SIGTERM is enough for the one; SIGKILL comes a second later for the other.
+            assert (time.monotonic() - started > 1) is deaf
+            report = (await node.event("exited", stubborn)).report
+            assert report is not None
+            assert report.reason == ShutdownTimedOut(0.05)
+
+
+@holds("stop-4")
+async def test_a_stop_is_for_good(tmp_path: Path, whistles: Whistles) -> None:
+    in_init = whistles("marker.fifo")
+    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+    async with ObservedNode() as node:
+        start = await spawn(spec.options(init_timeout=None, restart="permanent"))
+        await Start.os_pid(start)
+        node.kill(start)
+        await in_init.heard()
+        await asyncio.gather(stop(start), stop(start))
+        await stop(start)
+        assert await node.ps() == []
+
+
+@holds("stop-5")
+async def test_a_node_stops_in_reverse_order() -> None:
+    tree = Supervisor(*(child(Counter).options(id=name) for name in "abc"))
+    async with ObservedNode(tree) as node:
+        for name in "de":
+            await spawn(child(Counter).options(id=name))
+    assert [e.server for e in node.events if e.kind == "exited"] == list("edcba")
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@holds("processes-1")
+def test_nothing_outlives_the_root(tmp_path: Path) -> None:
+    from tests.faults.test_root_killed import doomed_node
+
+    with doomed_node(tmp_path, "uvloop") as (process, pidfds):
+        process.kill()
+        process.wait()
+        assert wait_for_ends(pidfds) == []
+
+
+@holds("processes-2")
+async def test_what_a_worker_started_ends_with_it() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        started = [await Faulty.grandchild(faulty), await Faulty.escaped_grandchild(faulty)]
+        pidfds = [os.pidfd_open(os_pid) for os_pid in started]
+        node.kill(faulty)
+        assert await asyncio.to_thread(wait_for_ends, pidfds) == []
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+@holds("processes-3")
+async def test_a_death_costs_no_other_server_anything() -> None:
+    async with ObservedNode() as node:
+        faulty, counter = await spawn(Faulty), await spawn(Counter)
+        os_pid = await Counter.os_pid(counter)
+        calls = [Counter.increment(counter) for _ in range(50)]
+        dying = Faulty.segfault(faulty)
+        calls += [Counter.increment(counter) for _ in range(50)]
+        assert await outcomes(dying) == [ServerExitedError]
+        assert await asyncio.gather(*calls) == list(range(1, 101))
+        assert await Counter.os_pid(counter) == os_pid
+        await node.event("restarted", faulty)
+        assert [e.server for e in node.events if e.kind == "crashed"] == ["Faulty"]
+
+
+@pytest.mark.slow
+@holds("processes-4")
+async def test_the_death_of_the_zygote_costs_nobody_anything() -> None:
+    async with ObservedNode() as node:
+        faulty, counter = await spawn(Faulty), await spawn(Counter)
+        os.kill(node.zygote, 9)
+        assert await Counter.increment(counter) == 1
+        assert await Counter.increment(await spawn(Counter)) == 1
+        assert await outcomes(Faulty.kill(faulty)) == [ServerExitedError]
+        assert await Faulty.echo(faulty, 1) == 1
+
+
+@holds("processes-5")
+async def test_the_death_of_a_caller_does_not_disturb_the_server(whistles: Whistles) -> None:
+    started, release = whistles(), whistles()
+    async with ObservedNode() as node:
+        journal, calling = await spawn(Journal), await spawn(Caller)
+        os_pid = await Journal.os_pid(journal)
+        asked = Caller.pause(calling.within(None), journal, started.path, release.path)
+        await started.heard()
+        node.kill(calling)
+        assert await outcomes(asked) == [ServerExitedError]
+        release.blow()
+        assert await Journal.os_pid(journal) == os_pid
+
+
+ENDS = """
+import asyncio
+from noex_mp import child, spawn
+from tests.servers.counters import Journal
+
+if __name__ == "__main__":
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(spawn(Journal, {path!r}))
+"""
+
+
+@pytest.mark.slow
+@holds("processes-6")
+def test_a_program_that_just_ends_stops_its_servers(tmp_path: Path) -> None:
+    script, path = tmp_path / "script.py", tmp_path / "journal"
+    script.write_text(ENDS.format(path=str(path)))
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, str(script)], env=environ, check=True, timeout=15)
+    assert path.read_text() == "Shutdown(detail='the node is stopping') []\n"
+
+
+@holds("processes-7")
+async def test_a_blocked_loop_delays_no_restart(whistles: Whistles, tmp_path: Path) -> None:
+    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+    in_init = whistles("marker.fifo")
+    async with ObservedNode() as node:
+        start = await spawn(spec.options(init_timeout=None))
+        node.kill(start)
+        # Blocks our loop until the next incarnation is in its init.
+        in_init.wait()
+        await stop(start)
+
+
+# --- output and reports ------------------------------------------------------------------------
+
+
+@holds("output-1")
+async def test_the_last_line_before_a_kill_is_passed_on() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        assert await outcomes(Faulty.say_and_kill(faulty, "my last words")) == [ServerExitedError]
+        assert await node.line("my last words") == "my last words\n"
+
+
+@holds("output-2")
+async def test_every_end_has_a_report() -> None:
+    async with ObservedNode() as node:
+        faulty: Ref[Faulty] = await spawn(Faulty)
+        for deed, reason in (
+            (Faulty.kill, Killed("SIGKILL")),
+            (Faulty.abort, Killed("SIGABRT")),
+        ):
+            os_pid = await Faulty.os_pid(faulty)
+            with pytest.raises(ServerExitedError) as failure:
+                await deed(faulty)
+            report = failure.value.report
+            assert (report.reason, report.os_pid, report.requested) == (reason, os_pid, False)
+            assert report.next == "restarting"
+        await stop(faulty)
+        last = (await node.event("exited", faulty)).report
+        assert last is not None
+        assert (last.reason, last.incarnation, last.requested) == (Shutdown(), 3, True)
+
+
+@holds("output-3")
+async def test_a_crash_of_the_interpreter_leaves_its_stack() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.segfault(faulty)
+        assert failure.value.report.reason == Killed("SIGSEGV")
+        assert "in segfault" in failure.value.report.traceback
