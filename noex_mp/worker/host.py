@@ -29,7 +29,7 @@ from noex_mp.client import current
 from noex_mp.client.client import Client
 from noex_mp.core.black_box import BEGUN, CELL_WORDS, CELLS_SIZE, LINK_ID, SID
 from noex_mp.core.gen_server import GenServer
-from noex_mp.core.outcomes import OUTCOMES, Ignore, Stop
+from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
@@ -56,7 +56,7 @@ from noex_mp.wire.envelopes import (
 )
 from noex_mp.wire.payload import pack_error, unpack_payload
 from noex_mp.worker.bootstrap import Boot
-from noex_mp.worker.mailbox import Mailbox, Target
+from noex_mp.worker.mailbox import ODD_RESULTS, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
 
 __all__ = ["Host", "main"]
@@ -168,7 +168,9 @@ class Host:
             self._boot.node, sid, label=spec["label"]
         )
         mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server)
-        task = self.loop.create_task(mailbox.run(), name=f"noex-mp {spec['label']}")
+        task = mailbox.task = self.loop.create_task(
+            mailbox.run(), name=f"noex-mp {spec['label']}", context=mailbox.context
+        )
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_done, mailbox))
 
@@ -296,7 +298,7 @@ class Host:
                     except BaseException as error:
                         mailbox.failed(target, frame, error)
                     else:
-                        if result.__class__ in OUTCOMES:
+                        if result.__class__ in ODD_RESULTS:
                             mailbox.finish(target, frame, result)
                         elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
                             try:

@@ -1,18 +1,24 @@
 """One server in its worker: its queue, and the loop that takes one message after the other.
 
-The server's own task runs everything that may wait: `async` handlers, OTP's callbacks, what
-follows from an outcome. While it has nothing to do the mailbox is `idle`, and the host runs
-plain synchronous operations right where they arrive, without waking the task (see `host`).
-Both ways end in `finish` or `failed`.
+The server's own task runs everything that waits. While it has nothing to do the mailbox is
+`idle`, and the host runs operations right where their messages arrive, without waking the task
+(see `host`): a `def` as a whole, an `async def` up to its first real wait, from where the task
+goes on. Both ways end in `finish` or `failed`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
+from asyncio.tasks import (
+    _enter_task,  # pyright: ignore[reportPrivateUsage] - documented, in "Extending asyncio"
+    _leave_task,  # pyright: ignore[reportPrivateUsage]
+)
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from functools import partial
+from inspect import CO_COROUTINE
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -29,12 +35,13 @@ from noex_mp.wire.envelopes import CALL, CALL_KW, CALLBACK, CAST_KW, ERROR, REPL
 if TYPE_CHECKING:
     from noex_mp.worker.host import Host
 
-__all__ = ["Mailbox", "Target"]
+__all__ = ["ODD_RESULTS", "Mailbox", "Target"]
 
 # The task lets the loop run, and replies leave, after so much time without a real wait.
 SECONDS_PER_TURN: Final = 200e-6
 
 _CALLS: Final = frozenset((CALL, CALL_KW))
+_CALLERS: Final = frozenset((__name__, "noex_mp.worker.host"))
 _BYTES: Final = frozenset((bytes, bytearray, memoryview))
 
 
@@ -56,9 +63,20 @@ class Target:
 
 
 class _Awaited(NamedTuple):
-    """What a plain `def` operation returned instead of a reply: something to await."""
+    """Stands in the queue for a message that has begun: what the task has to await for it."""
 
     promise: Any
+
+
+class _Suspended(NamedTuple):
+    """What an `async` operation gives instead of a result when it comes to wait."""
+
+    coroutine: Coroutine[Any, Any, Any]
+    waits_for: Any
+
+
+# What a handler returned besides a plain value.
+ODD_RESULTS: Final = OUTCOMES | {_Suspended}
 
 
 class Handler:
@@ -78,8 +96,10 @@ class Mailbox:
     """A server's queue and loop.
 
     Attributes:
-        idle: The task waits and the queue is empty: a synchronous operation may run at once.
+        idle: The task waits and the queue is empty: an operation may run at once.
         inline: The operations that may run like that, bound to the instance, by name.
+        context: The context of the task, and of all handlers.
+        task: The server's task.
     """
 
     def __init__(
@@ -99,11 +119,41 @@ class Mailbox:
         self._ending: tuple[ExitReason, BaseException | None] | None = None
         self._expected: tuple[type[BaseException], ...] = server.__expected__
         self._handlers = _bind_operations(server)
-        self.inline = {
-            name: handler.function
-            for name, handler in self._handlers.items()
-            if not handler.wants_sender and not handler.is_async
-        }
+        self.context = copy_context()
+        self.task: asyncio.Task[None] | None = None
+        self.inline: dict[str, Callable[..., Any]] = {}
+        for name, handler in self._handlers.items():
+            if handler.wants_sender:
+                continue
+            if not handler.is_async:
+                self.inline[name] = handler.function
+            elif server.__operations__[name].function.__code__.co_flags & CO_COROUTINE:
+                self.inline[name] = self._up_to_its_first_wait(handler.function)
+
+    def _up_to_its_first_wait(
+        self, operation: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Any]:
+        """Return a function that begins an `async` operation in the name of the server's task.
+
+        Most come to their end without a wait, and never need the task: to wake it costs a turn
+        of the loop. (Python 3.12 has eager tasks for this; a task for each message would cost
+        more.)
+        """
+        loop, run_in_context = self._loop, self.context.run
+
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            coroutine = operation(*args, **kwargs)
+            # It waits for messages, so it is there.
+            task: Any = self.task
+            _enter_task(loop, task)
+            try:
+                return _Suspended(coroutine, run_in_context(coroutine.send, None))
+            except StopIteration as end:
+                return end.value
+            finally:
+                _leave_task(loop, task)
+
+        return begin
 
     # --- the server's task -------------------------------------------------------------
 
@@ -120,7 +170,11 @@ class Mailbox:
                 else:
                     self._wake = self._loop.create_future()
                     self.idle = True
-                    await self._wake
+                    try:
+                        await self._wake
+                    except asyncio.CancelledError:
+                        if not self._cancel_the_begun():
+                            raise
                 turn_ends = perf_counter() + SECONDS_PER_TURN
                 continue
             target, item = queue.popleft()
@@ -151,6 +205,14 @@ class Mailbox:
             return False
         self._then(outcome)
         self._host.ready(self)
+        return True
+
+    def _cancel_the_begun(self) -> bool:
+        # An operation that was begun in the name of this task has cancelled it, and means itself.
+        begun = self.queue[0][1][3] if self.queue and self.queue[0][0] is not None else None
+        if not isinstance(begun, _Awaited) or not isinstance(begun.promise, _GoOn):
+            return False
+        begun.promise.cancelled = True
         return True
 
     async def _wait_for_a_while(self, seconds: float) -> None:
@@ -238,7 +300,7 @@ class Mailbox:
     def finish(self, target: Target, frame: list[Any], result: Any) -> None:
         """Reply with what a handler returned, and do what its outcome says."""
         is_call = frame[0] in _CALLS
-        if result.__class__ not in OUTCOMES:
+        if result.__class__ not in ODD_RESULTS:
             if is_call:
                 self.reply(target, frame[2], result)
             return
@@ -247,16 +309,22 @@ class Mailbox:
             self._then(result.then)
         elif isinstance(result, NoReply):
             self._then(result.then)
+        elif isinstance(result, _Suspended):
+            self._resume(target, frame, _GoOn(*result))
         else:
             self._then(result)
 
     def finish_slowly(self, target: Target, frame: list[Any], result: Any) -> None:
         """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
         if hasattr(result, "__await__"):
-            self.queue.appendleft((target, [*frame[:3], _Awaited(result)]))
-            self.wake()
+            self._resume(target, frame, result)
         else:
             self.reply(target, frame[2], result)
+
+    def _resume(self, target: Target, frame: list[Any], promise: Any) -> None:
+        # Ahead of whatever waits: it has begun.
+        self.queue.appendleft((target, [*frame[:3], _Awaited(promise)]))
+        self.wake()
 
     def reply(self, target: Target, seq: int, value: Any) -> None:
         """Send a reply; a value that cannot be sent becomes an error at the caller."""
@@ -281,8 +349,7 @@ class Mailbox:
 
     def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
-        trace = error.__traceback__
-        callers_mistake = isinstance(error, TypeError) and trace is not None and not trace.tb_next
+        callers_mistake = isinstance(error, TypeError) and _never_entered(error)
         if callers_mistake or isinstance(error, self._expected):
             self.refuse(target, frame, error)
             return
@@ -357,6 +424,43 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:  # the class's own code may raise anything
         return "<its __str__ failed>"
+
+
+class _GoOn:
+    """Awaits the rest of a coroutine that has been begun and waits for something.
+
+    Attributes:
+        cancelled: Whether its task was cancelled before it could take over.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        while True:
+            try:
+                if self.cancelled:
+                    self.cancelled = False
+                    raise asyncio.CancelledError
+                sent = yield self._waits_for
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, sent)
+            try:
+                self._waits_for = step()
+            except StopIteration as end:
+                return end.value
+
+
+def _never_entered(error: BaseException) -> bool:
+    # An exception of the call itself has its last frame here or in the host.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"] in _CALLERS
 
 
 async def _maybe_await(value: Any) -> Any:

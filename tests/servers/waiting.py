@@ -1,0 +1,115 @@
+"""A server whose async operations wait, or do not, in every way there is."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+from noex_mp import GenServer, call, cast
+
+__all__ = ["Waiting"]
+
+_seen: ContextVar[str] = ContextVar("seen", default="nothing")
+
+
+class Waiting(GenServer, expected=(TimeoutError, ValueError, asyncio.CancelledError)):
+    """Waits."""
+
+    def __init__(self) -> None:
+        self._events: list[str] = []
+        self._gate = asyncio.Event()
+        self._first_task: asyncio.Task[Any] | None = None
+
+    @call
+    async def at_once(self, value: int) -> int:
+        """Return without a wait."""
+        return value
+
+    @call
+    async def tasks_are_one(self) -> bool:
+        """Tell whether the current task is the same before and after a wait, and each time."""
+        before = asyncio.current_task()
+        await asyncio.sleep(0)
+        after = asyncio.current_task()
+        self._first_task = self._first_task or before
+        return before is not None and before is after is self._first_task
+
+    @call
+    async def remember(self, value: str) -> str:
+        """Set a context variable, wait, and return it."""
+        _seen.set(value)
+        await asyncio.sleep(0)
+        return _seen.get()
+
+    @call
+    async def recall(self) -> str:
+        """Return the context variable."""
+        return _seen.get()
+
+    @call
+    def recall_inline(self) -> str:
+        """Return the context variable, without a coroutine."""
+        return _seen.get()
+
+    @call
+    async def give_up(self, seconds: float) -> None:
+        """Wait for what never comes, for so long."""
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().create_future()
+
+    @call
+    async def gather(self, count: int) -> list[int]:
+        """Return the results of tasks of a group."""
+
+        async def one(n: int) -> int:
+            await asyncio.sleep(0)
+            return n
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(n)) for n in range(count)]
+        return [task.result() for task in tasks]
+
+    @call
+    async def cancel_itself(self) -> str:
+        """Cancel the task at its wait, and go on."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            task.uncancel()
+            await asyncio.sleep(0)
+            return "went on"
+        return "was not cancelled"
+
+    @call
+    async def fail(self, *, wait: bool) -> None:
+        """Raise, after a wait or without."""
+        if wait:
+            await asyncio.sleep(0)
+        raise ValueError("as asked")
+
+    @cast
+    async def pass_gate(self, name: str) -> None:
+        """Wait at the gate, and note it."""
+        self._events.append(f"{name} comes")
+        await self._gate.wait()
+        self._events.append(f"{name} goes")
+
+    @cast
+    async def wait_a_turn_and_open(self) -> None:
+        """Open the gate for those behind."""
+        await asyncio.sleep(0)
+        self._gate.set()
+
+    @cast
+    def note(self, text: str) -> None:
+        """Note a text."""
+        self._events.append(text)
+
+    @call
+    async def events(self) -> list[str]:
+        """Return what was noted."""
+        return self._events
