@@ -127,7 +127,8 @@ async def stop(
             SIGTERM, and SIGKILL after that. None waits without limit.
 
     Raises:
-        NoServerError: There has never been such a server, or the name is free.
+        NoServerError: It was given by name, and nobody has that name.
+        ConfigError: A server waits for its own end; it should return `Stop()`.
     """
     client = current.client(ref.node or None)
     with contextlib.suppress(TimeoutError):

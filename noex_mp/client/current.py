@@ -12,6 +12,7 @@ the innermost `async with Node(...)`, the worker's own, else the implicit one, w
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -29,6 +30,9 @@ ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 _clients: dict[str, ClientOf] = {}
 _process_node: str | None = None
 _implicit: Callable[[str | None], Awaitable[str]] | None = None
+
+#: The implicit node of each event loop that has one, by its id.
+implicit: dict[asyncio.AbstractEventLoop, str] = {}
 
 #: The innermost node of this context, by its id.
 current: ContextVar[str | None] = ContextVar("noex_mp_node", default=None)
@@ -70,26 +74,37 @@ def client(node: str | None = None) -> Client:
         NoNodeError: There is no such node here, or no event loop runs in this thread.
         NodeDownError: The node has stopped.
     """
-    if fds.forked():
-        raise NoNodeError(
-            "this process was forked from one that has a node, and cannot use that node\n"
-            "Start one here (async with Node(...)), or call from the parent."
-        )
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise NoNodeError(
             "there is no running event loop in this thread\nCall servers from a coroutine."
         ) from None
-    node = node or current.get() or _process_node
+    node = node or current.get() or _process_node or implicit.get(loop)
     if node is None:
         raise NoNodeError(
             "there is no node here\nStart one: async with Node(...), or await spawn(...)."
         )
     client_of = _clients.get(node)
+    if client_of is None and fds.forked():
+        raise NoNodeError(
+            "this process was forked from one that has a node, and cannot use that node\n"
+            "Start one here (async with Node(...)), or call from the parent."
+        )
     if client_of is None:
         raise NodeDownError(f"the node {node} has stopped, or is not of this process")
     return client_of(loop)
+
+
+def _forget_the_parents() -> None:
+    # In a child that the program has forked: its parent's nodes cannot be used here.
+    global _process_node
+    _clients.clear()
+    implicit.clear()
+    _process_node = None
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 async def client_or_implicit(preload: str | None = None) -> Client:

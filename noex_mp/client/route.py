@@ -52,7 +52,7 @@ BATCH: Final = 256
 MAX_WAITING: Final = 10_000
 
 # Future, packed message, operation (None: a cast that waits), due tick, limit in seconds.
-Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", int, "float | None"]
+Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", float, "float | None"]
 
 
 def ticks(timeout: float) -> int:
@@ -269,8 +269,9 @@ class Route:
         """Give more time to the calls that were sent while the tick stood still at `issued`."""
         for seq, (future, data, operation, due, timeout) in self.pending.items():
             if timeout is not None and due == issued + ticks(timeout):
-                self.pending[seq] = (future, data, operation, due + late, timeout)
-                self._client.watch(self, due + late)
+                # Half a tick more, so that no call is taken for a newer one and gets time twice.
+                self.pending[seq] = (future, data, operation, due + late + 0.5, timeout)
+                self._client.watch(self, issued + ticks(timeout) + late + 1)
 
     def unwatch(self) -> None:
         """Note that no tick is going to look at this route."""
@@ -315,8 +316,6 @@ class Route:
         self.report = report
         self._abandoned.clear()
         self._late_casts.clear()
-        # Should the next start fail, what was sent so far has been counted.
-        self._base = self.seq
         for seq, (future, _, operation, _, _) in list(self.pending.items()):
             if seq > begun or (operation is not None and operation.idempotent):
                 continue
@@ -331,6 +330,9 @@ class Route:
         # Numbers are given to casts and calls alike, so what was sent and is no call was a
         # cast. Messages up to `_base` were sent again when this incarnation was located: calls
         # (still pending) and the casts that had waited.
+        if self.link is None:
+            # Nothing has reached that incarnation.
+            return 0
         floor = max(begun, self._base)
         calls = sum(1 for seq in self.pending if seq > floor)
         calls += sum(1 for seq in self._abandoned if seq > floor)

@@ -102,7 +102,8 @@ class Directory:
         """Tell all clients that an incarnation has ended, and which messages had begun."""
         for connection in list(child.watchers):
             link_id = connection.links.pop(worker, 0)
-            begun = worker.last_words.begun.get((link_id, child.sid), 0)
+            # Without a link nothing of it has begun; freed cells stand under link 0.
+            begun = worker.last_words.begun.get((link_id, child.sid), 0) if link_id else 0
             replies = worker.last_words.replies.get(link_id, b"")
             connection.post(
                 [DOWN, child.sid, child.incarnation, link_id, begun, replies, report, error]

@@ -20,9 +20,8 @@ class Event:
     """One thing that happened to one server.
 
     Attributes:
-        kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`,
-            `stopping`, `gave_up`
-            or `messages_lost`.
+        kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`, `stopping`,
+            `gave_up` or `messages_lost`.
         server: The server's name or id.
         sid: Its number in the node.
         incarnation: Which start of it.

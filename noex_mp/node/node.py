@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -181,10 +182,14 @@ class Node:
         if self._root is None or self._thread is None:
             return
         client = self._clients.get(asyncio.get_running_loop())
-        if client is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(client.all_drained(), EXIT_PATIENCE)
-        await asyncio.shield(asyncio.wrap_future(self._begin_stop()))
+        try:
+            if client is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(client.all_drained(), EXIT_PATIENCE)
+        finally:
+            # Also if this caller is cancelled: what has begun to stop goes on to its end.
+            stopping = self._begin_stop()
+        await asyncio.shield(asyncio.wrap_future(stopping))
         self._finish()
 
     def _begin_stop(self) -> concurrent.futures.Future[None]:
@@ -335,33 +340,51 @@ async def implicit_node(preload: str | None = None) -> str:
         _guards.add(guard)
         guard.add_done_callback(_guards.discard)
     try:
-        return (await asyncio.shield(starting)).id
-    except BaseException:
-        _implicit.pop(loop, None)
-        raise
+        node = await asyncio.shield(starting)
+    finally:
+        # Not if only this caller was cancelled: others wait for it too.
+        if starting.done() and (starting.cancelled() or starting.exception()):
+            _implicit.pop(loop, None)
+    current.implicit[loop] = node.id
+    return node.id
 
 
 async def _stop_with_loop(starting: asyncio.Task[Node]) -> None:
     # `asyncio.run` cancels all tasks when it ends: that is when the node stops.
-    node = await asyncio.shield(starting)
+    loop = asyncio.get_running_loop()
     try:
-        await asyncio.get_running_loop().create_future()
+        node = await asyncio.shield(starting)
+    except Exception:
+        # Whoever asked for it has been told.
+        return
+    try:
+        await loop.create_future()
     finally:
-        _implicit.pop(asyncio.get_running_loop(), None)
+        _implicit.pop(loop, None)
+        current.implicit.pop(loop, None)
         await node.stop()
 
 
 async def shutdown() -> None:
     """Stop the implicit node of the running loop, if there is one."""
-    starting = _implicit.pop(asyncio.get_running_loop(), None)
+    loop = asyncio.get_running_loop()
+    starting = _implicit.pop(loop, None)
+    current.implicit.pop(loop, None)
     if starting is not None:
         await (await starting).stop()
 
 
+def _forget_the_parents() -> None:
+    # In a child that the program has forked: the nodes are its parent's.
+    _running.clear()
+    _implicit.clear()
+    _guards.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
+
+
 @atexit.register
 def _stop_all_at_exit() -> None:
-    if fds.forked():
-        # The nodes are our parent's.
-        return
     for node in list(_running):
         node.stop_at_exit()

@@ -22,6 +22,7 @@ from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
 from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
     AlreadyRegisteredError,
+    ConfigError,
     MaxRestartsExceededError,
     NoServerError,
     RemoteProtocolError,
@@ -235,7 +236,8 @@ class Root:
         self._zygotes.remove(zygote)
         self._workers.on_zygote_death(zygote)
         current = self._zygote_task
-        if current is not None and current.done() and current.result() is zygote:
+        dead = current is not None and current.done() and not current.exception()
+        if current is not None and dead and current.result() is zygote:
             self._zygote_task = None
             if zygote.was_ready and self._stopping is None:
                 # Ahead of the next restart. One that cannot even preload waits for that.
@@ -360,10 +362,13 @@ class Root:
         child = self._directory.known(sid)
         if child is None or child.report is None:
             return
-        # It may have started again by now; what was lost was lost with the one before.
-        report = replace(child.report, casts_lost=count)
+        # It may have started again by now; what was lost was lost with the one before. Of one
+        # still further back we have no report any more.
+        is_last = child.report.incarnation == incarnation
+        report = replace(child.report, casts_lost=count) if is_last else None
         event = Event.of("messages_lost", child, report, count)
-        self._config.listener(replace(event, incarnation=incarnation, os_pid=report.os_pid))
+        os_pid = report.os_pid if report else 0
+        self._config.listener(replace(event, incarnation=incarnation, os_pid=os_pid))
 
     def _on_link_lost(self, connection: Connection, frame: list[Any]) -> None:
         self._directory.link_lost(connection, frame[1], frame[2])
@@ -382,6 +387,8 @@ class Root:
         self, connection: Connection, request: int, method: str, parameters: list[Any]
     ) -> None:
         try:
+            if method == "stop":
+                self._refuse_own_stop(connection, parameters[0])
             value = await self._methods[method](*parameters)
         except StartFailedError as failure:
             answer: list[Any] = [RESPONSE, request, False, [failure.error, failure.cause]]
@@ -391,6 +398,14 @@ class Root:
             answer = [RESPONSE, request, True, value]
         if not connection.closed:
             connection.post(answer)
+
+    def _refuse_own_stop(self, connection: Connection, target: int | str) -> None:
+        child = self._find(target)
+        if child is not None and child.worker is not None and child.worker is connection.worker:
+            raise ConfigError(
+                "a server cannot wait for its own end\n"
+                "Let the handler return Stop(), or Reply(value, then=Stop())."
+            )
 
     async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
         if wire["server"].startswith("__main__:"):

@@ -150,7 +150,9 @@ class Supervision:
         )
         self._lives.add(task)
         task.add_done_callback(partial(self._life_over, child, first))
-        await first
+        # Should the caller be cancelled, the server's life goes on to its end all the same.
+        first.add_done_callback(lambda first: first.cancelled() or first.exception())
+        await asyncio.shield(first)
 
     def _life_over(
         self, child: Child, first: asyncio.Future[None], task: asyncio.Task[None]
@@ -168,7 +170,7 @@ class Supervision:
             self._let_go(child, report, b"")
         if not first.done():
             first.set_exception(error)
-        if not self.gave_up.done():
+        if child in self._static and not self.gave_up.done():
             self.gave_up.set_result(report)
 
     # --- the life of one server --------------------------------------------------------
@@ -206,7 +208,8 @@ class Supervision:
         worker.connection.post([START, child.sid, child.incarnation, child.spec])
         ended = await self._wait_for_init(child, worker)
         if ended is None:
-            child.state = "running"
+            if child.stop_reason is None:
+                child.state = "running"
             self._tell("restarted" if child.incarnation > 1 else "started", child)
             self._directory.up(child)
         return ended
@@ -249,7 +252,7 @@ class Supervision:
 
     def _restarts(self, child: Child, group: _Group, ended: _Ended) -> bool:
         """Tell all who care of an exit; return whether the server is to be started again."""
-        if child.stop_reason is not None:
+        if child.stop_reason is not None or self._stopping:
             report = self._report(child, ended, "stays down")
             self._down(child, report, ended)
             self._let_go(child, report, ended.error)
@@ -289,6 +292,7 @@ class Supervision:
 
     def _give_up(self, child: Child) -> None:
         assert child.report is not None
+        self._stopping = True
         self._tell("gave_up", child, child.report)
         task = self._loop.create_task(self._end(child.report), name="end of the tree")
         self._lives.add(task)
@@ -341,11 +345,13 @@ class Supervision:
     def _ask(self, child: Child, worker: Worker | None) -> None:
         if worker is None:
             return
-        if child.state == "running":
+        is_ready = child.started.done() and child.started.result()
+        if child.state == "running" or (child.state == "starting" and is_ready):
             child.state = "stopping"
             worker.connection.post([STOP, child.sid, child.stop_reason])
         elif child.state in ("starting", "restarting"):
             # It has no state worth saving yet.
+            child.killed_on_request = True
             worker.signal_group(signal.SIGKILL)
 
     async def stop_all(self, reason: ExitReason) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -71,6 +72,7 @@ class Link:
         "_backlog_size",
         "_loop",
         "_on_close",
+        "_on_drained",
         "_on_frames",
         "_recv",
         "_send",
@@ -119,6 +121,7 @@ class Link:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing = False
         self._on_frames = on_frames
+        self._on_drained: Callable[[Link], None] | None = None
         self._on_close = on_close
         self._recv: Callable[[int], bytes] = sock.recv
         self._send = sock.send
@@ -143,7 +146,7 @@ class Link:
             sent = self._send(data)
         except OSError as error:
             if _peer_is_gone(error):
-                # What it had sent before is still to be read: reading finds the end.
+                self._find_the_end()
                 return
             sent = 0
         if sent != len(data):
@@ -198,7 +201,15 @@ class Link:
         try:
             return self._send(data)
         except OSError as error:
-            return len(data) if _peer_is_gone(error) else 0
+            if not _peer_is_gone(error):
+                return 0
+            self._find_the_end()
+            return len(data)
+
+    def _find_the_end(self) -> None:
+        # What the peer had sent before is still to be read: reading finds the end. Not every loop
+        # says so by itself (see `_hang_up`).
+        self._loop.call_soon(self.read)
 
     def _keep(self, rest: memoryview) -> None:
         self._backlog.append(rest)
@@ -222,8 +233,23 @@ class Link:
             self._writing = False
             self._loop.remove_writer(self.fd)
             self.flush()
+            if not backlog and self._on_drained is not None:
+                resume, self._on_drained = self._on_drained, None
+                resume(self)
         self.congested = self._backlog_size > LOW_WATER
         self._wake_waiters()
+
+    def rest_until_drained(self, resume: Callable[[Link], None]) -> bool:
+        """Take nothing from a peer that does not read, until it does; say whether that is so.
+
+        Args:
+            resume: Is called when everything has left.
+        """
+        if not self._backlog or self.closed:
+            return False
+        self.resuming = True
+        self._on_drained = resume
+        return True
 
     def wait_until_drained(self, level: int = LOW_WATER) -> asyncio.Future[None]:
         """Return a future that is done once no more than `level` bytes wait, or the link ended."""
@@ -342,7 +368,7 @@ class Link:
             self._on_close(self, problem)
         finally:
             fds.disown(self.fd)
-            self._sock.close()
+            _hang_up(self._sock)
 
 
 class ControlLink(Link):
@@ -413,7 +439,7 @@ class ControlLink(Link):
                 sent = self._sock.sendmsg([data], _rights(passed))
             except OSError as error:
                 if _peer_is_gone(error):
-                    # As in flush(): reading finds the end.
+                    self._find_the_end()
                     self._drop_queue()
                     return
                 if not isinstance(error, BlockingIOError):
@@ -508,6 +534,19 @@ class ControlLink(Link):
             fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
             self._in_fds.clear()
         super().close(problem)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Close a socket in such a way that the peer reads its end, and no reset.
+
+    What is unread at a close makes a reset of it, and of that uvloop does not tell a reader: libuv
+    takes an error for a closed descriptor, and stops to poll it.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+        while sock.recv(READ_SIZE):
+            pass
+    sock.close()
 
 
 def _peer_is_gone(error: OSError) -> bool:

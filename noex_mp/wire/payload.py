@@ -40,14 +40,17 @@ def unpack_payload(data: bytes, peer: str) -> tuple[list[Any], dict[str, Any]]:
 
 def pack_error(encoder: Encoder, error: BaseException | None) -> bytes:
     """Return an exception as bytes, with its causes and tracebacks; empty for None."""
-    return b"" if error is None else encoder.pack([0, error])
+    return b"" if error is None else b"".join(encoder.pack_big([0, error]))
 
 
 def unpack_error(data: bytes) -> BaseException | None:
     """Return the exception that `pack_error` packed."""
     if not data:
         return None
-    error = _unpack(data, "a server")[1]
+    try:
+        error = _unpack(data, "a server")[1]
+    except RemoteProtocolError as problem:
+        return problem
     return error if isinstance(error, BaseException) else None
 
 

@@ -309,6 +309,9 @@ class Host:
                                 if len(held) >= BIG or buffers:
                                     held = None
                                     mailbox.finish_slowly(target, frame, result)
+                        elif result is not None:
+                            # A cast has no reply, but it may be a promise.
+                            mailbox.finish_slowly(target, frame, result)
                     handled += 1
                     # Casts, which have no replies that could wait, end a batch by time alone.
                     if late or (
@@ -331,11 +334,13 @@ class Host:
                 link.send(held)
             if problem is not None:
                 link.close(problem)
+            # Replies that the socket does not take would be lost with us: begin no more.
+            link.rest_until_drained(self._resume)
 
         return on_messages
 
     def _resume(self, link: Link) -> None:
-        if not link.closed:
+        if not link.closed and not link.rest_until_drained(self._resume):
             self._on_messages(link)
 
     def _on_other(self, link: Link, frame: list[Any]) -> None:

@@ -234,7 +234,9 @@ class Mailbox:
     def drop(self, link: Link) -> None:
         """Drop the messages that came on a link and have not begun."""
         kept = [
-            (target, item) for target, item in self.queue if not target or target.link is not link
+            (target, item)
+            for target, item in self.queue
+            if target is None or target.link is not link or isinstance(item[3], _Awaited)
         ]
         if len(kept) < len(self.queue):
             self.queue.clear()
@@ -318,7 +320,7 @@ class Mailbox:
         """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
         if hasattr(result, "__await__"):
             self._resume(target, frame, result)
-        else:
+        elif frame[0] in _CALLS:
             self.reply(target, frame[2], result)
 
     def _resume(self, target: Target, frame: list[Any], promise: Any) -> None:

@@ -27,12 +27,14 @@ class Outbox:
 
     def add(self, link: Link, data: bytes) -> None:
         """Put a packed reply behind the others."""
+        if OUTBOX_HEADER + len(data) > OUTBOX_SIZE:
+            self.flush(link)
+            link.send(data)
+            return
+        if self.end + len(data) > OUTBOX_SIZE:
+            self.flush(link)
         start = self.end or OUTBOX_HEADER
         end = start + len(data)
-        if end > OUTBOX_SIZE:
-            self.flush(link)
-            self.add(link, data)
-            return
         self._area[start:end] = data
         self._words[LINK_ID] = link.state
         # Last: the root must never read half a reply.
@@ -40,5 +42,7 @@ class Outbox:
 
     def flush(self, link: Link) -> None:
         """Send the replies."""
+        if not self.end:
+            return
         link.send_view(self._view[OUTBOX_HEADER : self.end])
         self._words[END] = self.end = 0

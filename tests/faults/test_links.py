@@ -104,6 +104,23 @@ async def test_calls_that_had_not_begun_when_the_link_broke_are_sent_again() -> 
 
 
 @pytest.mark.slow
+@on_both_loops
+async def test_the_end_of_a_link_is_heard_though_its_worker_has_not_read_everything(
+    whistles: Whistles,
+) -> None:
+    # The kernel makes a reset of such an end, which uvloop would keep to itself.
+    started, release = whistles(), whistles()
+    async with ObservedNode() as node:
+        journal = await spawn(Journal)
+        blocked = Journal.block(journal.within(None), started.path, release.path)
+        await started.heard()
+        os.write(link_to(node, journal).fd, NONSENSE["no msgpack"] + bytes(150_000))
+        release.blow()
+        await blocked
+        assert await Journal.record(journal, 1) == 1
+
+
+@pytest.mark.slow
 async def test_no_call_runs_twice_when_its_link_breaks(whistles: Whistles) -> None:
     started, release = whistles(), whistles()
     async with ObservedNode() as node:
@@ -211,6 +228,17 @@ async def test_nonsense_on_a_programs_control_link_ends_no_process() -> None:
             async with asyncio.timeout(2):
                 assert await Faulty.os_pid(faulty) == os_pid, kind
                 assert await faulty.is_running(), kind
+
+
+@on_both_loops
+async def test_the_end_of_a_control_link_is_heard_though_not_everything_was_read() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        client = client_of(node)
+        os.write(client._control.fd, NONSENSE["no msgpack"] + bytes(150_000))
+        with pytest.raises(NodeDownError):
+            await client.request("names")
+        assert await Faulty.echo(faulty, 1) == 1
 
 
 async def test_a_broken_control_link_of_a_program_fails_its_requests_at_once() -> None:

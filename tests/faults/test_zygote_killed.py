@@ -24,6 +24,7 @@ from noex_mp import (
 )
 from noex_mp.transport import fds
 from tests.nodes.observed import ObservedNode, on_all_loops, on_both_loops, set_done
+from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
 
@@ -97,6 +98,17 @@ async def test_a_death_after_the_zygotes_is_noticed_and_the_server_restarted() -
         with pytest.raises(ServerExitedError) as failure:
             await Faulty.leave(faulty, 3)
         assert failure.value.report.summary == "exited with status 3; restarting"
+
+
+async def test_what_a_worker_started_ends_with_it_though_its_zygote_is_dead() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        pidfd = os.pidfd_open(await Faulty.grandchild(faulty))
+        await kill_zygote(node)
+        node.kill(faulty)
+        await node.event("restarted", faulty)
+        assert await asyncio.to_thread(wait_for_ends, [pidfd]) == []
+        os.close(pidfd)
 
 
 @on_both_loops
