@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["FOREVER", "TICK", "Route"]
 
 # Deadlines are counted in ticks of this many seconds. A call that is out of time is found at
-# the end of its tick, so a limit is late by two of them at most, and never early.
-TICK: Final = 0.02
+# the end of its tick, so a limit is late by three of them at most (45 ms), and never early.
+TICK: Final = 0.015
 FOREVER: Final = 1 << 62
 
 # This many casts leave at once if the sender does not let the loop run by itself.

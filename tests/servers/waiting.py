@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
-from noex_mp import GenServer, call, cast
+from typing_extensions import override
 
-__all__ = ["Waiting"]
+from noex_mp import ConfigError, ExitReason, GenServer, call, cast, stop
+from tests.servers.counters import blow, listen
+
+__all__ = ["Stubborn", "Waiting"]
 
 _seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
@@ -113,3 +118,49 @@ class Waiting(GenServer, expected=(TimeoutError, ValueError, asyncio.CancelledEr
     async def events(self) -> list[str]:
         """Return what was noted."""
         return self._events
+
+
+def _touch(path: Path) -> None:
+    path.touch()
+
+
+class Stubborn(GenServer):
+    """Takes its time to stop, stops itself, or dies on request."""
+
+    def __init__(self, stopping: str = "", release: str = "") -> None:
+        self._stopping = stopping
+        self._release = release
+
+    @call
+    def size(self, size: int) -> bytes:
+        """Return so many bytes."""
+        return bytes(size)
+
+    @call
+    def os_pid(self) -> int:
+        """Return the process."""
+        return os.getpid()
+
+    @call
+    async def stop_itself(self) -> str:
+        """Wait for the end of this very server, and return what comes of it."""
+        try:
+            await stop(self.ref, timeout=None)
+        except ConfigError as error:
+            return str(error)
+        return "stopped"
+
+    @cast
+    def promise(self, marker: str) -> Any:
+        """Return a coroutine from a plain method."""
+        return self._write(Path(marker))
+
+    async def _write(self, marker: Path) -> None:
+        await asyncio.sleep(0)
+        _touch(marker)
+
+    @override
+    def terminate(self, reason: ExitReason) -> None:
+        if self._release:
+            blow(self._stopping)
+            listen(self._release)

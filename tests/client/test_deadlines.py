@@ -1,0 +1,132 @@
+"""Deadlines, counted in ticks: with a loop whose time the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from noex_mp import CallTimedOutError
+from noex_mp.client.client import Client
+from noex_mp.client.route import TICK, Route
+from noex_mp.core.operations import OperationInfo
+
+ECHO = OperationInfo("echo", "call", print)
+
+
+class Control:
+    """A control link that leads nowhere."""
+
+    closed = False
+
+    def post(self, frame: list[Any]) -> None:
+        """Take a frame."""
+
+
+class Time:
+    """The loop's time: it stands still until the test moves it, and timers wait for `tick`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = 1000.0
+        self._timer: Callable[[], None] | None = None
+        monkeypatch.setattr(loop, "time", lambda: self._now)
+        monkeypatch.setattr(loop, "call_later", self._call_later)
+
+    def _call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        assert delay == TICK
+        self._timer = callback
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time go by in a blocked loop: no timer fires."""
+        self._now += seconds
+
+    def tick(self, seconds: float = TICK) -> None:
+        """Let time go by, and the timer fire once."""
+        self._now += seconds
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer()
+
+    @property
+    def is_ticking(self) -> bool:
+        """Whether a timer is set."""
+        return self._timer is not None
+
+
+@pytest.fixture
+async def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(asyncio.get_running_loop(), monkeypatch)
+
+
+@pytest.fixture
+async def route(time: Time) -> Route:
+    control: Any = Control()
+    return Client(asyncio.get_running_loop(), control, "n").route(1, "Counter")
+
+
+def call(route: Route, limit: float | None) -> asyncio.Future[Any]:
+    return route.invoke(ECHO, (), {}, limit)
+
+
+async def test_a_call_fails_when_its_time_is_over_and_never_before(
+    time: Time, route: Route
+) -> None:
+    future = call(route, 1.0)
+    for _ in range(int(1.0 / TICK)):
+        time.tick()
+        assert not future.done()
+    for _ in range(3):
+        time.tick()
+    assert future.done()
+    with pytest.raises(CallTimedOutError) as failure:
+        await future
+    assert failure.value.timeout == 1.0
+
+
+async def test_a_call_made_after_the_loop_was_blocked_has_all_its_time(
+    time: Time, route: Route
+) -> None:
+    call(route, None)
+    early = call(route, 3.0)
+    time.tick()
+    time.pass_by(10.0)
+    late = call(route, 3.0)
+    time.tick()
+    assert early.done()
+    assert not late.done()
+    for _ in range(int(3.0 / TICK) - 2):
+        time.tick()
+    assert not late.done()
+    for _ in range(6):
+        time.tick()
+    assert late.done()
+    early.exception()
+    late.exception()
+
+
+async def test_a_call_gets_more_time_once_and_not_at_every_late_tick(
+    time: Time, route: Route
+) -> None:
+    future = call(route, 0.5)
+    for _ in range(12):
+        time.tick(0.1)
+        call(route, 0.5).cancel()
+    assert isinstance(future.exception(), CallTimedOutError)
+
+
+async def test_no_timer_runs_while_nobody_waits(time: Time, route: Route) -> None:
+    call(route, 60.0).cancel()
+    assert time.is_ticking
+    route.pending.clear()
+    for _ in range(20):
+        time.tick()
+    assert not time.is_ticking
+    call(route, 60.0).cancel()
+    assert time.is_ticking
+
+
+async def test_a_call_without_a_limit_sets_no_timer(time: Time, route: Route) -> None:
+    call(route, None)
+    assert not time.is_ticking
