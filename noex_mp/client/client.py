@@ -22,7 +22,8 @@ from noex_mp.client.route import FOREVER, TICK, Route, ticks
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds
-from noex_mp.transport.link import NO_FD, ControlLink, Link
+from noex_mp.transport.control_link import NO_FD, ControlLink
+from noex_mp.transport.link import Link
 from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from noex_mp.transport import fds
-from noex_mp.transport.link import ControlLink
+from noex_mp.transport.control_link import ControlLink
 
 if TYPE_CHECKING:
     from noex_mp.node.workers import Worker

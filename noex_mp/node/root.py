@@ -37,7 +37,7 @@ from noex_mp.node.supervisor import StartFailedError, Supervision
 from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
 from noex_mp.transport import fds, lifeline, paths
-from noex_mp.transport.link import ControlLink
+from noex_mp.transport.control_link import ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     EXITED,

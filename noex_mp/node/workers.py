@@ -23,7 +23,7 @@ from noex_mp.node.connection import Connection
 from noex_mp.node.output import Output, Sink
 from noex_mp.node.zygote import Zygote
 from noex_mp.transport import fds
-from noex_mp.transport.link import ControlLink
+from noex_mp.transport.control_link import ControlLink
 from noex_mp.wire.codec import Encoder
 
 __all__ = ["Worker", "Workers"]

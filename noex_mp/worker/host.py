@@ -34,7 +34,8 @@ from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
-from noex_mp.transport.link import NO_FD, ControlLink, Link
+from noex_mp.transport.control_link import NO_FD, ControlLink
+from noex_mp.transport.link import Link
 from noex_mp.transport.loops import new_event_loop
 from noex_mp.wire.classes import find_class
 from noex_mp.wire.codec import BIG, Encoder

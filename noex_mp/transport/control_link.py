@@ -1,0 +1,197 @@
+"""A link of the control plane: whole frames, and file descriptors with them."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from noex_mp.errors import RemoteProtocolError
+from noex_mp.transport import fds
+from noex_mp.transport.link import Link, peer_is_gone
+from noex_mp.wire.codec import Encoder
+
+__all__ = ["NO_FD", "ControlLink"]
+
+# A packet may carry 253 fds (SCM_MAX_FD); we send one or two with a frame.
+FDS_PER_READ: Final = 16
+
+# Stands for an fd that was sent and could not be received.
+NO_FD: Final = -1
+
+# How long to wait where the kernel does not say when it has room again, in seconds.
+RETRY: Final = 0.005
+
+
+class ControlLink(Link):
+    """A link of the control plane: whole frames, and file descriptors with them.
+
+    On a stream socket the fds of a packet arrive with its first byte, and never after it. So
+    the receiver keeps them in a queue, and each frame that says it carries an fd takes it from
+    the front (`take_fd`).
+    """
+
+    __slots__ = ("_encoder", "_in_fds", "_on_frame", "_queue")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        *,
+        peer: str,
+        on_frame: Callable[[Any, list[Any]], None],
+        on_close: Callable[[Any, Exception | None], None],
+        encoder: Encoder,
+        allow_pickle: bool = True,
+    ) -> None:
+        self._encoder = encoder
+        self._in_fds: deque[int] = deque()
+        self._queue: deque[tuple[memoryview, list[int]]] = deque()
+        self._on_frame = on_frame
+        super().__init__(
+            loop,
+            sock,
+            peer=peer,
+            on_frames=ControlLink._deliver,
+            on_close=on_close,
+            allow_pickle=allow_pickle,
+        )
+        self._recv = self._recv_with_fds
+
+    # --- out ---------------------------------------------------------------------------
+
+    def post(self, frame: list[Any], *pass_fds: int) -> None:
+        """Send a frame; `pass_fds` go with it and are closed here once they are sent.
+
+        Raises:
+            UnencodableError: A value in the frame cannot be sent; nothing is sent then.
+        """
+        encoder = self._encoder
+        try:
+            data = encoder.pack(frame)
+        except Exception as error:
+            fds.close_all(pass_fds)
+            raise encoder.explain_value("frame", frame, error) from None
+        chunks = encoder.take(data) if encoder.buffers else [data]
+        if self.closed:
+            fds.close_all(pass_fds)
+            return
+        passed = list(pass_fds)
+        for chunk in chunks:
+            self._queue.append((memoryview(chunk), passed))
+            passed = []
+        if not self._writing:
+            self._pump()
+
+    def _pump(self) -> None:
+        queue = self._queue
+        while queue:
+            data, passed = queue[0]
+            try:
+                sent = self._sock.sendmsg([data], _rights(passed))
+            except OSError as error:
+                if peer_is_gone(error):
+                    self._find_the_end()
+                    self._drop_queue()
+                    return
+                if not isinstance(error, BlockingIOError):
+                    # Too many fds on their way (ETOOMANYREFS), or no memory for buffers: the
+                    # socket may be writable all the same.
+                    self._loop.call_later(RETRY, self._pump_again)
+                    return
+                break
+            fds.close_all(passed)
+            if sent < len(data):
+                queue[0] = (data[sent:], [])
+                break
+            queue.popleft()
+        self._watch_writable(bool(queue))
+
+    def _pump_again(self) -> None:
+        if not self.closed and not self._writing:
+            self._pump()
+
+    def _watch_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(self.fd, self._pump)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self.fd)
+        self._writing = wanted
+
+    def _drop_queue(self) -> None:
+        for _, passed in self._queue:
+            fds.close_all(passed)
+        self._queue.clear()
+        if self._writing and not self._loop.is_closed():
+            self._watch_writable(False)
+
+    def send_all_blocking(self, timeout: float) -> None:
+        """Send all that waits, blocking: for a process that is about to end."""
+        if self.closed:
+            return
+        self._sock.settimeout(timeout)
+        try:
+            for data, passed in self._queue:
+                sent = self._sock.sendmsg([data], _rights(passed))
+                self._sock.sendall(data[sent:])
+        except OSError:
+            pass
+        self._drop_queue()
+
+    # --- in ----------------------------------------------------------------------------
+
+    def _recv_with_fds(self, size: int) -> bytes:
+        try:
+            data, received = fds.recv_fds(self._sock, size, FDS_PER_READ)
+        except fds.DescriptorsLostError as lost:
+            # This process has no number free for it. A frame carries one fd at most.
+            data, received = lost.data, [NO_FD]
+        self._in_fds.extend(received)
+        return data
+
+    def _deliver(self) -> None:
+        reader = self.reader
+        failures = reader.failures
+        try:
+            for frame in reader.frames():
+                if failures:
+                    raise RemoteProtocolError(self.peer, f"an unreadable frame: {failures[0]}")
+                self._on_frame(self, frame)
+                if self.closed:
+                    return
+        except RemoteProtocolError as error:
+            self.close(error)
+        except Exception as error:
+            # A frame too short, a value of the wrong type: all that is left to go wrong here.
+            problem = RemoteProtocolError(self.peer, f"a frame that cannot be handled: {error!r}")
+            problem.__cause__ = error
+            self.close(problem)
+
+    def take_fd(self) -> int:
+        """Return the next fd that came with a frame; the caller owns it.
+
+        It is `NO_FD` if this process had no number free for it.
+
+        Raises:
+            RemoteProtocolError: The peer announced an fd and sent none.
+        """
+        if not self._in_fds:
+            raise RemoteProtocolError(self.peer, "a frame that should carry an fd and does not")
+        return self._in_fds.popleft()
+
+    def close(self, problem: Exception | None = None) -> None:
+        """End the link; `on_close` is called once. What was not sent or taken is closed."""
+        if not self.closed:
+            self._drop_queue()
+            fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
+            self._in_fds.clear()
+        super().close(problem)
+
+
+def _rights(passed: list[int]) -> list[tuple[int, int, array.array[int]]]:
+    if not passed:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed))]
