@@ -24,6 +24,7 @@ from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
+from noex_mp.transport.ticker import Ticker
 from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
@@ -83,6 +84,7 @@ class Client:
         _clients.add(self)
         self.tick = 0
         self.ticking = False
+        self._ticker = Ticker(loop, TICK, self._on_tick)
         self._due_routes: dict[int, set[Route]] = {}
         self._allow_pickle = allow_pickle
         self._control = control
@@ -197,7 +199,7 @@ class Client:
     def _start_ticking(self) -> None:
         self.ticking = True
         self.tick = int(self.loop.time() / TICK)
-        self.loop.call_later(TICK, self._on_tick)
+        self._ticker.start()
 
     def _on_tick(self) -> None:
         last = self.tick
@@ -209,8 +211,6 @@ class Client:
                 route.expire(self.tick)
         if self.tick % IDLE_CHECK == 0 and not any(r.pending for r in self._routes.values()):
             self._stop_ticking()
-        else:
-            self.loop.call_later(TICK, self._on_tick)
 
     def _make_up_for(self, last: int, late: int) -> None:
         # The loop was blocked, and `tick` stood still: what was sent meanwhile has its time yet.
@@ -219,6 +219,7 @@ class Client:
 
     def _stop_ticking(self) -> None:
         self.ticking = False
+        self._ticker.stop()
         self._due_routes.clear()
         for route in self._routes.values():
             route.unwatch()
@@ -365,6 +366,7 @@ class Client:
 
     def node_down(self) -> None:
         """Fail everything that waits: the root is gone."""
+        self._ticker.close()
         for route in self._routes.values():
             route.node_down()
         for future in self._requests.values():

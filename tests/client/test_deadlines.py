@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from noex_mp import CallTimedOutError
+from noex_mp.client import client
 from noex_mp.client.client import Client
 from noex_mp.client.route import TICK, Route
 from noex_mp.core.operations import OperationInfo
@@ -26,33 +27,37 @@ class Control:
 
 
 class Time:
-    """The loop's time: it stands still until the test moves it, and timers wait for `tick`."""
+    """The loop's time, and its ticker: it stands still until the test moves it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = 1000.0
-        self._timer: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
+        self.is_ticking = False
         monkeypatch.setattr(loop, "time", lambda: self._now)
-        monkeypatch.setattr(loop, "call_later", self._call_later)
+        monkeypatch.setattr(client, "Ticker", self._ticker)
 
-    def _call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        assert delay == TICK
-        self._timer = callback
+    def _ticker(self, loop: object, seconds: float, callback: Callable[[], None]) -> Time:
+        assert seconds == TICK
+        self._callback = callback
+        return self
+
+    def start(self) -> None:
+        """Begin to tick, when the test says so."""
+        self.is_ticking = True
+
+    def stop(self) -> None:
+        """Tick no more."""
+        self.is_ticking = False
 
     def pass_by(self, seconds: float) -> None:
         """Let time go by in a blocked loop: no timer fires."""
         self._now += seconds
 
     def tick(self, seconds: float = TICK) -> None:
-        """Let time go by, and the timer fire once."""
+        """Let time go by, and the ticker tick once if it runs."""
         self._now += seconds
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer()
-
-    @property
-    def is_ticking(self) -> bool:
-        """Whether a timer is set."""
-        return self._timer is not None
+        if self.is_ticking and self._callback is not None:
+            self._callback()
 
 
 @pytest.fixture
