@@ -36,7 +36,7 @@ from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
-from noex_mp.transport.loops import new_event_loop
+from noex_mp.transport.loops import give_back_buffer, new_event_loop
 from noex_mp.wire.classes import find_class
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
@@ -74,6 +74,7 @@ LAST_FLUSH: Final = 1.0
 def main(boot: Boot) -> NoReturn:
     """Run a worker until its last server has ended."""
     loop = new_event_loop()
+    give_back_buffer(loop)
     asyncio.set_event_loop(loop)
     host = Host(loop, boot)
     host.start()

@@ -70,6 +70,16 @@ async def test_wrong_arguments_of_an_async_operation_are_the_callers_mistake() -
 
 
 @on_both_loops
+async def test_an_operation_may_use_the_loops_own_streams() -> None:
+    # On uvloop they receive into a buffer whose memory the worker has given back.
+    async with ObservedNode():
+        waiting = await spawn(Waiting)
+        assert await Waiting.output_of(waiting, "echo", "hello") == b"hello\n"
+        much = await Waiting.output_of(waiting, "head", "-c", "3000000", "/dev/zero")
+        assert much == bytes(3_000_000)
+
+
+@on_both_loops
 async def test_messages_wait_for_an_operation_that_waits() -> None:
     async with ObservedNode():
         waiting = await spawn(Waiting)

@@ -115,6 +115,14 @@ class Waiting(GenServer, expected=(TimeoutError, ValueError, asyncio.CancelledEr
         self._events.append(text)
 
     @call
+    async def output_of(self, *command: str) -> bytes:
+        """Run a program, and return what it prints."""
+        pipe = asyncio.subprocess.PIPE
+        program = await asyncio.create_subprocess_exec(*command, stdout=pipe)
+        output, _ = await program.communicate()
+        return output
+
+    @call
     async def events(self) -> list[str]:
         """Return what was noted."""
         return self._events
