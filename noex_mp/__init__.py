@@ -21,7 +21,14 @@ await Counter.increment(counter, by=3)  # 13
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError(
+        "noex-mp runs on Linux: its workers are forked, and linked by Unix-domain sockets.\n"
+        "On Windows, use it inside WSL."
+    )
 
 from noex_mp import node as _node
 from noex_mp.client import current as _current

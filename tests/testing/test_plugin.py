@@ -29,6 +29,9 @@ kept = []
 """
 
 # What a test does, and the words that must say so.
+# Two runs of these tests may go on at once.
+SHARED = f"noex-mp-test-left-{os.getpid()}"
+
 LEAKS = {
     "a running process": (
         "kept.append(subprocess.Popen(['sleep', '61']))",
@@ -66,11 +69,11 @@ LEAKS = {
     ),
     "an entry in /dev/shm": (
         (
-            "block = SharedMemory(name='noex-mp-test-left', create=True, size=4096)\n"
+            f"block = SharedMemory(name={SHARED!r}, create=True, size=4096)\n"
             "    resource_tracker.unregister(block._name, 'shared_memory')\n"
             "    block.close()"
         ),
-        "*/dev/shm/noex-mp-test-left (4096 bytes)",
+        f"*/dev/shm/{SHARED} (4096 bytes)",
     ),
     "a socket file": (
         (
@@ -113,7 +116,7 @@ def inner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
                 continue
             if ours and command.startswith(b"sleep"):
                 os.kill(int(entry.name), 9)
-    Path("/dev/shm/noex-mp-test-left").unlink(missing_ok=True)
+    Path("/dev/shm", SHARED).unlink(missing_ok=True)
 
 
 def run(pytester: pytest.Pytester, source: str, *, leaks: bool = True) -> pytest.RunResult:
