@@ -38,7 +38,13 @@ def give_back_buffer(loop: asyncio.AbstractEventLoop) -> None:
     first = -(-id(loop) // mmap.PAGESIZE) * mmap.PAGESIZE
     last = (id(loop) + type(loop).__basicsize__) // mmap.PAGESIZE * mmap.PAGESIZE
     empty = bytes(mmap.PAGESIZE)
-    libc = ctypes.CDLL(None)
-    for page in range(first, last, mmap.PAGESIZE):
-        if ctypes.string_at(page, mmap.PAGESIZE) == empty:
-            libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), mmap.MADV_DONTNEED)
+    # Page by page, since to copy all of it would cost more than a worker has time for.
+    pages = [
+        page
+        for page in range(first, last, mmap.PAGESIZE)
+        if ctypes.string_at(page, mmap.PAGESIZE) == empty
+    ]
+    size = len(pages) * mmap.PAGESIZE
+    if pages and pages[-1] - pages[0] + mmap.PAGESIZE == size:
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(pages[0]), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
