@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import struct
 import sys
 from collections.abc import Callable
 
@@ -76,24 +76,21 @@ class Ticker:
         self._callback()
 
 
-class _Interval(ctypes.Structure):
-    """`struct itimerspec`: the period and the first time, each in seconds and nanoseconds."""
-
-    _fields_ = [  # type: ignore[mutable-override]
-        (name, ctypes.c_long) for name in ("every", "every_ns", "first", "first_ns")
-    ]
-
-
 def _timerfd() -> int:
     """Return a new timerfd, high and close-on-exec, or -1 where there is none to be had."""
     if sys.platform != "linux":
         return -1
+    import ctypes
+
     fd: int = ctypes.CDLL(None).timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     return fds.high(fd) if fd >= 0 else -1
 
 
 def _set_interval(fd: int, seconds: float) -> None:
-    # Python has this from 3.13 on.
+    # Python has this from 3.13 on. Loaded here, since most of `import noex_mp` would wait for it.
+    import ctypes
+
     whole, nanoseconds = divmod(round(seconds * 1e9), 1_000_000_000)
-    interval = _Interval(whole, nanoseconds, whole, nanoseconds)
-    ctypes.CDLL(None).timerfd_settime(fd, 0, ctypes.byref(interval), None)
+    # struct itimerspec: the period and the first time, each in seconds and nanoseconds.
+    interval = struct.pack("4l", whole, nanoseconds, whole, nanoseconds)
+    ctypes.CDLL(None).timerfd_settime(fd, 0, interval, None)
