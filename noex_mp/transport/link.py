@@ -4,8 +4,8 @@ A `Link` is what both planes are made of. It owns a non-blocking Unix socket, wa
 the loop's `add_reader`, and gathers what is to be sent in a plain list, so that many messages
 leave in one `send`:
 
-* Whoever sends appends packed bytes to `link.out` and then either calls `flush()` (an idle
-  link: the Nagle rule) or `flush_soon()` (once per loop tick).
+* Whoever sends calls `send` with packed bytes (an idle link: the Nagle rule), or appends them to
+  `link.out` and calls `flush_soon` (once per loop tick).
 * What the socket did not take waits in a backlog until it can be written.
 * Whoever receives is called with the link whenever bytes have arrived, and iterates over
   `link.unpacker` itself: the hot path has no call per message.
