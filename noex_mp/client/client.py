@@ -30,8 +30,10 @@ from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     BUFFERS,
     DOWN,
+    END,
     ERROR,
     GONE,
+    LINK_DOWN,
     LINK_LOST,
     LOCATE,
     LOCATED,
@@ -92,10 +94,15 @@ class Client:
         self._names: dict[str, int] = {}
         self._asking: dict[str, NamedRoute] = {}
         self._links: dict[int, Link] = {}
+        # END marks whose DOWN has not come yet: link id, sid, incarnation.
+        self._marks: set[tuple[int, int, int]] = set()
+        # What the root says of a server whose END has not come yet, the DOWN first; by sid.
+        self._held: dict[int, list[list[Any]]] = {}
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._request_id = 0
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             LOCATED: self._on_located,
+            LINK_DOWN: self._on_link_down,
             DOWN: self._on_down,
             GONE: self._on_gone,
             RESPONSE: self._on_response,
@@ -243,8 +250,10 @@ class Client:
                 self._control.post([LINK_LOST, link_id, "no file descriptor is free"])
                 return
             self._links[link_id] = self._open(link_id, fd)
-        route = self._routes[sid]
-        route.located(incarnation, self._links[link_id])
+        if sid in self._held:
+            self._held[sid].append([LOCATED, sid, incarnation, link_id, False])
+        elif link_id in self._links:
+            self._routes[sid].located(incarnation, self._links[link_id])
 
     def _open(self, link_id: int, fd: int) -> Link:
         link = Link(
@@ -258,9 +267,8 @@ class Client:
         link.state = link_id
         return link
 
-    def _on_down(self, frame: list[Any]) -> None:
-        _, sid, incarnation, link_id, begun, replies, report, error = frame
-        route = self._routes[sid]
+    def _on_link_down(self, frame: list[Any]) -> None:
+        _, link_id, replies = frame
         link = self._links.pop(link_id, None)
         if link is not None:
             # What it had replied before it died counts; only then is the rest sorted.
@@ -268,13 +276,42 @@ class Client:
             link.close()
         if replies:
             self._take_replies(replies)
+        # The ends that it has not come to say.
+        for sid, frames in list(self._held.items()):
+            if frames[0][3] == link_id:
+                self._release(sid)
+
+    def _on_down(self, frame: list[Any]) -> None:
+        _, sid, incarnation, link_id, begun, report, error = frame
+        if sid in self._held:
+            self._held[sid].append(frame)
+            return
+        mark = (link_id, sid, incarnation)
+        if link_id in self._links and mark not in self._marks:
+            self._held[sid] = [frame]
+            return
+        self._marks.discard(mark)
         cause = unpack_error(error)
-        lost = route.ended(begun, report, cause)
+        lost = self._routes[sid].ended(begun, report, cause)
         if lost:
             self._control.post([LOST, sid, incarnation, lost])
 
+    def _on_end(self, link: Link, frame: list[Any]) -> None:
+        _, sid, incarnation = frame
+        self._marks.add((link.state, sid, incarnation))
+        if sid in self._held:
+            self._release(sid)
+
+    def _release(self, sid: int) -> None:
+        # One of them may have to wait for an END of its own.
+        for frame in self._held.pop(sid):
+            self.handle(frame)
+
     def _on_gone(self, frame: list[Any]) -> None:
         _, sid, report, error = frame
+        if sid in self._held:
+            self._held[sid].append(frame)
+            return
         route = self._routes.pop(sid, None)
         self._names = {name: known for name, known in self._names.items() if known != sid}
         if route is not None:
@@ -323,6 +360,8 @@ class Client:
                         future.set_exception(_raisable(frame[3], link.peer))
                 elif kind == BUFFERS:
                     link.begin_buffers(frame)
+                elif kind == END:
+                    self._on_end(link, frame)
                 else:
                     raise RemoteProtocolError(link.peer, f"a frame of kind {kind!r}")
         except Exception as error:

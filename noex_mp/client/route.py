@@ -31,7 +31,7 @@ from noex_mp.errors import (
 )
 from noex_mp.transport.link import Link
 from noex_mp.wire.codec import BIG
-from noex_mp.wire.envelopes import CALL, CALL_KW, CAST, CAST_KW
+from noex_mp.wire.envelopes import CALL, CALL_KW, CAST, CAST_KW, OPEN
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -286,6 +286,7 @@ class Route:
         self.incarnation = incarnation
         self.link = link
         self._base = self.seq
+        link.out.append(self._pack([OPEN, self.sid, incarnation]))
         for seq, (future, data, operation, _, _) in list(self.pending.items()):
             if future.done():
                 del self.pending[seq]

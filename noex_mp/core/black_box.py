@@ -35,10 +35,11 @@ __all__ = [
     "WORD",
 ]
 
-# Sparse: only touched pages cost memory. 384 KiB hold 16,384 cells; half of the slot holds any
-# crash text (at most 100 threads of 100 frames).
-SLOT_SIZE: Final = 1024 * 1024
-CELLS_SIZE: Final = 384 * 1024
+# Sparse: only touched pages cost memory. 6 MiB hold 262,144 cells: many servers may share a worker,
+# and each has a cell for each of its clients. The last part holds any crash text (at most 100
+# threads of 100 frames).
+SLOT_SIZE: Final = 7 * 1024 * 1024
+CELLS_SIZE: Final = 6 * 1024 * 1024
 OUTBOX_OFFSET: Final = CELLS_SIZE
 OUTBOX_SIZE: Final = 128 * 1024
 TEXT_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE

@@ -69,12 +69,13 @@ class BlackBox:
         position = offset
         # A page at a time, until the first cell that is not in use.
         while position < offset + CELLS_SIZE:
-            page = memoryview(os.pread(self.fd, 170 * cell_size, position)).cast("Q")
+            size = min(170 * cell_size, offset + CELLS_SIZE - position)
+            page = memoryview(os.pread(self.fd, size, position)).cast("Q")
             for at in range(0, len(page), CELL_WORDS):
                 if not page[at + SID]:
                     return found
                 found[page[at + LINK_ID], page[at + SID]] = page[at + BEGUN]
-            position += 170 * cell_size
+            position += size
         return found
 
     def _outbox(self, offset: int) -> dict[int, bytes]:

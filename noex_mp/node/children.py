@@ -31,6 +31,7 @@ class Child:
         worker: The process it lives in, or None.
         started: Set by the first frame of an incarnation: True by READY, False by NOT_READY.
         exited: What it said of its own end: reason, error payload, traceback.
+        begun: The last message it had begun, by link id, where it could say so.
         stop_reason: Why it was told to stop, or None.
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         report: How its last incarnation ended, and the error behind it as a payload.
@@ -56,6 +57,7 @@ class Child:
         self.worker: Worker | None = None
         self.started: asyncio.Future[bool] = loop.create_future()
         self.exited: tuple[ExitReason, bytes, str] | None = None
+        self.begun: dict[int, int] = {}
         self.stop_reason: ExitReason | None = None
         self.killed_after: float | None = None
         self.killed_on_request = False
@@ -71,7 +73,17 @@ class Child:
         self.started = self._loop.create_future()
         self.started_at = time.monotonic()
         self.exited = None
+        self.begun = {}
         self.worker = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether messages may be sent to it."""
+        return self.state in ("running", "stopping")
+
+    def is_up_in(self, worker: Worker) -> bool:
+        """Return whether messages may be sent to it, there."""
+        return self.worker is worker and self.is_up
 
     @property
     def title(self) -> str:

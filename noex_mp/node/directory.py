@@ -17,7 +17,7 @@ from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
-from noex_mp.wire.envelopes import DOWN, GONE, LINK, LOCATED, UNLINK
+from noex_mp.wire.envelopes import DOWN, GONE, LINK, LINK_DOWN, LOCATED, UNLINK
 
 __all__ = ["Directory"]
 
@@ -90,7 +90,7 @@ class Directory:
             return
         connection.located.add(sid)
         child.watchers.add(connection)
-        if child.state in ("running", "stopping"):
+        if child.is_up:
             self._tell_location(connection, child)
 
     def up(self, child: Child) -> None:
@@ -101,13 +101,18 @@ class Directory:
     def down(self, child: Child, worker: Worker, report: ExitReport, error: bytes) -> None:
         """Tell all clients that an incarnation has ended, and which messages had begun."""
         for connection in list(child.watchers):
-            link_id = connection.links.pop(worker, 0)
-            # Without a link nothing of it has begun; freed cells stand under link 0.
-            begun = worker.last_words.begun.get((link_id, child.sid), 0) if link_id else 0
-            replies = worker.last_words.replies.get(link_id, b"")
-            connection.post(
-                [DOWN, child.sid, child.incarnation, link_id, begun, replies, report, error]
-            )
+            mark, begun = _begun_of(child, worker, connection)
+            connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error])
+
+    def worker_died(self, worker: Worker) -> None:
+        """Take the links to a dead worker from its clients; what it left unsent goes with that."""
+        self.forget(worker.connection)
+        for link_id, connection in worker.links.items():
+            if connection.links.pop(worker, 0) == link_id:
+                worker.lost_links[connection] = link_id
+                replies = worker.last_words.replies.get(link_id, b"")
+                connection.post([LINK_DOWN, link_id, replies])
+        worker.links.clear()
 
     def gone(self, child: Child) -> None:
         """Free the name of a server that will not come back, then say so."""
@@ -163,7 +168,7 @@ class Directory:
         )
 
     def _tell_location_again(self, connection: Connection, child: Child, worker: Worker) -> None:
-        if child.worker is worker and child.state in ("running", "stopping"):
+        if child.is_up_in(worker):
             self._tell_location(connection, child)
 
     def link_lost(self, connection: Connection, link_id: int, problem: str) -> None:
@@ -191,14 +196,24 @@ class Directory:
         connection = worker.links.pop(link_id, None)
         if connection is None or problem is None or connection.links.pop(worker, 0) != link_id:
             return
+        connection.post([LINK_DOWN, link_id, b""])
         for child in self:
-            if child.worker is worker and child.sid in connection.located:
+            if child.is_up_in(worker) and child.sid in connection.located:
                 report = _broken(child, problem)
                 last = begun.get(child.sid, 0)
-                connection.post(
-                    [DOWN, child.sid, child.incarnation, link_id, last, b"", report, b""]
-                )
+                connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b""])
                 self._tell_location(connection, child)
+
+
+def _begun_of(child: Child, worker: Worker, connection: Connection) -> tuple[int, int]:
+    """Return the link on which an END comes, or 0, and the last message begun; 0 is none."""
+    link_id = connection.links.get(worker) or worker.lost_links.get(connection, 0)
+    begun = child.begun.get(link_id)
+    if begun is None:
+        # Without a link nothing of it has begun; freed cells stand under link 0.
+        cells = worker.last_words.begun
+        return 0, cells.get((link_id, child.sid), 0) if link_id else 0
+    return link_id, begun
 
 
 def _broken(child: Child, problem: str) -> ExitReport:

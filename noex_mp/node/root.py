@@ -108,7 +108,7 @@ class Root:
             sink=config.sink,
             fields={"node": self.id, "token": self._token, "core_dumps": config.core_dumps},
             on_frame=self._on_frame,
-            on_dead=lambda worker: self._directory.forget(worker.connection),
+            on_dead=self._directory.worker_died,
             allow_pickle=config.allow_pickle,
         )
         self._supervision = Supervision(
@@ -351,6 +351,7 @@ class Root:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
+            child.begun = frame[6]
 
     # --- what clients say --------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Worker:
         os_pid: The process id.
         connection: Its control link, and what it is as a client.
         links: Who is at the other end of each data link, by link id.
+        lost_links: Who was when it died, and by which link.
         dead: Done when the process is dead: its wait status, or None if nobody knows.
         is_gone: Its process has ended, and perhaps we do not know its status yet.
         problem: What was wrong with what it said, if that is why it was killed.
@@ -57,6 +58,7 @@ class Worker:
         self.pidfd = -1
         self.connection = Connection(label, trusted=True, worker=self)
         self.links: dict[int, Connection] = {}
+        self.lost_links: dict[Connection, int] = {}
         self.outputs: list[Output] = []
         self.zygote: Zygote | None = None
         self.dead: asyncio.Future[int | None] = loop.create_future()

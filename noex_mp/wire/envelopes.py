@@ -26,9 +26,16 @@ CALL: Final = 1  # sid, seq, operation, *args
 CAST_KW: Final = 2  # sid, seq, operation, kwargs, *args
 CALL_KW: Final = 3  # sid, seq, operation, kwargs, *args
 
+# Data plane, client to worker: what follows for this server is meant for this incarnation. Whatever
+# comes for a server without it, or after the incarnation has ended, is dropped: the client hears
+# of the end and sorts its messages.
+OPEN: Final = 17  # sid, incarnation
+
 # Data plane, worker to client.
 REPLY: Final = 4  # sid, seq, value
 ERROR: Final = 5  # sid, seq, exception: the caller's mistake, or expected; the server lives
+# The incarnation has ended, in a worker that lives on, and all its replies came before this.
+END: Final = 18  # sid, incarnation
 
 # The operation of `ref.call(message)` and `ref.cast(message)`: OTP's callbacks.
 CALLBACK: Final = ""
@@ -37,7 +44,9 @@ CALLBACK: Final = ""
 HELLO: Final = 20  # worker_id, protocol version, token
 READY: Final = 21  # sid, incarnation: its init has returned
 NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal means Ignore()
-EXITED: Final = 23  # sid, incarnation, reason, error, traceback: the server has ended
+# sid, incarnation, reason, error, traceback, {link_id: begun}: the server has ended. The last
+# element names the links that get an END, where the worker lives on.
+EXITED: Final = 23
 LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
 LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
 REQUEST: Final = 26  # request id, method, *parameters
@@ -50,9 +59,14 @@ STOP: Final = 31  # sid, reason
 LINK: Final = 32  # link_id, peer, trusted; with an fd: serve this client
 UNLINK: Final = 37  # link_id: end it, and drop what came on it and has not begun
 LOCATED: Final = 33  # sid, incarnation, link_id, is_new; with an fd where it is new
-# sid, incarnation, link_id, begun, replies that were not sent, report, error: drain the link, take
-# the replies, sort the calls, close the link.
+# sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
+# on: first read the link up to the END.
 DOWN: Final = 34
+# link_id, replies that were not sent: the worker is dead, or the link broken. Drain the link, take
+# the replies, close the link; a DOWN follows for each server that was behind it.
+LINK_DOWN: Final = 38
+# sid: the root knows how this server's last incarnation ended; its cells may be used again.
+FORGET: Final = 39
 GONE: Final = 35  # sid, report, error: there will be no further incarnation
 RESPONSE: Final = 36  # request id, succeeded, value (or an error and its cause as a payload)
 

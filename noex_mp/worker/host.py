@@ -43,10 +43,13 @@ from noex_mp.wire.envelopes import (
     BUFFERS,
     CALL,
     CALL_KW,
+    END,
     EXITED,
+    FORGET,
     HELLO,
     LINK,
     NOT_READY,
+    OPEN,
     PROTOCOL_VERSION,
     READY,
     REPLY,
@@ -101,6 +104,8 @@ class Host:
         self._outbox = Outbox(boot.black_box_fd, slot)
         self._next_cell = 0
         self._free_cells: list[int] = []
+        # Those of servers that have ended, by sid, until the root knows what they say.
+        self._kept_cells: dict[int, list[int]] = {}
         self._mailboxes: dict[int, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: dict[int, Link] = {}
@@ -121,6 +126,7 @@ class Host:
             STOP: self._on_stop,
             LINK: self._on_link,
             UNLINK: self._on_unlink,
+            FORGET: self._on_forget,
         }
 
     def start(self) -> None:
@@ -233,10 +239,13 @@ class Host:
             for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
                 target.mailbox.drop(link)
-                self.cells[target.cell - BEGUN + LINK_ID] = 0
-                self._free_cells.append(target.cell)
+                self._free_cell(target.cell)
             link.close()
         self._control.post([UNLINKED, link_id, begun])
+
+    def _on_forget(self, frame: list[Any]) -> None:
+        for cell in self._kept_cells.pop(frame[1], ()):
+            self._free_cell(cell)
 
     # --- messages ----------------------------------------------------------------------
 
@@ -248,7 +257,7 @@ class Host:
         """
         cells, outbox = self.cells, self._outbox
         pack, buffers = self.encoder.pack, self.encoder.buffers
-        find_target, clock = self._target, time.perf_counter
+        clock = time.perf_counter
 
         def on_messages(link: Link) -> None:
             link.resuming = False
@@ -266,12 +275,13 @@ class Host:
                     kind = frame[0]
                     if kind > CALL_KW:
                         self._on_other(link, frame)
+                        last_sid = 0
                         continue
                     # Messages in a row mostly go to the same server.
                     sid = frame[1]
                     if sid != last_sid:
                         last_sid = sid
-                        target = targets.get(sid) or find_target(link, sid)
+                        target = targets.get(sid)
                     if failures or target is None:
                         self._undecodable(target, frame, failures)
                         continue
@@ -348,14 +358,16 @@ class Host:
     def _on_other(self, link: Link, frame: list[Any]) -> None:
         if frame[0] == BUFFERS:
             link.begin_buffers(frame)
+        elif frame[0] == OPEN:
+            self._open(link, frame[1], frame[2])
         else:
             raise ValueError(f"a frame of kind {frame[0]!r}")
 
-    def _target(self, link: Link, sid: int) -> Target | None:
+    def _open(self, link: Link, sid: int, incarnation: int) -> None:
         mailbox = self._mailboxes.get(sid)
-        if mailbox is None:
+        if mailbox is None or mailbox.incarnation != incarnation:
             # It has ended; the root tells the sender.
-            return None
+            return
         if self._free_cells:
             cell = self._free_cells.pop()
         else:
@@ -365,9 +377,11 @@ class Host:
         self.cells[cell - BEGUN + SID] = sid
         # Last: from here on it counts.
         self.cells[cell - BEGUN + LINK_ID] = link.state
-        target = Target(mailbox, link, cell)
-        link.targets[sid] = target
-        return target
+        link.targets[sid] = Target(mailbox, link, cell)
+
+    def _free_cell(self, cell: int) -> None:
+        self.cells[cell - BEGUN + LINK_ID] = 0
+        self._free_cells.append(cell)
 
     def _undecodable(self, target: Target | None, frame: list[Any], failures: list[Any]) -> None:
         if failures and target is not None:
@@ -406,11 +420,23 @@ class Host:
 
     def ended(self, mailbox: Mailbox, reason: ExitReason, error: BaseException | None) -> None:
         """Tell the root that a server has ended; the last one takes the process with it."""
-        payload = pack_error(self.encoder, error)
-        self._control.post(
-            [EXITED, mailbox.sid, mailbox.incarnation, reason, payload, _traceback_of(error)]
-        )
+        sid, incarnation = mailbox.sid, mailbox.incarnation
+        payload, trace = pack_error(self.encoder, error), _traceback_of(error)
+        begun = self._end_on_links(sid, incarnation)
+        self._control.post([EXITED, sid, incarnation, reason, payload, trace, begun])
         self._forget(mailbox)
+
+    def _end_on_links(self, sid: int, incarnation: int) -> dict[int, int]:
+        """Take nothing more for a server; return what it had begun, by link."""
+        mark = self.encoder.pack([END, sid, incarnation])
+        begun: dict[int, int] = {}
+        for link_id, link in self._links.items():
+            target: Target | None = link.targets.pop(sid, None)
+            if target is not None:
+                begun[link_id] = self.cells[target.cell]
+                self._kept_cells.setdefault(sid, []).append(target.cell)
+                link.send(mark)
+        return begun
 
     def _forget(self, mailbox: Mailbox) -> None:
         del self._mailboxes[mailbox.sid]
