@@ -109,8 +109,17 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         "restart": spec.restart,
         "shutdown": spec.shutdown,
         "init_timeout": spec.init_timeout,
+        "placement": spec.placement,
+        "process": process_of(spec),
+    }
+
+
+def process_of(spec: ChildSpec[Any]) -> dict[str, Any] | None:
+    """Return what a spec says of its process, and only that."""
+    said: dict[str, Any] = {
         "env": dict(spec.env) if spec.env else None,
     }
+    return {name: value for name, value in said.items() if value is not None} or None
 
 
 async def stop(
@@ -133,7 +142,9 @@ async def stop(
     client = current.client(ref.node or None)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(client.drained(ref), timeout)
-    await client.request("stop", ref.sid or ref.name, reason or Shutdown(), timeout)
+    await client.request(
+        "stop", ref.sid or ref.name, reason or Shutdown(), timeout, client.serving()
+    )
 
 
 async def whereis(name: str, server: type[S]) -> Ref[S] | None:

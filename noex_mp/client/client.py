@@ -68,6 +68,7 @@ class Client:
         tick: The current tick of `loop.time()`; only kept up to date while calls are out.
         ticking: Whether `tick` is being kept up to date.
         done: A future that is done, for casts that had no need to wait.
+        serving: Returns the sid of the server in whose name the current task runs, or 0.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Client:
         self.encoder = Encoder(allow_pickle=allow_pickle)
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)
+        self.serving: Callable[[], int] = int
         _clients.add(self)
         self.tick = 0
         self.ticking = False

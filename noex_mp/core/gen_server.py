@@ -53,6 +53,8 @@ class ServerOptions(TypedDict, total=False):
         restart: When it comes back.
         shutdown: How long it may take to stop, in seconds; None is no limit.
         init_timeout: How long its start may take, in seconds; None is no limit.
+        placement: The group of servers with which it shares a worker process; None means that it
+            has one of its own.
         env: Environment variables of its process, on top of the node's.
     """
 
@@ -60,6 +62,7 @@ class ServerOptions(TypedDict, total=False):
     restart: Restart | None
     shutdown: ShutdownLimit
     init_timeout: float | None
+    placement: str | None
     env: dict[str, str] | None
 
 

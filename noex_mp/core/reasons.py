@@ -214,6 +214,8 @@ class ExitReport:
         traceback: Where it crashed, as Python prints it; empty if it raised nothing.
         casts_lost: How many casts had not begun and are lost.
         next: What its supervisor does now, for example `restarting`; may be empty.
+        shared: Where its process died with a whole placement group: which, how many, and why it
+            was ended, if we did it; empty if the server ended alone.
     """
 
     server: str
@@ -226,8 +228,10 @@ class ExitReport:
     traceback: str = ""
     casts_lost: int = 0
     next: str = ""
+    shared: str = ""
 
     @property
     def summary(self) -> str:
         """Why it ended and what follows, on one line: `killed by SIGKILL; restarting`."""
-        return f"{render(self.reason)}; {self.next}" if self.next else render(self.reason)
+        why = f"{render(self.reason)} {self.shared}" if self.shared else render(self.reason)
+        return f"{why}; {self.next}" if self.next else why

@@ -65,6 +65,7 @@ class ChildOptions(TypedDict, total=False):
     restart: Restart | None
     shutdown: ShutdownLimit
     init_timeout: float | None
+    placement: str | None
     env: dict[str, str] | None
 
 
@@ -86,6 +87,8 @@ class ChildSpec(Generic[S]):
         shutdown: How long it may take to stop, in seconds; None means no limit,
             `"brutal_kill"` no time at all.
         init_timeout: How long its start may take, in seconds; None means no limit.
+        placement: The group of servers with which it shares a worker process, in its node; None
+            means that it has one of its own.
         env: Environment variables of its process, on top of the node's.
     """
 
@@ -97,6 +100,7 @@ class ChildSpec(Generic[S]):
     restart: Restart | None = None
     shutdown: ShutdownLimit = _SHUTDOWN
     init_timeout: float | None = _INIT_TIMEOUT
+    placement: str | None = None
     env: dict[str, str] | None = None
 
     def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:

@@ -89,18 +89,20 @@ class Directory:
             connection.post([GONE, sid, gone and gone.report, gone.error if gone else b""])
             return
         connection.located.add(sid)
+        if child.watchers is None:
+            child.watchers = set()
         child.watchers.add(connection)
         if child.is_up:
             self._tell_location(connection, child)
 
     def up(self, child: Child) -> None:
         """Tell all who wait for it that an incarnation is ready."""
-        for connection in list(child.watchers):
+        for connection in list(child.watchers or ()):
             self._tell_location(connection, child)
 
     def down(self, child: Child, worker: Worker, report: ExitReport, error: bytes) -> None:
         """Tell all clients that an incarnation has ended, and which messages had begun."""
-        for connection in list(child.watchers):
+        for connection in list(child.watchers or ()):
             mark, begun = _begun_of(child, worker, connection)
             connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error])
 
@@ -122,16 +124,16 @@ class Directory:
         self._gone[child.sid] = child
         if len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
-        for connection in child.watchers:
+        for connection in child.watchers or ():
             connection.located.discard(child.sid)
             connection.post([GONE, child.sid, child.report, child.error])
-        child.watchers.clear()
+        child.watchers = None
 
     def forget(self, connection: Connection) -> None:
         """Note that a client is gone, and let the workers end its links."""
         for sid in connection.located:
             child = self._children.get(sid)
-            if child is not None:
+            if child is not None and child.watchers is not None:
                 child.watchers.discard(connection)
         connection.located.clear()
         for worker, link_id in connection.links.items():
@@ -208,7 +210,8 @@ class Directory:
 def _begun_of(child: Child, worker: Worker, connection: Connection) -> tuple[int, int]:
     """Return the link on which an END comes, or 0, and the last message begun; 0 is none."""
     link_id = connection.links.get(worker) or worker.lost_links.get(connection, 0)
-    begun = child.begun.get(link_id)
+    # A server that has ended by itself has said what it had begun, and on which links.
+    begun = child.begun.get(link_id) if child.begun else None
     if begun is None:
         # Without a link nothing of it has begun; freed cells stand under link 0.
         cells = worker.last_words.begun

@@ -54,6 +54,14 @@ def reason_of_death(child: Child, worker: Worker) -> ExitReason:
     return reason_of_status(worker.dead.result())
 
 
+def _shared(worker: Worker) -> str:
+    """Return what the death of a placement group's worker meant for the others, in words."""
+    if not worker.shared or worker.alive:
+        return ""
+    text = f"with all of placement {worker.label!r} ({worker.toll} servers)"
+    return f"{text}, because {worker.condemned}" if worker.condemned else text
+
+
 def report_exit(
     child: Child, worker: Worker | None, reason: ExitReason, following: str
 ) -> ExitReport:
@@ -72,5 +80,6 @@ def report_exit(
         uptime=child.uptime(),
         requested=child.stop_reason is not None,
         traceback=trace or (worker.last_words.text if worker else ""),
+        shared=_shared(worker) if worker and child.exited is None else "",
         next=following,
     )

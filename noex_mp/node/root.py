@@ -16,6 +16,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
@@ -58,6 +59,9 @@ __all__ = ["Root", "RootConfig"]
 
 # How long the control socket rests when no descriptor is free, in seconds.
 ACCEPT_AGAIN: Final = 0.5
+
+# How long a worker without servers may take to end, in seconds.
+LAST_ACT: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ class Root:
             sink=config.sink,
             fields={"node": self.id, "token": self._token, "core_dumps": config.core_dumps},
             on_frame=self._on_frame,
-            on_dead=self._directory.worker_died,
+            on_dead=self._on_dead,
             allow_pickle=config.allow_pickle,
         )
         self._supervision = Supervision(
@@ -176,7 +180,9 @@ class Root:
     async def _stop_everything(self, reason: ExitReason | None) -> None:
         await self._supervision.stop_all(reason or Shutdown("the node is stopping"))
         for worker in self._workers.all():
-            # Only one whose server is just ending by itself can be left.
+            # Only one whose last server is just ending by itself can be left.
+            if worker.leaving:
+                await asyncio.wait((worker.dead,), timeout=LAST_ACT)
             worker.signal_group(signal.SIGKILL)
             await worker.dead
         if self._zygote_task is not None:
@@ -249,13 +255,20 @@ class Root:
             self._with_main = True
             self._zygote_task = None
 
-    async def _start_worker(self, label: str) -> Worker:
+    async def _start_worker(self, child: Child) -> Worker:
+        group = child.placement
+        label = child.title if group is None else group.name
+        start = partial(self._workers.start, label=label, shared=group is not None)
         try:
-            return await self._workers.start(await self._current_zygote(), label)
+            return await start(await self._current_zygote())
         except ConnectionResetError:
             # The zygote died under the request; its successor gets it.
             await asyncio.sleep(0)
-            return await self._workers.start(await self._current_zygote(), label)
+            return await start(await self._current_zygote())
+
+    def _on_dead(self, worker: Worker) -> None:
+        self._directory.worker_died(worker)
+        self._supervision.worker_died(worker)
 
     # --- processes that talk to us -----------------------------------------------------
 
@@ -338,20 +351,21 @@ class Root:
 
     def _on_ready(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
-        if child is not None and not child.started.done():
-            child.started.set_result(True)
+        if child is not None:
+            child.answered("ready")
 
     def _on_not_ready(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
-        if child is not None and not child.started.done():
+        if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
-            child.started.set_result(False)
+            child.answered("refused")
 
     def _on_exited(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
             child.begun = frame[6]
+            self._supervision.server_ended(child)
 
     # --- what clients say --------------------------------------------------------------
 
@@ -389,7 +403,7 @@ class Root:
     ) -> None:
         try:
             if method == "stop":
-                self._refuse_own_stop(connection, parameters[0])
+                self._refuse_own_stop(connection, *parameters)
             value = await self._methods[method](*parameters)
         except StartFailedError as failure:
             answer: list[Any] = [RESPONSE, request, False, [failure.error, failure.cause]]
@@ -400,9 +414,12 @@ class Root:
         if not connection.closed:
             connection.post(answer)
 
-    def _refuse_own_stop(self, connection: Connection, target: int | str) -> None:
-        child = self._find(target)
-        if child is not None and child.worker is not None and child.worker is connection.worker:
+    def _refuse_own_stop(self, connection: Connection, target: int | str, *more: Any) -> None:
+        child, worker = self._find(target), connection.worker
+        if child is None or worker is None or child.worker is not worker:
+            return
+        # In a worker of its own it is the only one who can ask.
+        if not worker.shared or child.sid in more[2:]:
             raise ConfigError(
                 "a server cannot wait for its own end\n"
                 "Let the handler return Stop(), or Reply(value, then=Stop())."
@@ -414,7 +431,9 @@ class Root:
         child = await self._supervision.spawn(wire)
         return [child.sid, child.label]
 
-    async def _stop(self, target: int | str, reason: ExitReason, limit: float | None) -> None:
+    async def _stop(
+        self, target: int | str, reason: ExitReason, limit: float | None, asker: int = 0
+    ) -> None:
         child = self._find(target)
         if child is not None:
             await self._supervision.stop(child, reason, limit)
@@ -440,6 +459,7 @@ class Root:
                 "name": child.name,
                 "server": child.label,
                 "state": child.state,
+                "placement": child.placement.name if child.placement else None,
                 "os_pid": child.worker.os_pid if child.worker else None,
                 "restarts": child.incarnation - 1,
                 "uptime": round(child.uptime(), 3),

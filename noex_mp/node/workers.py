@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.core.black_box import TEXT_OFFSET
 from noex_mp.errors import TruncatedFrameError
@@ -25,6 +25,10 @@ from noex_mp.node.zygote import Zygote
 from noex_mp.transport import fds
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.wire.codec import Encoder
+from noex_mp.wire.envelopes import LEAVE
+
+if TYPE_CHECKING:
+    from noex_mp.node.children import Child
 
 __all__ = ["Worker", "Workers"]
 
@@ -48,10 +52,28 @@ class Worker:
         dead: Done when the process is dead: its wait status, or None if nobody knows.
         is_gone: Its process has ended, and perhaps we do not know its status yet.
         problem: What was wrong with what it said, if that is why it was killed.
+        shared: It belongs to a placement group, and outlives the single server.
+        residents: The servers whose current incarnations are in it, by sid.
+        condemned: Why it is killed although nothing is wrong with most of its servers; or empty.
+        leaving: It was told that its last server is gone.
+        toll: How many servers died with it.
     """
 
-    def __init__(self, number: int, label: str, slot: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        number: int,
+        label: str,
+        slot: int,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        shared: bool = False,
+    ) -> None:
         self.number = number
+        self.shared = shared
+        self.residents: dict[int, Child] = {}
+        self.condemned = ""
+        self.leaving = False
+        self.toll = 0
         self.label = label
         self.slot = slot
         self.os_pid = 0
@@ -70,6 +92,16 @@ class Worker:
     def alive(self) -> bool:
         """Whether it is not known to be dead."""
         return not self.dead.done()
+
+    @property
+    def takes_servers(self) -> bool:
+        """Whether another server may be started in it."""
+        return self.alive and not self.is_gone and not self.condemned and not self.leaving
+
+    def retire(self) -> None:
+        """Let it end by itself: its last server is gone."""
+        self.leaving = True
+        self.connection.post([LEAVE])
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the worker and what it started, if it is not dead."""
@@ -114,14 +146,19 @@ class Workers:
         """Return the workers that are not known to be dead."""
         return list(self._by_os_pid.values())
 
-    async def start(self, zygote: Zygote, label: str) -> Worker:
+    async def start(self, zygote: Zygote, label: str, *, shared: bool = False) -> Worker:
         """Fork a worker and return it; it has not said hello yet.
+
+        Args:
+            zygote: Forks it.
+            label: Whose it is, for people.
+            shared: It is a placement group's.
 
         Raises:
             OSError: The machine has no process, memory or descriptor left for it.
         """
         self._next += 1
-        worker = Worker(self._next, label, self._black_box.take(), self._loop)
+        worker = Worker(self._next, label, self._black_box.take(), self._loop, shared=shared)
         worker.zygote = zygote
         passed: list[int] = []
         try:
@@ -146,6 +183,7 @@ class Workers:
             "slot": worker.slot,
             "black_box_offset": worker.slot + TEXT_OFFSET,
             "allow_pickle": self._allow_pickle,
+            "shared": worker.shared,
         }
 
     def _control_pair(self, worker: Worker) -> int:
@@ -228,6 +266,7 @@ class Workers:
             worker.last_words = self._black_box.read(worker.slot)
         finally:
             worker.dead.set_result(status)
+            worker.toll = len(worker.residents)
             self._on_dead(worker)
             self._discard(worker)
 

@@ -88,7 +88,9 @@ class Plan:
         return "restarting" if self.start else "stays down"
 
 
-def plan_exit(tree: Tree, exited: str, reason: ExitReason, *, now: float) -> Plan:
+def plan_exit(
+    tree: Tree, exited: str, reason: ExitReason, *, now: float, counted: bool = False
+) -> Plan:
     """Decide what follows from the exit of one child that nobody asked for.
 
     A start that fails during a restart is an exit like any other, with `InitFailed` or
@@ -99,13 +101,17 @@ def plan_exit(tree: Tree, exited: str, reason: ExitReason, *, now: float) -> Pla
         exited: The id of the child. One that was removed meanwhile is no longer our business.
         reason: Why it ended.
         now: The time, in seconds, on the clock of `tree.restarts`.
+        counted: A sibling that shared its process died of the same death, and that was counted:
+            the death of a placement group is one event, however many children it ends.
     """
     child = next((c for c in tree.children if c.id == exited), None)
     if child is None or not _comes_back(child.restart, reason):
         return Plan(restarts=tree.restarts)
 
     # OTP's window: a restart exactly max_seconds ago still counts, and so does this one.
-    recent = (*(t for t in tree.restarts if now - t <= tree.max_seconds), now)
+    recent = tuple(t for t in tree.restarts if now - t <= tree.max_seconds)
+    if not counted:
+        recent = (*recent, now)
     if len(recent) > tree.max_restarts:
         others = tuple(c.id for c in reversed(tree.children) if c is not child)
         return Plan(stop=others, restarts=recent, give_up=True)

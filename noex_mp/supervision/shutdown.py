@@ -20,8 +20,9 @@ from noex_mp.core.specs import ShutdownLimit
 
 __all__ = ["FAST_GRACE", "GRACE", "Action", "Step", "Stop", "plan_shutdown", "stop_steps"]
 
-Action: TypeAlias = Literal["ask", "terminate", "kill"]
-"""Ask the server (its `terminate` runs); SIGTERM to its process group; SIGKILL to the group."""
+Action: TypeAlias = Literal["ask", "evict", "terminate", "kill"]
+"""Ask the server (its `terminate` runs); have its worker cancel what it awaits and drop it; SIGTERM
+to its process group; SIGKILL to the group."""
 
 # After SIGTERM, in seconds. Long enough for a grandchild to remove its temporary files; the
 # server itself had its whole limit before.
@@ -56,14 +57,20 @@ class Stop(NamedTuple):
     steps: tuple[Step, ...]
 
 
-def stop_steps(shutdown: ShutdownLimit, *, fast: bool = False) -> tuple[Step, ...]:
+def stop_steps(
+    shutdown: ShutdownLimit, *, fast: bool = False, shared: bool = False
+) -> tuple[Step, ...]:
     """Return how to stop one server that has this much time.
 
     Args:
         shutdown: The child's option: seconds, None (as long as it likes) or `"brutal_kill"`.
         fast: Whether somebody lost patience: its `terminate` is not waited for, whatever the
             option says.
+        shared: Whether others live in its process: it is evicted first, and only one that does
+            not leave takes the others with it.
     """
+    if shared:
+        return _steps_of_a_member(shutdown, fast=fast)
     if shutdown == "brutal_kill":
         return (Step("kill", None),)
     if fast:
@@ -71,6 +78,13 @@ def stop_steps(shutdown: ShutdownLimit, *, fast: bool = False) -> tuple[Step, ..
     if shutdown is None:
         return (Step("ask", None),)
     return (Step("ask", shutdown), Step("terminate", GRACE), Step("kill", None))
+
+
+def _steps_of_a_member(shutdown: ShutdownLimit, *, fast: bool) -> tuple[Step, ...]:
+    evicted = (Step("evict", FAST_GRACE if fast else GRACE), Step("kill", None))
+    if fast or shutdown == "brutal_kill":
+        return evicted
+    return (Step("ask", shutdown), *(() if shutdown is None else evicted))
 
 
 def plan_shutdown(

@@ -118,6 +118,7 @@ def _child_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
     yield from _restart_wrongs(spec.restart)
     yield from _shutdown_wrongs(spec.shutdown)
     yield from _init_timeout_wrongs(spec.init_timeout)
+    yield from _label_wrongs("placement", spec.placement)
     yield from _env_wrongs(spec.env)
 
 

@@ -56,6 +56,8 @@ UNLINKED: Final = 28  # link_id, {sid: begun}: the answer to UNLINK
 # Control plane, the root to a process.
 START: Final = 30  # sid, incarnation, spec
 STOP: Final = 31  # sid, reason
+KILL: Final = 40  # sid, reason: end it without its terminate; what it awaits is cancelled
+LEAVE: Final = 41  # -: the last server of a placement group is gone for good
 LINK: Final = 32  # link_id, peer, trusted; with an fd: serve this client
 UNLINK: Final = 37  # link_id: end it, and drop what came on it and has not begun
 LOCATED: Final = 33  # sid, incarnation, link_id, is_new; with an fd where it is new

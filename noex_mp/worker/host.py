@@ -47,6 +47,8 @@ from noex_mp.wire.envelopes import (
     EXITED,
     FORGET,
     HELLO,
+    KILL,
+    LEAVE,
     LINK,
     NOT_READY,
     OPEN,
@@ -110,6 +112,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: dict[int, Link] = {}
         self._draining = False
+        self._shared: bool = boot.fields.get("shared", False)
         self._on_messages = self._receiver()
         self._control = ControlLink(
             loop,
@@ -124,6 +127,8 @@ class Host:
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             START: self._on_start,
             STOP: self._on_stop,
+            KILL: self._on_kill,
+            LEAVE: self._on_leave,
             LINK: self._on_link,
             UNLINK: self._on_unlink,
             FORGET: self._on_forget,
@@ -144,7 +149,12 @@ class Host:
             self._client = Client(
                 loop, self._control, self._boot.node, allow_pickle=self._allow_pickle
             )
+            self._client.serving = self._serving
         return self._client
+
+    def _serving(self) -> int:
+        task = asyncio.current_task()
+        return next((m.sid for m in self._mailboxes.values() if m.task is task), 0)
 
     # --- control -----------------------------------------------------------------------
 
@@ -184,7 +194,10 @@ class Host:
 
     def _task_done(self, mailbox: Mailbox, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if mailbox.sid not in self._mailboxes:
+        if self._mailboxes.get(mailbox.sid) is not mailbox:
+            return
+        if mailbox.killed is not None:
+            self._drop_killed(mailbox, mailbox.killed)
             return
         # The loop of the server is over and the server has not ended: its own code has
         # cancelled it, or we have a bug. Either way nobody serves it any more.
@@ -206,6 +219,14 @@ class Host:
             link.drain()
         self._draining = False
         mailbox.put(None, Stop(reason))
+
+    def _on_kill(self, frame: list[Any]) -> None:
+        mailbox = self._mailboxes.get(frame[1])
+        if mailbox is not None:
+            mailbox.kill(frame[2])
+
+    def _on_leave(self, frame: list[Any]) -> None:
+        self._leave()
 
     def _on_link(self, frame: list[Any]) -> None:
         _, link_id, peer, trusted = frame
@@ -397,6 +418,7 @@ class Host:
 
     def ready(self, mailbox: Mailbox) -> None:
         """Tell the root that a server's `init` has returned."""
+        mailbox.ready = True
         self._control.post([READY, mailbox.sid, mailbox.incarnation])
 
     def not_ready(self, mailbox: Mailbox, outcome: Ignore | Stop | BaseException) -> None:
@@ -409,6 +431,8 @@ class Host:
             reason = InitFailed(f"it returned {outcome!r}")
         else:
             reason = _init_failed(outcome)
+        if mailbox.killed is not None:
+            reason, error = mailbox.killed, None
         self._not_ready(mailbox.sid, mailbox.incarnation, reason, error)
         self._forget(mailbox)
 
@@ -425,6 +449,13 @@ class Host:
         begun = self._end_on_links(sid, incarnation)
         self._control.post([EXITED, sid, incarnation, reason, payload, trace, begun])
         self._forget(mailbox)
+
+    def _drop_killed(self, mailbox: Mailbox, reason: ExitReason) -> None:
+        if mailbox.ready:
+            self.ended(mailbox, reason, None)
+        else:
+            self._not_ready(mailbox.sid, mailbox.incarnation, reason, None)
+            self._forget(mailbox)
 
     def _end_on_links(self, sid: int, incarnation: int) -> dict[int, int]:
         """Take nothing more for a server; return what it had begun, by link."""
@@ -443,8 +474,11 @@ class Host:
         self._leave_if_empty()
 
     def _leave_if_empty(self) -> None:
-        if self._mailboxes:
-            return
+        # A placement group's worker is told when to leave: another member may be on its way.
+        if not self._mailboxes and not self._shared:
+            self._leave()
+
+    def _leave(self) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -472,7 +506,8 @@ def _say(text: str) -> None:
 
 
 def _build(spec: dict[str, Any]) -> GenServer[Any, Any, Any]:
-    os.environ.update(spec["env"] or {})
+    process: dict[str, Any] = spec["process"] or {}
+    os.environ.update(process.get("env") or {})
     server_class = find_class(spec["server"])
     args, kwargs = unpack_payload(spec["payload"], "the root")
     server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)

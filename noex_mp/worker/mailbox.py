@@ -100,6 +100,8 @@ class Mailbox:
         inline: The operations that may run like that, bound to the instance, by name.
         context: The context of the task, and of all handlers.
         task: The server's task.
+        ready: Its `init` has returned.
+        killed: Why it is ended without its `terminate`, or None.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class Mailbox:
         self.incarnation = incarnation
         self.server = server
         self.idle = False
+        self.ready = False
+        self.killed: ExitReason | None = None
         self.queue: deque[tuple[Target | None, Any]] = deque()
         self._host = host
         self._cells = host.cells
@@ -208,6 +212,8 @@ class Mailbox:
         return True
 
     def _cancel_the_begun(self) -> bool:
+        if self.killed is not None:
+            return False
         # An operation that was begun in the name of this task has cancelled it, and means itself.
         begun = self.queue[0][1][3] if self.queue and self.queue[0][0] is not None else None
         if not isinstance(begun, _Awaited) or not isinstance(begun.promise, _GoOn):
@@ -241,6 +247,14 @@ class Mailbox:
         if len(kept) < len(self.queue):
             self.queue.clear()
             self.queue.extend(kept)
+
+    def kill(self, reason: ExitReason) -> None:
+        """End the server without its `terminate`; what it awaits is cancelled."""
+        self.killed = reason
+        self.queue.clear()
+        self._ending = (reason, None)
+        if self.task is not None:
+            self.task.cancel()
 
     def wake(self) -> None:
         """Let the task look at the queue; until then nothing runs inline."""
@@ -385,6 +399,8 @@ class Mailbox:
         self.wake()
 
     def _crash(self, error: BaseException) -> None:
+        if self.killed is not None:
+            return
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             reason: ExitReason = Exited(code)
@@ -395,10 +411,12 @@ class Mailbox:
 
     async def _end(self, reason: ExitReason, error: BaseException | None) -> None:
         try:
-            await _maybe_await(self.server.terminate(reason))
+            if self.killed is None:
+                await _maybe_await(self.server.terminate(reason))
         except BaseException:
-            traceback.print_exc()
-        self._host.ended(self, reason, error)
+            if self.killed is None:
+                traceback.print_exc()
+        self._host.ended(self, self.killed or reason, error)
 
     def _callback(self, kind: int, name: str) -> Handler | None:
         callback = "handle_call" if kind in _CALLS else "handle_cast"
@@ -407,7 +425,12 @@ class Mailbox:
         return Handler(getattr(self.server, callback), wants_sender=kind in _CALLS)
 
     def _sender(self, target: Target, seq: int) -> From[Any]:
-        return From(partial(self.reply, target, seq))
+        return From(partial(self._reply_later, target, seq))
+
+    def _reply_later(self, target: Target, seq: int, value: Any) -> None:
+        # What outlives the server in its worker may still hold the sender.
+        if target.link.targets.get(self.sid) is target:
+            self.reply(target, seq, value)
 
 
 def _bind_operations(server: GenServer[Any, Any, Any]) -> dict[str, Handler]:

@@ -124,6 +124,14 @@ def test_the_supervisor_gives_up_at_one_restart_too_many(
     assert restarts_of(tree, times) == started
 
 
+def test_the_death_of_a_group_is_counted_once() -> None:
+    tree = Tree((Child("a"), Child("b"), Child("c")), max_restarts=1, restarts=(9.0,))
+    for name in ("b", "c"):
+        plan = plan_exit(tree, name, Killed("SIGKILL"), now=9.0, counted=True)
+        assert plan == Plan(start=(name,), restarts=(9.0,))
+    assert plan_exit(tree, "a", Killed("SIGKILL"), now=9.0).give_up
+
+
 def test_giving_up_stops_the_others_from_right_to_left() -> None:
     tree = Tree((Child("a"), Child("b"), Child("c", "temporary")), max_restarts=0)
     plan = plan_exit(tree, "b", CRASH, now=1.0)

@@ -44,14 +44,32 @@ def test_a_fast_stop_waits_for_no_server(
     assert list(stop_steps(shutdown, fast=True)) == steps
 
 
+@pytest.mark.parametrize(
+    ("shutdown", "fast", "steps"),
+    [
+        (5.0, False, [("ask", 5.0), ("evict", GRACE), ("kill", None)]),
+        (None, False, [("ask", None)]),
+        ("brutal_kill", False, [("evict", GRACE), ("kill", None)]),
+        (5.0, True, [("evict", FAST_GRACE), ("kill", None)]),
+        (None, True, [("evict", FAST_GRACE), ("kill", None)]),
+    ],
+)
+def test_a_member_of_a_group_is_evicted_before_its_process_is_killed(
+    shutdown: ShutdownLimit, fast: bool, steps: list[tuple[str, float | None]]
+) -> None:
+    assert list(stop_steps(shutdown, fast=fast, shared=True)) == steps
+
+
 def test_a_fast_stop_is_over_before_it_feels_slow() -> None:
     assert FAST_GRACE < GRACE <= 1.0
     assert FAST_GRACE <= 0.2
 
 
-@given(shutdown=LIMITS, fast=st.booleans())
-def test_the_last_step_is_the_only_one_without_a_limit(shutdown: ShutdownLimit, fast: bool) -> None:
-    limits = [step.limit for step in stop_steps(shutdown, fast=fast)]
+@given(shutdown=LIMITS, fast=st.booleans(), shared=st.booleans())
+def test_the_last_step_is_the_only_one_without_a_limit(
+    shutdown: ShutdownLimit, fast: bool, shared: bool
+) -> None:
+    limits = [step.limit for step in stop_steps(shutdown, fast=fast, shared=shared)]
     assert [limit is None for limit in limits] == [False] * (len(limits) - 1) + [True]
 
 
