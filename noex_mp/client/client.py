@@ -260,7 +260,7 @@ class Client:
     def _open(self, link_id: int, fd: int) -> Link:
         link = Link(
             self.loop,
-            fds.high_socket(socket.socket(fileno=fd)),
+            fds.unix_socket(fd),
             peer=f"worker behind link {link_id}",
             on_frames=self._on_replies,
             on_close=self._on_link_closed,

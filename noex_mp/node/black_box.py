@@ -88,7 +88,7 @@ class BlackBox:
 
     def _text(self, offset: int) -> str:
         data = os.pread(self.fd, 64 * 1024, offset + TEXT_OFFSET)
-        return data.rstrip(b"\0").decode(errors="replace")
+        return data.partition(b"\0")[0].decode(errors="replace")
 
     def give_back(self, offset: int) -> None:
         """Empty a slot and let the next worker have it."""

@@ -25,7 +25,7 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
 # Above this a larger table only costs memory: the kernel copies it with every fork.
 HIGHEST: Final = 4096
@@ -34,6 +34,11 @@ ROOM: Final = 256
 MAX_PASSED: Final = 253
 
 _INT_SIZE: Final = array.array("i").itemsize
+
+# As plain numbers: an operation on the socket module's flags costs a microsecond each time.
+_NO_SIGNAL: Final = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_CLOSE_ON_EXEC: Final = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_TRUNCATED: Final = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 
 # Number -> (device, inode): a number may be closed and reused behind our back, so it alone
 # does not say that the descriptor is still ours.
@@ -135,15 +140,10 @@ def set_preloading(*, value: bool) -> None:
     _preloading = value
 
 
-@contextlib.contextmanager
-def forking_a_worker() -> Generator[None]:
-    """Keep the descriptors through a fork of our own: a worker sorts them out by itself."""
+def set_forking_a_worker(*, value: bool) -> None:
+    """Set whether a fork is one of our own: a worker sorts its descriptors out by itself."""
     global _forking_a_worker
-    _forking_a_worker = True
-    try:
-        yield
-    finally:
-        _forking_a_worker = False
+    _forking_a_worker = value
 
 
 def start_register() -> None:
@@ -196,13 +196,19 @@ def socketpair(
 ) -> tuple[socket.socket, socket.socket]:
     """Return two connected Unix sockets, high, owned, close-on-exec and non-blocking."""
     left, right = socket.socketpair(socket.AF_UNIX, kind)
-    return high_socket(left), high_socket(right)
+    return unix_socket(left.detach(), kind), unix_socket(right.detach(), kind)
 
 
 def high_socket(low: socket.socket) -> socket.socket:
-    """Move a socket to a high number, own it, and return its new object; the old is closed."""
-    family, kind, protocol = low.family, low.type, low.proto
-    moved = socket.socket(family, kind, protocol, fileno=own(high(low.detach())))
+    """Move a Unix socket to a high number, own it, and return its new object."""
+    kind = low.type
+    return unix_socket(low.detach(), kind)
+
+
+def unix_socket(fd: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """Return the Unix socket that `fd` is, moved to a high number, owned and non-blocking."""
+    # Told of its kind, Python need not ask the kernel.
+    moved = socket.socket(socket.AF_UNIX, kind, 0, fileno=own(high(fd)))
     moved.setblocking(False)
     return moved
 
@@ -216,7 +222,7 @@ def send_fds(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
     """
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sock.sendmsg([data], ancillary, getattr(socket, "MSG_NOSIGNAL", 0))
+        sock.sendmsg([data], ancillary, _NO_SIGNAL)
     except OSError as error:
         if error.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
             raise BlockingIOError(error.errno, error.strerror) from None
@@ -232,14 +238,13 @@ def recv_fds(sock: socket.socket, size: int, max_fds: int = 8) -> tuple[bytes, l
         BlockingIOError: There is no packet yet.
         DescriptorsLostError: The kernel had to drop descriptors; the rest was closed.
     """
-    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     room = socket.CMSG_SPACE(max_fds * _INT_SIZE)
-    data, ancillary, got, _ = sock.recvmsg(size, room, flags)
-    fds = _descriptors(ancillary)
-    if not flags:
+    data, ancillary, got, _ = sock.recvmsg(size, room, _CLOSE_ON_EXEC)
+    fds = _descriptors(ancillary) if ancillary else []
+    if not _CLOSE_ON_EXEC:
         for fd in fds:
             os.set_inheritable(fd, False)
-    if got & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+    if got & _TRUNCATED:
         close_all(fds)
         raise DescriptorsLostError(data)
     return data, fds

@@ -12,9 +12,7 @@ what a dead worker leaves behind becomes a child of the zygote, which ends it.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import functools
 import os
 import select
 import signal
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from noex_mp.transport.fds import high, own
+from noex_mp.transport.libc import libc
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # Not in the fcntl module before Python 3.13; the number is the same on every Linux.
@@ -72,15 +71,8 @@ def _open_again(fd: int, flags: int) -> int:
 
 def become_subreaper() -> None:
     """Become the parent of what this process's descendants leave behind, where Linux can."""
-    libc = _libc()
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    # Cached: the zygote has loaded it, so a worker does not have to (0.1 ms).
-    return ctypes.CDLL(None)
+    if hasattr(libc(), "prctl"):
+        libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def children() -> list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import mmap
 import os
 import sys
+
+from noex_mp.transport.libc import libc
 
 __all__ = ["give_back_buffer", "new_event_loop"]
 
@@ -33,18 +34,23 @@ def give_back_buffer(loop: asyncio.AbstractEventLoop) -> None:
     a sixteenth of a worker's private memory, and links do without it. Its pages still read as
     zeros afterwards, and come back when somebody writes to them.
     """
-    if sys.platform != "linux" or type(loop).__basicsize__ < 16 * mmap.PAGESIZE:
+    size = type(loop).__basicsize__
+    if sys.platform != "linux" or size < 16 * mmap.PAGESIZE:
         return
-    first = -(-id(loop) // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (id(loop) + type(loop).__basicsize__) // mmap.PAGESIZE * mmap.PAGESIZE
-    empty = bytes(mmap.PAGESIZE)
-    # Page by page, since to copy all of it would cost more than a worker has time for.
-    pages = [
-        page
-        for page in range(first, last, mmap.PAGESIZE)
-        if ctypes.string_at(page, mmap.PAGESIZE) == empty
-    ]
-    size = len(pages) * mmap.PAGESIZE
-    if pages and pages[-1] - pages[0] + mmap.PAGESIZE == size:
-        madvise = ctypes.CDLL(None).madvise
-        madvise(ctypes.c_void_p(pages[0]), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+    import ctypes
+
+    # Without the pages at its ends, which hold the loop's other fields, or somebody else's.
+    first = -(-id(loop) // mmap.PAGESIZE + -1) * mmap.PAGESIZE
+    size = (id(loop) + size) // mmap.PAGESIZE * mmap.PAGESIZE - mmap.PAGESIZE - first
+    if _is_zero(first, size):
+        libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def _is_zero(address: int, size: int) -> bool:
+    import ctypes
+
+    # Compared with itself, a byte further on: if the first is zero, all are.
+    behind, length = ctypes.c_void_p(address + 1), ctypes.c_size_t(size - 1)
+    return ctypes.c_ubyte.from_address(address).value == 0 and not libc().memcmp(
+        ctypes.c_void_p(address), behind, length
+    )

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 from noex_mp.transport import fds
+from noex_mp.transport.libc import libc
 
 __all__ = ["Ticker"]
 
@@ -80,17 +81,13 @@ def _timerfd() -> int:
     """Return a new timerfd, high and close-on-exec, or -1 where there is none to be had."""
     if sys.platform != "linux":
         return -1
-    import ctypes
-
-    fd: int = ctypes.CDLL(None).timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = libc().timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     return fds.high(fd) if fd >= 0 else -1
 
 
 def _set_interval(fd: int, seconds: float) -> None:
-    # Python has this from 3.13 on. Loaded here, since most of `import noex_mp` would wait for it.
-    import ctypes
-
+    # Python has this from 3.13 on.
     whole, nanoseconds = divmod(round(seconds * 1e9), 1_000_000_000)
     # struct itimerspec: the period and the first time, each in seconds and nanoseconds.
     interval = struct.pack("4l", whole, nanoseconds, whole, nanoseconds)
-    ctypes.CDLL(None).timerfd_settime(fd, 0, interval, None)
+    libc().timerfd_settime(fd, 0, interval, None)

@@ -17,11 +17,13 @@ __all__ = ["pack_error", "pack_payload", "unpack_error", "unpack_payload"]
 
 
 def pack_payload(encoder: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Return the arguments of a call as bytes.
+    """Return the arguments of a call as bytes; none if there are no arguments.
 
     Raises:
         UnencodableError: An argument cannot be sent; the error names its path.
     """
+    if not args and not kwargs:
+        return b""
     try:
         return b"".join(encoder.pack_big([0, kwargs, *args]))
     except Exception as error:
@@ -34,6 +36,8 @@ def unpack_payload(data: bytes, peer: str) -> tuple[list[Any], dict[str, Any]]:
     Raises:
         RemoteProtocolError: They cannot be decoded here.
     """
+    if not data:
+        return [], {}
     frame = _unpack(data, peer)
     return frame[2:], frame[1]
 

@@ -73,7 +73,8 @@ class ZygoteConfig:
 
 def pack(packet: Any) -> bytes:
     """Return a packet as bytes. Paths and variables that are not UTF-8 survive."""
-    data: bytes = msgpack.packb(packet, unicode_errors="surrogateescape")
+    # Without the size, the packer would take 1 MiB for each packet.
+    data: bytes = msgpack.packb(packet, unicode_errors="surrogateescape", buf_size=4096)
     return data
 
 

@@ -13,7 +13,6 @@ import gc
 import io
 import itertools
 import os
-import random
 import resource
 import signal
 import sys
@@ -84,8 +83,8 @@ class Birth:
 def run(birth: Birth) -> NoReturn:
     """Become a worker and run the entry; end the process with its status.
 
-    All signals are blocked when this is called. The entry's `SystemExit` gives the status, its
-    return means 0, any other exception 70, with the traceback on standard error.
+    The signals that it resets are blocked when this is called. The entry's `SystemExit` gives the
+    status, its return means 0, any other exception 70, with the traceback on standard error.
     """
     status = EXIT_SOFTWARE
     try:
@@ -121,12 +120,13 @@ def _become_worker(birth: Birth) -> Boot:
     _reset_signals(birth.signals)
     boot = _take_descriptors(birth)
     lifeline.become_subreaper()
-    _reseed()
+    _reseed_numpy()
     _listen_for_faults(boot)
     if not birth.fields.get("core_dumps"):
         # Writing out a core of 400 MB delays the news of the death by 0.4 s.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    os.environ.update(birth.fields.get("env") or {})
+    if env := birth.fields.get("env"):
+        os.environ.update(env)
     gc.enable()
     return boot
 
@@ -136,9 +136,9 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
     # Else it believes later that its handlers are still in place.
     faulthandler.disable()
     for number, handler in original.items():
-        signal.signal(number, handler)
-    # Ctrl-C goes to the root, which stops its workers in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C goes to the root, which stops its workers in order: ignored, as in the zygote.
+        if number != signal.SIGINT:
+            signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -175,8 +175,8 @@ def _close_all_but(kept: set[int]) -> None:
     os.closerange(numbers[-1] + 1, _MANY if limit == resource.RLIM_INFINITY else limit)
 
 
-def _reseed() -> None:
-    random.seed()
+def _reseed_numpy() -> None:
+    # The standard library's `random` sees to itself after a fork.
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

@@ -17,7 +17,6 @@ import contextlib
 import mmap
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -27,7 +26,15 @@ from typing import Any, Final, NoReturn
 
 from noex_mp.client import current
 from noex_mp.client.client import Client
-from noex_mp.core.black_box import BEGUN, CELL_WORDS, CELLS_SIZE, LINK_ID, SID
+from noex_mp.core.black_box import (
+    BEGUN,
+    CELL_WORDS,
+    CELLS_SIZE,
+    LINK_ID,
+    OUTBOX_OFFSET,
+    SID,
+    TEXT_OFFSET,
+)
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
@@ -80,7 +87,6 @@ def main(boot: Boot) -> NoReturn:
     """Run a worker until its last server has ended."""
     loop = new_event_loop()
     give_back_buffer(loop)
-    asyncio.set_event_loop(loop)
     host = Host(loop, boot)
     host.start()
     loop.run_forever()
@@ -102,8 +108,9 @@ class Host:
         self._allow_pickle: bool = boot.fields["allow_pickle"]
         self.encoder = Encoder(allow_pickle=self._allow_pickle)
         slot: int = boot.fields["slot"]
-        self.cells = memoryview(mmap.mmap(boot.black_box_fd, CELLS_SIZE, offset=slot)).cast("Q")
-        self._outbox = Outbox(boot.black_box_fd, slot)
+        mine = memoryview(mmap.mmap(boot.black_box_fd, TEXT_OFFSET, offset=slot))
+        self.cells = mine[:CELLS_SIZE].cast("Q")
+        self._outbox = Outbox(mine[OUTBOX_OFFSET:])
         self._next_cell = 0
         self._free_cells: list[int] = []
         # Those of servers that have ended, by sid, until the root knows what they say.
@@ -116,7 +123,7 @@ class Host:
         self._on_messages = self._receiver()
         self._control = ControlLink(
             loop,
-            socket.socket(fileno=boot.control_fd),
+            fds.unix_socket(boot.control_fd),
             peer="the root",
             on_frame=self._on_control,
             on_close=self._on_control_closed,
@@ -237,7 +244,7 @@ class Host:
             return
         link = Link(
             self.loop,
-            fds.high_socket(socket.socket(fileno=fd)),
+            fds.unix_socket(fd),
             peer=peer,
             on_frames=self._on_messages,
             on_close=self._on_link_closed,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-
-from noex_mp.core.black_box import END, LINK_ID, OUTBOX_HEADER, OUTBOX_OFFSET, OUTBOX_SIZE
+from noex_mp.core.black_box import END, LINK_ID, OUTBOX_HEADER, OUTBOX_SIZE
 from noex_mp.transport.link import Link
 
 __all__ = ["Outbox"]
@@ -19,10 +17,9 @@ class Outbox:
         end: Where the last reply ends, 0 while there is none.
     """
 
-    def __init__(self, fd: int, slot: int) -> None:
+    def __init__(self, area: memoryview) -> None:
         self.end = 0
-        self._area = mmap.mmap(fd, OUTBOX_SIZE, offset=slot + OUTBOX_OFFSET)
-        self._view = memoryview(self._area)
+        self._view = area
         self._words = self._view[:OUTBOX_HEADER].cast("Q")
 
     def add(self, link: Link, data: bytes) -> None:
@@ -35,7 +32,7 @@ class Outbox:
             self.flush(link)
         start = self.end or OUTBOX_HEADER
         end = start + len(data)
-        self._area[start:end] = data
+        self._view[start:end] = data
         self._words[LINK_ID] = link.state
         # Last: the root must never read half a reply.
         self._words[END] = self.end = end

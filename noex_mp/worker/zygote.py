@@ -118,6 +118,13 @@ class Zygote:
         _ignore_signals()
         _wake_on_sigchld(self._woken)
         self._signals = self._signals_before.changed()
+        # Blocked for good, since a change for every fork would cost it a tenth of a millisecond:
+        # what a worker gets before it handles them by itself waits until it does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals.keys() - {signal.SIGCHLD})
+        # What stood in a buffer would be written by every worker.
+        flush_output()
+        # Of all forks from here on, only those of the user's code below a worker are not ours.
+        fds.set_forking_a_worker(value=True)
         lifeline.become_subreaper()
         self._spared = set(lifeline.children())
         self._kept = frozenset(_open_fds()) - self._mine - {0, 1, 2}
@@ -191,28 +198,21 @@ class Zygote:
 
     def _fork_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
         control, stdout, stderr, black_box = passed
-        # What stands in a buffer now would be written twice.
-        flush_output()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            with fds.forking_a_worker():
-                os_pid = os.fork()
-                if os_pid == 0:
-                    run(
-                        Birth(
-                            entry=self._entry,
-                            fields=fields,
-                            control_fd=control,
-                            stdout_fd=stdout,
-                            stderr_fd=stderr,
-                            black_box_fd=black_box,
-                            lifeline_fd=self._lifeline,
-                            kept_fds=self._kept,
-                            signals=self._signals,
-                        )
-                    )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os_pid = os.fork()
+        if os_pid == 0:
+            run(
+                Birth(
+                    entry=self._entry,
+                    fields=fields,
+                    control_fd=control,
+                    stdout_fd=stdout,
+                    stderr_fd=stderr,
+                    black_box_fd=black_box,
+                    lifeline_fd=self._lifeline,
+                    kept_fds=self._kept,
+                    signals=self._signals,
+                )
+            )
         return os_pid
 
     def _adopt(self, os_pid: int) -> int:
