@@ -28,6 +28,9 @@ EXITED: Final = 15  # os pid, wait status
 
 MAX_PACKET: Final = 128 * 1024  # bytes
 
+# One for all: a packer for each packet would begin with 1 MiB of memory.
+_packer: Final = msgpack.Packer(unicode_errors="surrogateescape", buf_size=4096)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZygoteConfig:
@@ -73,8 +76,7 @@ class ZygoteConfig:
 
 def pack(packet: Any) -> bytes:
     """Return a packet as bytes. Paths and variables that are not UTF-8 survive."""
-    # Without the size, the packer would take 1 MiB for each packet.
-    data: bytes = msgpack.packb(packet, unicode_errors="surrogateescape", buf_size=4096)
+    data: bytes = _packer.pack(packet)
     return data
 
 
