@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import noex_mp
 from noex_mp.cli import statuses
+from noex_mp.cli.pid_one import stay_behind_as_pid_one
 from noex_mp.cli.signals import exit_at_once
 from noex_mp.errors import ConfigError
 
@@ -61,6 +62,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     match args.command:
         case "run":
             exit_at_once(statuses.OK)
+            stay_behind_as_pid_one()
             from noex_mp.cli.run import run
 
             return run(

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from noex_mp.cli import statuses
 from noex_mp.cli.log import FORMATS, Level, Log
+from noex_mp.cli.notify import Notifier
 from noex_mp.cli.signals import StopRequests, run_with_signals
 from noex_mp.cli.streams import open_missing, standard_streams
 from noex_mp.cli.target import Target, load_node
@@ -54,6 +55,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         log_level: What is less important is not logged.
     """
     open_missing()
+    notifier = Notifier.from_environment()
     try:
         target = Target(target_text)
         _look_in_this_folder()
@@ -67,12 +69,13 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
-        run = _Run(loop, node, children, names, log)
+        run = _Run(loop, node, children, names, log, notifier)
         return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
         return statuses.SOFTWARE
     finally:
+        notifier.close()
         log.close()
 
 
@@ -124,8 +127,10 @@ class _Run:
         children: list[dict[str, Any]],
         names: Sequence[str],
         log: Log,
+        notifier: Notifier,
     ) -> None:
         self._loop = loop
+        self._notifier = notifier
         self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
         self._node = node
         self._tree = node.tree or Supervisor()
@@ -141,6 +146,8 @@ class _Run:
     async def serve(self) -> int:
         """Start the tree, wait for a reason to stop, stop it; return the exit status."""
         self._loop.set_exception_handler(self._on_loop_error)
+        self._notifier.begin(self._loop)
+        self._notifier.tell("STATUS=starting")
         starting = self._loop.create_task(self._start())
         await self._first_of(starting)
         status = statuses.OK
@@ -160,6 +167,12 @@ class _Run:
     def _say(self, level: Level, event: str, what: str, trace: str = "", **facts: Any) -> None:
         self._log.say(level, event, what, traceback=trace, **facts)
 
+    def _say_the_end(
+        self, event: str, what: str, status: int, trace: str = "", **facts: Any
+    ) -> None:
+        self._say("error", event, what, trace, **facts)
+        self._notifier.tell("STOPPING=1", f"STATUS={what}", f"EXIT_STATUS={status}")
+
     # --- start -------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -173,6 +186,7 @@ class _Run:
             f"node {self._name} is up with {servers} (os pid {os_pid})",
             os_pid=os_pid,
         )
+        self._notifier.tell("READY=1", f"STATUS=up with {servers}")
 
     async def _start_root(self) -> Root:
         for name in self._names:
@@ -201,13 +215,14 @@ class _Run:
                 return statuses.OK
             case PreloadError():
                 what = "the application could not be preloaded"
-                self._say("error", "not_started", what, str(error))
+                self._say_the_end("not_started", what, statuses.USAGE, str(error))
                 return statuses.USAGE
             case ConfigError():
-                self._say("error", "not_started", str(error))
+                self._say_the_end("not_started", str(error), statuses.USAGE)
                 return statuses.USAGE
             case StartError():
-                self._say("error", "not_started", str(error), _in_full(error.__cause__))
+                trace = _in_full(error.__cause__)
+                self._say_the_end("not_started", str(error), statuses.FAILED, trace)
                 return statuses.FAILED
             case _:
                 self._fail(error)
@@ -222,11 +237,13 @@ class _Run:
         if not gave_up.done():
             return statuses.OK
         error = self._root.give_up_error(gave_up.result())
-        self._say("error", "gave_up", str(error), server=gave_up.result().server)
+        server = gave_up.result().server
+        self._say_the_end("gave_up", str(error), statuses.FAILED, server=server)
         return statuses.FAILED
 
     def _stop_in_order(self, number: signal.Signals) -> None:
         self._asked.set_result(None)
+        self._notifier.tell("STOPPING=1", f"STATUS=stopping on {number.name}")
         if number == signal.SIGINT and self._log.on_terminal:
             self._log.say_at_terminal("stopping", "stopping; Ctrl-C again to stop at once")
         else:
@@ -250,7 +267,7 @@ class _Run:
         self._say("error", "internal_error", what, _in_full(error))
 
     def _fail(self, error: BaseException | None) -> None:
-        self._say("error", "fault", _FAULT, _in_full(error))
+        self._say_the_end("fault", _FAULT, statuses.SOFTWARE, _in_full(error))
         if not self._fault.done():
             self._fault.set_result(None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -52,6 +53,16 @@ class Counter(GenServer, expected=(Refused,)):
     def say(self, text: str) -> None:
         print(text)
         print(text.upper(), file=sys.stderr)
+
+    @call
+    def variables(self) -> list[str]:
+        return sorted(os.environ)
+
+    @call
+    def leave_an_orphan(self) -> int:
+        # A process of a session of its own, whose parent ends.
+        script = "(setsid sleep 1000 & echo $!)"
+        return int(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
 
     @call
     def never(self, sender: From[None]) -> NoReply:

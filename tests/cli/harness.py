@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,12 +28,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **changes}
 
 
-def noex_mp(*words: str, folder: Path = HERE) -> subprocess.CompletedProcess[str]:
+def noex_mp(*words: str, folder: Path = HERE, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         command(*words),
         cwd=folder,
-        env=environment(),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -112,12 +112,17 @@ def running(
     until: str | None = "is up",
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
+    variables: Mapping[str, str] | None = None,
 ) -> Generator[Running]:
-    """Start `noex-mp run`, wait until its tree is up, and end it with the block."""
+    """Start `noex-mp run`, wait until its tree is up, and end it with the block.
+
+    Args:
+        variables: What its environment holds besides.
+    """
     process = subprocess.Popen(
         [*program, "run", *words],
         cwd=folder,
-        env=environment(),
+        env=environment(**(variables or {})),
         stdout=stdout,
         stderr=stderr,
         text=True,
