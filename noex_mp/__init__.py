@@ -73,6 +73,7 @@ from noex_mp.errors import (
     NoNodeError,
     NoServerError,
     NotImportableError,
+    OutOfDescriptorsError,
     PreloadError,
     ProtocolError,
     RemoteError,
@@ -134,6 +135,7 @@ __all__ = [
     "NotImportableError",
     # core.operations
     "Operation",
+    "OutOfDescriptorsError",
     "Outcome",
     "PreloadError",
     "ProtocolError",

@@ -13,8 +13,9 @@ NoexError
 ├── StartError               a server did not come up
 │   ├── InitFailedError          its `init` raised, or its worker died in it
 │   ├── InitTimedOutError        its `init` took too long
-│   ├── AlreadyRegisteredError   its name belongs to another server
-│   └── DuplicateChildError      its id belongs to another child
+│   ├── AlreadyRegisteredError   its name belongs to another server or node
+│   ├── DuplicateChildError      its id belongs to another child
+│   └── OutOfDescriptorsError    too few file descriptors are free for its worker
 ├── CallError                no reply came
 │   ├── NoServerError            nobody is there, or not any more
 │   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
@@ -63,6 +64,7 @@ __all__ = [
     "NodeDownError",
     "NoexError",
     "NotImportableError",
+    "OutOfDescriptorsError",
     "PreloadError",
     "ProtocolError",
     "RemoteError",
@@ -220,18 +222,51 @@ class InitTimedOutError(StartError):
 
 
 class AlreadyRegisteredError(StartError):
-    """The name belongs to another server.
+    """The name belongs to another server, or to another node.
 
     Attributes:
         name: The name.
+        holder: What has it: `"server"` or `"node"`.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, holder: str = "server") -> None:
+        super().__init__(name, holder)
         self.name = name
+        self.holder = holder
 
     def __str__(self) -> str:
-        return f"the name {self.name!r} is taken by a running server; stop it or choose another"
+        return (
+            f"the name {self.name!r} is taken by a running {self.holder}; stop it or choose another"
+        )
+
+
+class OutOfDescriptorsError(StartError):
+    """The process that keeps the servers alive has too few file descriptors left for another.
+
+    Some are kept back, so that the servers there are can still be restarted and called. When
+    servers are stopped, others can be started again.
+
+    Attributes:
+        server: The child's id.
+        open_fds: How many descriptors the process has open.
+        limit: How many it may have (`ulimit -n`).
+        needed: How many have to be free to start a server.
+    """
+
+    def __init__(self, server: str, open_fds: int, limit: int, needed: int) -> None:
+        super().__init__(server, open_fds, limit, needed)
+        self.server = server
+        self.open_fds = open_fds
+        self.limit = limit
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server} did not start: {self.open_fds} of {self.limit} file descriptors are "
+            f"in use, and {self.needed} must be free, for its worker and for restarts\n"
+            f"Raise the limit (ulimit -n, or LimitNOFILE= of the service), or stop servers that "
+            f"are not needed."
+        )
 
 
 class DuplicateChildError(StartError):

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
 from noex_mp.errors import CallTimedOutError, NoNodeError
-from noex_mp.transport.paths import connect_unix, runtime_folder
+from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 
 __all__ = ["RunningNode", "close_all", "connect"]
 
@@ -28,10 +24,6 @@ _ENDING: Final = ".sock"
 
 # How long a node may take to answer a question of its own, in seconds.
 PATIENCE: Final = 5.0
-
-# A node that starts has its socket for a moment before it listens there. Only what is older, in
-# seconds, is what a dead one has left.
-STALE_AGE: Final = 2.0
 
 
 class RunningNode:
@@ -71,17 +63,18 @@ def connect(name: str | None) -> list[RunningNode]:
         NoNodeError: There is none.
     """
     loop = asyncio.get_running_loop()
-    found = dict(_sockets())
+    found, silent = _sockets()
+    chosen = [(each, sock) for each, sock in found if name is None or each == name]
+    for each, sock in found:
+        if (each, sock) not in chosen:
+            sock.close()
+    if chosen:
+        return [RunningNode(loop, each, sock) for each, sock in chosen]
+    if name in silent or (name is None and silent):
+        raise NoNodeError(f"node {name or silent[0]} does not answer: it takes no connections")
     if not found:
         raise NoNodeError("no node is running\nStart one with: noex-mp run app:tree")
-    if name is None:
-        return [RunningNode(loop, each, sock) for each, sock in found.items()]
-    wanted = found.pop(name, None)
-    for sock in found.values():
-        sock.close()
-    if wanted is None:
-        raise NoNodeError(f"no node is called {name!r}; running: {listed(found)}")
-    return [RunningNode(loop, name, wanted)]
+    raise NoNodeError(f"no node is called {name!r}; running: {listed(each for each, _ in found)}")
 
 
 def close_all(nodes: list[RunningNode]) -> None:
@@ -90,24 +83,25 @@ def close_all(nodes: list[RunningNode]) -> None:
         node.client.close()
 
 
-def _sockets() -> Iterator[tuple[str, socket.socket]]:
-    folder = runtime_folder()
-    for path in sorted(folder.glob(f"*{_ENDING}")):
+def _sockets() -> tuple[list[tuple[str, socket.socket]], list[str]]:
+    """Return the nodes that took our connection, and the names of those that did not."""
+    found: list[tuple[str, socket.socket]] = []
+    silent: list[str] = []
+    files = [path for folder in runtime_folders() for path in folder.glob(f"*{_ENDING}")]
+    for path in sorted(files, key=lambda path: path.name):
+        name = path.name.removesuffix(_ENDING)
         try:
-            sock = connect_unix(folder, path.name)
+            found.append((name, connect_unix(path.parent, path.name)))
         except ConnectionRefusedError:
-            _remove_if_stale(path)
+            # What a dead node has left.
+            with contextlib.suppress(OSError):
+                remove_stale(path.parent, path.name)
+        except TimeoutError:
+            silent.append(name)
         except FileNotFoundError:
             # It has stopped since we looked.
             continue
-        else:
-            yield path.name.removesuffix(_ENDING), sock
-
-
-def _remove_if_stale(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if time.time() - os.lstat(path).st_mtime > STALE_AGE:
-            path.unlink()
+    return found, silent
 
 
 def _peer_os_pid(sock: socket.socket) -> int:

@@ -98,6 +98,9 @@ def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str
             verb = "was" if event.count == 1 else "were"
             what = f"ended before it came to {amount(event.count, 'cast')}, which {verb} lost"
             return "warning", what, {"count": event.count}
+        case "waiting":
+            what = "waits for its restart: the system has no file descriptor, process or memory"
+            return "warning", what, {}
         case kind:
             return "debug", kind.replace("_", " "), {}
 

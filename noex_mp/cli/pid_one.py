@@ -53,12 +53,11 @@ def stay_behind_as_pid_one() -> None:
 
 def _outlive(node: int) -> int:
     """Pass signals on and reap, until the node has ended; return its status as a shell has it."""
-    while True:
+    status = None
+    while status is None:
         news = signal.sigwaitinfo(signal.valid_signals())
         if news.si_signo == signal.SIGCHLD:
             status = _reap(node)
-            if status is not None:
-                break
         elif news.si_signo not in _KEYS or news.si_code != _FROM_THE_KERNEL:
             _pass_on(node, news.si_signo)
     code = os.waitstatus_to_exitcode(status)

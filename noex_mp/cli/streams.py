@@ -1,30 +1,22 @@
 """Standard output and error of a node, written so that nothing there can harm it.
 
-The root's event loop keeps servers alive, so it must not wait for whoever reads its log: a pager,
-a terminal that was stopped with Ctrl-S, a log collector that hangs. It hands each line to a thread,
-which does the waiting. A reader that is gone costs the lines, and one that is too slow costs the
-output of the workers beyond `ROOM`; the log itself is never dropped while somebody may read it.
+A reader that is gone costs the lines, and one that is too slow costs the output of the workers
+beyond `ROOM`; the log itself is dropped only when ten times as much waits.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
-import threading
 from collections.abc import Mapping
-from typing import Final
+from functools import partial
 
-__all__ = ["ROOM", "Stream", "open_missing", "standard_streams"]
+from noex_mp.node.output import ROOM, Writer
 
-# Output that waits for its reader, in bytes; beyond that lines of the workers are dropped.
-ROOM: Final = 8 * 1024 * 1024
-
-# How long the end of a node waits for the readers of its last lines, in seconds.
-PATIENCE: Final = 2.0
+__all__ = ["Stream", "open_missing", "standard_streams"]
 
 
-class Stream:
+class Stream(Writer):
     """One descriptor, and the thread that writes to it.
 
     Attributes:
@@ -33,64 +25,9 @@ class Stream:
     """
 
     def __init__(self, fd: int, *, room: int = ROOM) -> None:
+        super().__init__(partial(_write_all, fd), f"noex-mp output {fd}", room=room)
         self.is_terminal = _is_terminal(fd)
         self.in_colour = self.is_terminal and _colour_is_wanted()
-        self._fd = fd
-        self._room = room
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._dropped = 0
-        self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"noex-mp output {fd}", daemon=True)
-        # Its signals go to the main thread: a thread starts with the mask of its maker.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def write(self, data: bytes, *, droppable: bool = False) -> None:
-        """Have something written after everything before; never waits, never raises.
-
-        Args:
-            droppable: Leave it out if too much waits already.
-        """
-        with self._changed:
-            if droppable and self._size > self._room:
-                self._dropped += 1
-                return
-            if self._dropped:
-                data = _note(self._dropped) + data
-                self._dropped = 0
-            self._waiting.append(data)
-            self._size += len(data)
-            self._changed.notify()
-
-    def close(self, patience: float = PATIENCE) -> None:
-        """Wait until all is written, at most `patience` seconds; for the end of the process."""
-        with self._changed:
-            if self._dropped:
-                self._waiting.append(_note(self._dropped))
-                self._dropped = 0
-            self._closed = True
-            self._changed.notify()
-        self._thread.join(patience)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
-                data = b"".join(self._waiting)
-                self._waiting.clear()
-            _write_all(self._fd, data)
-            with self._changed:
-                self._size -= len(data)
-
-
-def _note(dropped: int) -> bytes:
-    return f"noex-mp: {dropped} lines of output were dropped: nobody read them\n".encode()
 
 
 def _write_all(fd: int, data: bytes) -> None:

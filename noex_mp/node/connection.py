@@ -22,6 +22,7 @@ class Connection:
         worker: The worker at the other end, or None if it only is a client.
         links: The ids of its data links, by the worker they lead to.
         located: The servers that it has been told of and wants to hear about.
+        requests: How many of its requests are in work.
     """
 
     def __init__(self, label: str, *, trusted: bool, worker: Worker | None = None) -> None:
@@ -30,6 +31,7 @@ class Connection:
         self.worker = worker
         self.links: dict[Worker, int] = {}
         self.located: set[int] = set()
+        self.requests = 0
         self._control: ControlLink | None = None
 
     def attach(self, control: ControlLink) -> None:

@@ -21,7 +21,8 @@ class Event:
 
     Attributes:
         kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`, `stopping`,
-            `gave_up` or `messages_lost`.
+            `gave_up`, `messages_lost`, or `waiting`: a restart has to wait, since the system has
+            no descriptor, process or memory for a worker.
         server: The server's name or id.
         sid: Its number in the node.
         incarnation: Which start of it.

@@ -30,7 +30,7 @@ from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Supervisor
 from noex_mp.errors import ConfigError, NodeDownError
 from noex_mp.node.events import Listener
-from noex_mp.node.output import Sink
+from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.root import Root, RootConfig
 from noex_mp.supervision.validate import validate
 from noex_mp.transport import fds
@@ -90,6 +90,7 @@ class Node:
         self._pickle = pickle
         self._core_dumps = core_dumps
         self._root: Root | None = None
+        self._output = OurOutput()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
@@ -145,7 +146,7 @@ class Node:
             raise ConfigError("this node was started before; make another")
         children = self.wire_children()
         self._loop = new_event_loop()
-        self._root = Root(self._loop, self.root_config(sink=_to_our_output))
+        self._root = Root(self._loop, self.root_config(sink=self._output))
         self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()
@@ -216,6 +217,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join()
+        self._output.close()
 
     def stop_at_exit(self) -> None:
         """Stop the node from a program that is about to end, within 5 s."""
@@ -304,13 +306,6 @@ class Node:
             if loop.is_closed():
                 client.close()
                 del self._clients[loop]
-
-
-def _to_our_output(label: str, stream: str, line: bytes) -> None:
-    out = sys.stdout if stream == "stdout" else sys.stderr
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        out.write(line.decode(errors="replace"))
-        out.flush()
 
 
 def _refuse_while_preloading() -> None:

@@ -1,15 +1,25 @@
-"""What workers print: read from their pipes, and passed on line by line."""
+"""What workers print: read from their pipes, and passed on line by line.
+
+The root's event loop keeps servers alive, so it must not wait for whoever reads its output: a
+pager, a terminal that was stopped with Ctrl-S, a log collector that hangs. It hands each line to
+a `Writer`, whose thread does the waiting.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from noex_mp.transport import fds
 
-__all__ = ["Output", "Sink"]
+__all__ = ["ROOM", "OurOutput", "Output", "Sink", "Writer"]
 
 READ_SIZE: Final = 64 * 1024
 
@@ -18,6 +28,13 @@ MAX_LINE: Final = 64 * 1024
 
 # What a dead worker has left is at most what a pipe holds, 64 KiB; more comes from elsewhere.
 LAST_READS: Final = 4
+
+# Output that waits for its reader, in bytes; beyond that lines of the workers are dropped, and
+# beyond ten times that all lines.
+ROOM: Final = 8 * 1024 * 1024
+
+# How long the end of a node waits for the readers of its last lines, in seconds.
+PATIENCE: Final = 2.0
 
 #: Takes the server's name, "stdout" or "stderr", and a line with its end.
 Sink = Callable[[str, str, bytes], None]
@@ -74,3 +91,106 @@ class Output:
         fds.close(self._fd)
         if self._partial:
             self._sink(self._label, self._stream, self._partial + b"\n")
+
+
+class Writer:
+    """A thread that writes, so that others need not wait for the reader."""
+
+    def __init__(self, write: Callable[[bytes], None], name: str, *, room: int = ROOM) -> None:
+        """Take what writes.
+
+        Args:
+            write: Writes all of it, however long that takes; raises nothing.
+            name: The thread's name, for people.
+            room: How much may wait, in bytes.
+        """
+        self._write_all = write
+        self._name = name
+        self._room = room
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._dropped = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def write(self, data: bytes, *, droppable: bool = False) -> None:
+        """Have something written after everything before; never waits, never raises.
+
+        Args:
+            droppable: Leave it out sooner if too much waits already.
+        """
+        with self._changed:
+            if self._size > self._room * (1 if droppable else 10):
+                self._dropped += 1
+                return
+            if self._dropped:
+                data = _note(self._dropped) + data
+                self._dropped = 0
+            self._waiting.append(data)
+            self._size += len(data)
+            if self._thread is None:
+                self._thread = self._start()
+            self._changed.notify()
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Wait until all is written, at most `patience` seconds."""
+        with self._changed:
+            if self._dropped:
+                self._waiting.append(_note(self._dropped))
+                self._dropped = 0
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(patience)
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        # Its signals go to the main thread: a thread starts with the mask of its maker.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+            self._write_all(data)
+            with self._changed:
+                self._size -= len(data)
+
+
+def _note(dropped: int) -> bytes:
+    return f"noex-mp: {dropped} lines of output were dropped: nobody read them\n".encode()
+
+
+class OurOutput:
+    """A sink that passes what workers print on to this program's own output."""
+
+    def __init__(self) -> None:
+        self._writers = {
+            name: Writer(partial(_print, name), f"noex-mp {name}") for name in ("stdout", "stderr")
+        }
+
+    def __call__(self, label: str, stream: str, line: bytes) -> None:
+        """Pass a line on."""
+        self._writers[stream].write(line, droppable=True)
+
+    def close(self) -> None:
+        """Wait until all is written, for a while."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _print(name: str, data: bytes) -> None:
+    # Looked up each time: notebooks and tests put their own in its place.
+    file = getattr(sys, name)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        file.write(data.decode(errors="replace"))
+        file.flush()

@@ -9,8 +9,7 @@ names and payloads here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import errno
 import secrets
 import signal
 import socket
@@ -22,7 +21,6 @@ from typing import Any, Final
 from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
 from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
-    AlreadyRegisteredError,
     ConfigError,
     MaxRestartsExceededError,
     NoServerError,
@@ -31,13 +29,14 @@ from noex_mp.errors import (
 from noex_mp.node.black_box import BlackBox
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
+from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocket
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.supervisor import StartFailedError, Supervision
-from noex_mp.node.workers import Worker, Workers
+from noex_mp.node.workers import Worker, Workers, check_room
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
-from noex_mp.transport import fds, lifeline, paths
+from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
@@ -57,8 +56,8 @@ from noex_mp.wire.payload import unpack_error
 
 __all__ = ["Root", "RootConfig"]
 
-# How long the control socket rests when no descriptor is free, in seconds.
-ACCEPT_AGAIN: Final = 0.5
+# So many requests of one local program may be in work at a time.
+MAX_REQUESTS: Final = 256
 
 # How long a worker without servers may take to end, in seconds.
 LAST_ACT: Final = 1.0
@@ -123,7 +122,8 @@ class Root:
         self._zygotes: list[Zygote] = []
         self._zygote_task: asyncio.Task[Zygote] | None = None
         self._connections: set[Connection] = set()
-        self._listener: socket.socket | None = None
+        self._door: ControlSocket | None = None
+        self._complaints = Complaints(loop, self._say)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: asyncio.Task[None] | None = None
         self._handlers: dict[int, Callable[[Connection, list[Any]], None]] = {
@@ -199,13 +199,8 @@ class Root:
     def _close(self) -> None:
         for connection in list(self._connections):
             connection.control.close()
-        if self._listener is not None:
-            self._loop.remove_reader(self._listener.fileno())
-            fds.disown(self._listener.fileno())
-            self._listener.close()
-            assert self._config.name is not None
-            with contextlib.suppress(FileNotFoundError):
-                (paths.runtime_folder() / f"{self._config.name}.sock").unlink()
+        if self._door is not None:
+            self._door.close()
         self._black_box.close()
         fds.close(self._lifeline_read)
         fds.close(self._lifeline_write)
@@ -216,6 +211,8 @@ class Root:
         task = self._zygote_task
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = self._zygote_task = self._loop.create_task(self._start_zygote())
+            # It may be started ahead of need; whoever needs it hears how that went.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
 
     async def _start_zygote(self) -> Zygote:
@@ -233,8 +230,8 @@ class Root:
             on_death=lambda: self._on_zygote_death(zygote),
         )
         self._zygotes.append(zygote)
-        if self._listener is not None:
-            zygote.unlink_at_end(str(paths.runtime_folder() / f"{self._config.name}.sock"))
+        if self._door is not None:
+            zygote.unlink_at_end(str(self._door.path))
         return zygote
 
     def _on_zygote_death(self, zygote: Zygote) -> None:
@@ -256,6 +253,19 @@ class Root:
             self._zygote_task = None
 
     async def _start_worker(self, child: Child) -> Worker:
+        first = child.incarnation == 1
+        if first:
+            # A restart always has room: what the last worker had, and what is kept back.
+            check_room(child.title)
+        try:
+            return await self._fork(child)
+        except OSError as error:
+            if first and error.errno in (errno.EMFILE, errno.ENFILE):
+                # Somebody else took what was free a moment ago.
+                check_room(child.title)
+            raise
+
+    async def _fork(self, child: Child) -> Worker:
         group = child.placement
         label = child.title if group is None else group.name
         start = partial(self._workers.start, label=label, shared=group is not None)
@@ -284,48 +294,47 @@ class Root:
                 on_close=lambda link, problem: self._on_disconnect(connection, problem),
                 encoder=Encoder(allow_pickle=trusted and self._config.allow_pickle),
                 allow_pickle=trusted and self._config.allow_pickle,
+                bounds=None if trusted else PROGRAM_BOUNDS,
             )
         )
         self._connections.add(connection)
         return connection
 
     def _on_disconnect(self, connection: Connection, problem: Exception | None) -> None:
-        if problem is not None:
+        if problem is not None and connection.trusted:
             line = f"noex-mp: control link closed: {problem}\n"
             self._config.sink(connection.label, "stderr", line.encode())
+        elif problem is not None:
+            self._complaints(f"disconnected {problem}")
         self._connections.discard(connection)
+        if self._door is not None:
+            self._door.forget(connection)
         self._directory.forget(connection)
 
     def _open_control_socket(self, name: str) -> None:
         try:
-            self._listener = paths.bind_unix(paths.runtime_folder(), f"{name}.sock")
-        except FileExistsError:
-            raise AlreadyRegisteredError(name) from None
-        self._listen()
+            self._door = ControlSocket(self._loop, name, self._let_in, self._complaints)
+        except OSError as error:
+            # Servers run without it as well; a container may have nothing that can be written.
+            self._say(
+                f"no control socket, so noex-mp ps and call will not find this node: {error}\n"
+                f"Set XDG_RUNTIME_DIR to a private folder that can be written."
+            )
 
-    def _listen(self) -> None:
-        if self._listener is not None and self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+    def _let_in(self, sock: socket.socket, label: str) -> Connection:
+        return self.connect(sock, label, trusted=False)
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:
-            # No descriptor is free: look again in a moment, instead of all the time.
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(ACCEPT_AGAIN, self._listen)
-            return
-        if _peer_uid(sock) != os.getuid():
-            sock.close()
-            return
-        self.connect(fds.high_socket(sock), "a local program", trusted=False)
+    def _say(self, text: str) -> None:
+        for line in text.splitlines():
+            self._config.sink("noex-mp", "stderr", f"{line}\n".encode())
 
     def _on_frame(self, connection: Connection, frame: list[Any]) -> None:
+        if not connection.trusted and self._door is not None:
+            self._door.heard(connection)
         try:
             self._handlers[frame[0]](connection, frame)
+        except RemoteProtocolError:
+            raise
         except Exception as error:
             # Its link ends, with this as the reason; nobody else's does.
             problem = f"a control frame that makes no sense: {frame!r:.200} ({error!r:.200})"
@@ -345,7 +354,7 @@ class Root:
 
     def _incarnation_of(self, connection: Connection, sid: int, incarnation: int) -> Child | None:
         child = self._directory.get(sid)
-        if child is None or child.worker is not connection.worker:
+        if child is None or child.worker is None or child.worker is not connection.worker:
             return None
         return child if child.incarnation == incarnation else None
 
@@ -394,6 +403,10 @@ class Root:
 
     def _on_request(self, connection: Connection, frame: list[Any]) -> None:
         _, request, method, *parameters = frame
+        connection.requests += 1
+        if connection.requests > MAX_REQUESTS and not connection.trusted:
+            problem = f"more than {MAX_REQUESTS} requests at a time"
+            raise RemoteProtocolError(connection.label, problem)
         task = self._loop.create_task(self._answer(connection, request, method, parameters))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -411,6 +424,7 @@ class Root:
             answer = [RESPONSE, request, False, [error, b""]]
         else:
             answer = [RESPONSE, request, True, value]
+        connection.requests -= 1
         if not connection.closed:
             connection.post(answer)
 
@@ -476,11 +490,3 @@ class Root:
         """Return the error of a tree that gave up."""
         spec = self._supervision.spec or Supervisor()
         return MaxRestartsExceededError(spec.id, spec.max_restarts, spec.max_seconds, report)
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    if not hasattr(socket, "SO_PEERCRED"):
-        # The folder's mode keeps others out.
-        return os.getuid()
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(data[4:8], "little")

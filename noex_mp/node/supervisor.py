@@ -11,6 +11,7 @@ Stopping a server sets its `stop_reason`, makes it end, and waits until it is ov
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -31,7 +32,13 @@ from noex_mp.core.reasons import (
     render,
 )
 from noex_mp.core.specs import ShutdownLimit, Supervisor
-from noex_mp.errors import InitFailedError, InitTimedOutError, NodeDownError, StartError
+from noex_mp.errors import (
+    InitFailedError,
+    InitTimedOutError,
+    NodeDownError,
+    OutOfDescriptorsError,
+    StartError,
+)
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
@@ -47,6 +54,15 @@ __all__ = ["Siblings", "StartFailedError", "Supervision"]
 
 # What an incarnation says of its end when its `init` returned `Ignore()`.
 IGNORED: Final = (Normal(), b"", "")
+
+# The system has no descriptor, process or memory for a worker. That passes, so it is no fault of
+# the server's, and does not count against its restarts.
+SHORTAGES: Final = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENOSPC)
+)
+
+# When to look again, in seconds.
+START_AGAIN: Final = 0.1
 
 
 class StartFailedError(Exception):
@@ -69,6 +85,7 @@ class _Ended(NamedTuple):
     reason: ExitReason
     error: bytes
     worker: Worker | None
+    refusal: StartError | None = None
 
 
 class Siblings:
@@ -235,7 +252,9 @@ class Supervision:
         child.begin()
         self._tell("starting", child)
         try:
-            worker = await self._placements.worker_for(child)
+            worker = await self._worker_for(child)
+        except OutOfDescriptorsError as error:
+            return _Ended(InitFailed("no file descriptors are free"), b"", None, error)
         except Exception as error:
             return _Ended(InitFailed(f"no worker process: {error}"), b"", None)
         child.worker = worker
@@ -256,6 +275,21 @@ class Supervision:
         else:
             worker.residents.pop(child.sid, None)
         return ended
+
+    async def _worker_for(self, child: Child) -> Worker:
+        """Return a new worker; for a restart, as soon as the system has what it takes."""
+        told = False
+        while True:
+            try:
+                return await self._placements.worker_for(child)
+            except OSError as error:
+                ending = child.stop_reason is not None or self._stopping
+                if child.incarnation == 1 or ending or error.errno not in SHORTAGES:
+                    raise
+            if not told:
+                told = True
+                self._tell("waiting", child)
+            await asyncio.sleep(START_AGAIN)
 
     async def _wait_for_init(self, child: Child, worker: Worker) -> _Ended | None:
         # Its answer, its death, and the time limit race.
@@ -484,6 +518,8 @@ class Supervision:
 
 
 def _start_error(child: Child, ended: _Ended) -> StartError:
+    if ended.refusal is not None:
+        return ended.refusal
     if isinstance(ended.reason, InitTimedOut):
         return InitTimedOutError(child.title, ended.reason.limit)
     detail = ended.reason.detail if isinstance(ended.reason, InitFailed) else render(ended.reason)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.core.black_box import TEXT_OFFSET
-from noex_mp.errors import TruncatedFrameError
+from noex_mp.errors import OutOfDescriptorsError, TruncatedFrameError
 from noex_mp.node.black_box import BlackBox, LastWords
 from noex_mp.node.connection import Connection
 from noex_mp.node.output import Output, Sink
@@ -30,13 +30,32 @@ from noex_mp.wire.envelopes import LEAVE
 if TYPE_CHECKING:
     from noex_mp.node.children import Child
 
-__all__ = ["Worker", "Workers"]
+__all__ = ["Worker", "Workers", "check_room"]
 
 # How long the pidfd waits for the zygote's report, in seconds.
 STATUS_PATIENCE: Final = 1.0
 
 # PIDFD_SIGNAL_PROCESS_GROUP, linux/pidfd.h
 _PROCESS_GROUP: Final = 1 << 2
+
+
+# While a worker starts it takes 8 descriptors of the root's: 4 that it keeps (control link, output,
+# errors, pidfd), 3 for its ends of these, and one as the pidfd moves. As many stay free, for the
+# restart of a server (which gets back what the last worker had) and for the command line.
+FDS_TO_START: Final = 8
+FDS_KEPT_BACK: Final = 8
+
+
+def check_room(label: str) -> None:
+    """Refuse to start one more server while there is no room for another worker.
+
+    Raises:
+        OutOfDescriptorsError: Too few descriptors are free.
+    """
+    open_fds, limit = fds.usage()
+    needed = FDS_TO_START + FDS_KEPT_BACK
+    if limit - open_fds < needed:
+        raise OutOfDescriptorsError(label, open_fds, limit, needed)
 
 
 class Worker:

@@ -133,8 +133,19 @@ class Zygote:
             raise
         finally:
             theirs.close()
-        zygote = cls(loop, process, ours, on_exit, on_death)
-        zygote._configure(config, lifeline)
+        try:
+            zygote = cls(loop, process, ours, on_exit, on_death)
+        except BaseException:
+            process.kill()
+            process.wait()
+            fds.disown(ours.fileno())
+            ours.close()
+            raise
+        try:
+            zygote._configure(config, lifeline)
+        except BaseException:
+            await zygote.close()
+            raise
         return zygote
 
     def _configure(self, config: packets.ZygoteConfig, lifeline: int) -> None:

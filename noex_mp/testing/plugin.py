@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import socket
 import sys
@@ -294,10 +295,10 @@ def _shm_entries() -> dict[object, str]:
 
 def _socket_files() -> dict[object, str]:
     # Imported when it is needed: pytest loads this module for everybody who has noex-mp.
-    from noex_mp.transport.paths import runtime_folder
+    from noex_mp.transport.paths import runtime_folders
 
     found: dict[object, str] = {}
-    for path in runtime_folder().rglob("*"):
+    for path in itertools.chain(*(folder.rglob("*") for folder in runtime_folders())):
         with contextlib.suppress(OSError):
             if path.is_socket():
                 found[path, path.lstat().st_ino] = str(path)

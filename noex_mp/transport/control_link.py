@@ -7,14 +7,15 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from noex_mp.errors import RemoteProtocolError
 from noex_mp.transport import fds
 from noex_mp.transport.link import Link, peer_is_gone
 from noex_mp.wire.codec import Encoder
+from noex_mp.wire.stream import FrameReader
 
-__all__ = ["NO_FD", "ControlLink"]
+__all__ = ["NO_FD", "Bounds", "ControlLink"]
 
 # A packet may carry 253 fds (SCM_MAX_FD); we send one or two with a frame.
 FDS_PER_READ: Final = 16
@@ -26,6 +27,20 @@ NO_FD: Final = -1
 RETRY: Final = 0.005
 
 
+class Bounds(NamedTuple):
+    """What a peer from outside of the node may cost us, in bytes.
+
+    Attributes:
+        frame: The largest frame that is taken, and the largest sum of buffers.
+        backlog: How much may wait for a peer that does not read.
+        read: How much is read at a time, before others get their turn.
+    """
+
+    frame: int
+    backlog: int
+    read: int
+
+
 class ControlLink(Link):
     """A link of the control plane: whole frames, and file descriptors with them.
 
@@ -34,7 +49,7 @@ class ControlLink(Link):
     the front (`take_fd`).
     """
 
-    __slots__ = ("_encoder", "_in_fds", "_on_frame", "_queue")
+    __slots__ = ("_bounds", "_encoder", "_in_fds", "_on_frame", "_queue", "_queued")
 
     def __init__(
         self,
@@ -46,8 +61,11 @@ class ControlLink(Link):
         on_close: Callable[[Any, Exception | None], None],
         encoder: Encoder,
         allow_pickle: bool = True,
+        bounds: Bounds | None = None,
     ) -> None:
         self._encoder = encoder
+        self._bounds = bounds
+        self._queued = 0
         self._in_fds: deque[int] = deque()
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._on_frame = on_frame
@@ -60,6 +78,14 @@ class ControlLink(Link):
             allow_pickle=allow_pickle,
         )
         self._recv = self._recv_with_fds
+        if bounds is not None:
+            self.reader = FrameReader(
+                peer=peer,
+                allow_pickle=allow_pickle,
+                max_frame_size=bounds.frame,
+                max_buffer_size=bounds.frame,
+            )
+            self.unpacker = self.reader.unpacker
 
     # --- out ---------------------------------------------------------------------------
 
@@ -82,9 +108,13 @@ class ControlLink(Link):
         passed = list(pass_fds)
         for chunk in chunks:
             self._queue.append((memoryview(chunk), passed))
+            self._queued += len(chunk)
             passed = []
         if not self._writing:
             self._pump()
+        if self._bounds is not None and self._queued > self._bounds.backlog:
+            problem = f"requests and reads no answers; {self._queued} bytes wait for it"
+            self.close(RemoteProtocolError(self.peer, problem))
 
     def _pump(self) -> None:
         queue = self._queue
@@ -104,6 +134,7 @@ class ControlLink(Link):
                     return
                 break
             fds.close_all(passed)
+            self._queued -= sent
             if sent < len(data):
                 queue[0] = (data[sent:], [])
                 break
@@ -125,6 +156,7 @@ class ControlLink(Link):
         for _, passed in self._queue:
             fds.close_all(passed)
         self._queue.clear()
+        self._queued = 0
         if self._writing and not self._loop.is_closed():
             self._watch_writable(False)
 
@@ -144,6 +176,8 @@ class ControlLink(Link):
     # --- in ----------------------------------------------------------------------------
 
     def _recv_with_fds(self, size: int) -> bytes:
+        if self._bounds is not None:
+            size = self._bounds.read
         try:
             data, received = fds.recv_fds(self._sock, size, FDS_PER_READ)
         except fds.DescriptorsLostError as lost:

@@ -75,6 +75,25 @@ def raise_fd_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def usage() -> tuple[int, int]:
+    """Return how many descriptors this process has open, and how many it may have."""
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    # Linux 6.2 and later say the number as the folder's size; else it has to be counted.
+    count = sys.platform == "linux" and os.stat(folder).st_size
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return count or _count(folder), sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
+def _count(folder: str) -> int:
+    try:
+        # Without the one that lists the folder.
+        return len(os.listdir(folder)) - 1
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def high(fd: int) -> int:
     """Move `fd` to a high number, close-on-exec, and return that; the old one is closed.
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from noex_mp.transport import fds, lifeline
+from noex_mp.transport import fds, lifeline, paths
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
@@ -263,9 +263,10 @@ class Zygote:
             _drain(self._wakeup)
             self._reap()
             self._flush()
-        for path in self._unlink:
+        for path in map(Path, self._unlink):
+            # Not if the root's successor listens there by now.
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                paths.remove_stale(path.parent, path.name)
 
     # --- sending ---
 

@@ -55,6 +55,19 @@ class Counter(GenServer, expected=(Refused,)):
         print(text.upper(), file=sys.stderr)
 
     @call
+    def never(self, sender: From[None]) -> NoReply:
+        return NoReply()
+
+
+class Loud(Counter):
+    def init(self) -> None:
+        print("ready in", os.getpid())
+
+
+class Explorer(GenServer):
+    """Looks at where it lives."""
+
+    @call
     def variables(self) -> list[str]:
         return sorted(os.environ)
 
@@ -63,15 +76,6 @@ class Counter(GenServer, expected=(Refused,)):
         # A process of a session of its own, whose parent ends.
         script = "(setsid sleep 1000 & echo $!)"
         return int(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
-
-    @call
-    def never(self, sender: From[None]) -> NoReply:
-        return NoReply()
-
-
-class Loud(Counter):
-    def init(self) -> None:
-        print("ready in", os.getpid())
 
 
 class FailingInit(GenServer):
@@ -100,6 +104,7 @@ tree = Supervisor(
     child(Counter, start=10).options(name="visits"),
     child(Counter).options(id="second"),
 )
+life = Supervisor(child(Explorer).options(name="explorer"))
 loud = Supervisor(child(Loud))
 node = Node(Supervisor(child(Counter)), name="of-its-own")
 fails_to_start = Supervisor(child(Counter), child(FailingInit))

@@ -13,7 +13,6 @@ import pytest
 
 from noex_mp import ConfigError, __version__
 from noex_mp.cli.call import parse_arguments
-from noex_mp.cli.client import STALE_AGE
 from noex_mp.transport.paths import runtime_folder
 from tests.cli.harness import Running, command, environment, noex_mp, running
 
@@ -193,19 +192,40 @@ def test_without_a_node_there_is_a_sentence(
 
 
 @slow
-@pytest.mark.parametrize("age", [0.0, STALE_AGE + 10])
-def test_what_a_dead_node_has_left_is_ignored_and_removed_when_it_is_old(
-    age: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_a_dead_node_has_left_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     path = runtime_folder() / "dead.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    then = path.stat().st_mtime - age
-    os.utime(path, (then, then))
     assert noex_mp("ps").returncode == 1
-    # A node that starts has a socket for a moment before it listens.
-    assert path.exists() == (age == 0.0)
+    assert not path.exists()
+
+
+@slow
+def test_a_node_without_the_variable_is_found_by_whoever_has_it(tmp_path: Path) -> None:
+    (tmp_path / "xdg").mkdir(mode=0o700)
+    without = {"XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
+    with running("app:tree", "--name", "service", variables=without):
+        changed = {**without, "XDG_RUNTIME_DIR": str(tmp_path / "xdg")}
+        assert "node service" in noex_mp("ps", **changed).stdout
+
+
+@slow
+def test_a_node_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hangs,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other,
+    ):
+        path = str(runtime_folder() / "shop.sock")
+        hangs.bind(path)
+        hangs.listen(0)
+        other.connect(path)  # its queue is full now
+        done = noex_mp("ps")
+    assert done.returncode == 1
+    assert "node shop does not answer" in done.stderr
 
 
 @slow

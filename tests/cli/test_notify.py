@@ -127,8 +127,8 @@ def test_a_tree_that_does_not_start_says_so(
 @pytest.mark.slow
 def test_workers_and_what_they_start_have_nothing_to_tell(systemd: ServiceManager) -> None:
     variables = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "1000000"}
-    with running("app:tree", variables=variables):
-        names = noex_mp("call", "visits", "variables").stdout
+    with running("app:life", variables=variables):
+        names = noex_mp("call", "explorer", "variables").stdout
     assert "PATH" in names
     assert "NOTIFY" not in names
     assert "WATCHDOG" not in names

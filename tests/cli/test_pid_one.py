@@ -91,12 +91,12 @@ def test_a_node_that_is_killed_ends_the_container_with_the_signals_status() -> N
 
 
 def test_orphans_of_workers_vanish() -> None:
-    with container() as run:
-        orphan = noex_mp("call", "visits", "leave_an_orphan").stdout.strip()
-        worker = run.os_pid_of("visits")
+    with container("app:life") as run:
+        orphan = noex_mp("call", "explorer", "leave_an_orphan").stdout.strip()
+        worker = run.os_pid_of("explorer")
         inside = ("nsenter", "--target", str(_pid_one_of(run)), "--pid", "--mount", "--")
         subprocess.run([*inside, "kill", "-KILL", str(worker)], check=True)
-        run.until("visits restarted")
+        run.until("explorer restarted")
         gone = f"while kill -0 {orphan} 2>/dev/null; do sleep 0.01; done"
         subprocess.run([*inside, "sh", "-c", gone], check=True, timeout=PATIENCE)
 
