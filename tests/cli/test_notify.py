@@ -181,7 +181,7 @@ async def test_what_the_queue_has_no_room_for_is_sent_as_soon_as_it_has(
     stalled.forget()
     loop = asyncio.get_running_loop()
     stalled.socket.setblocking(False)
-    heard = []
+    heard: list[bytes] = []
     while b"READY=1" not in heard:
         heard.append(await loop.sock_recv(stalled.socket, 100))
     # One answer to the watchdog was waiting ahead of it, and no more were put behind.
