@@ -56,6 +56,7 @@ from noex_mp.errors import (
     AlreadyRegisteredError,
     BadChildSpecError,
     BadEnvelopeError,
+    BadRegistrationError,
     BadTargetError,
     CallError,
     CallTimedOutError,
@@ -83,7 +84,9 @@ from noex_mp.errors import (
     TruncatedFrameError,
     UnencodableError,
     UnknownOperationError,
+    UnregisteredTypeError,
 )
+from noex_mp.wire.registration import register_type
 
 if TYPE_CHECKING:
     from noex_mp.node.node import Node, shutdown
@@ -93,6 +96,7 @@ __all__ = [
     "AlreadyRegisteredError",
     "BadChildSpecError",
     "BadEnvelopeError",
+    "BadRegistrationError",
     "BadTargetError",
     # core.messages
     "Call",
@@ -156,11 +160,14 @@ __all__ = [
     "UnencodableError",
     "Unknown",
     "UnknownOperationError",
+    "UnregisteredTypeError",
     "call",
     "cast",
     "child",
     # client.api
     "named",
+    # wire.registration
+    "register_type",
     "shutdown",
     "spawn",
     "stop",

@@ -9,6 +9,8 @@ NoexError
 │   ├── PreloadError             the application could not be preloaded
 │   ├── UnknownOperationError    the server has no such operation or message
 │   ├── UnencodableError         a value cannot be sent to another process
+│   ├── BadRegistrationError     a type cannot be registered like this
+│   ├── UnregisteredTypeError    a value came whose type is registered at its sender only
 │   └── NoNodeError              there is no node here to do this
 ├── StartError               a server did not come up
 │   ├── InitFailedError          its `init` raised, or its worker died in it
@@ -47,6 +49,7 @@ __all__ = [
     "AlreadyRegisteredError",
     "BadChildSpecError",
     "BadEnvelopeError",
+    "BadRegistrationError",
     "BadTargetError",
     "CallError",
     "CallTimedOutError",
@@ -74,6 +77,7 @@ __all__ = [
     "TruncatedFrameError",
     "UnencodableError",
     "UnknownOperationError",
+    "UnregisteredTypeError",
 ]
 
 
@@ -171,6 +175,44 @@ class UnencodableError(ConfigError):
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return f"cannot be sent to another process: {self.path}: {self.value}{why}"
+
+
+class BadRegistrationError(ConfigError):
+    """`register_type` cannot do what it was asked for.
+
+    Attributes:
+        path: The type, as `module:qualname`.
+        reason: Why not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be registered: {self.reason}"
+
+
+class UnregisteredTypeError(ConfigError):
+    """A value came whose type is registered in its sender's process, but not in this one.
+
+    Attributes:
+        path: The type, as `module:qualname`.
+        home: The module that has registered it there.
+    """
+
+    def __init__(self, path: str, home: str) -> None:
+        super().__init__(path, home)
+        self.path = path
+        self.home = home
+
+    def __str__(self) -> str:
+        return (
+            f"a {self.path} came, which module {self.home} has registered in its sender's "
+            f"process, but which is not registered in this one\n"
+            f"Call register_type at the top level of a module that every process can import."
+        )
 
 
 class NoNodeError(ConfigError):

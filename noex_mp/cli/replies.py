@@ -109,6 +109,8 @@ def import_no_applications() -> None:
             values.FROZENSET: _load_set,
             values.ENUM: _load_enum,
             values.DATACLASS: _load_dataclass,
+            values.NAMED_TUPLE: _load_named_tuple,
+            values.REGISTERED: _load_registered,
             values.EXCEPTION: _load_exception,
             values.PICKLE: _load_pickle,
         }
@@ -136,6 +138,16 @@ def _load_dataclass(reader: ValueReader, data: bytes) -> Any:
     if _is_ours(path):
         return _load_our_dataclass(reader, data)
     return _Shown({**state, **slots})
+
+
+def _load_named_tuple(reader: ValueReader, data: bytes) -> Any:
+    _, items, *_ = reader.nested(data)
+    return tuple(items)
+
+
+def _load_registered(reader: ValueReader, data: bytes) -> Any:
+    _, _, content = reader.nested(data)
+    return content
 
 
 def _load_exception(reader: ValueReader, data: bytes) -> Any:

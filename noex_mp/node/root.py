@@ -293,7 +293,8 @@ class Root:
                 on_frame=lambda link, frame: self._on_frame(connection, frame),
                 on_close=lambda link, problem: self._on_disconnect(connection, problem),
                 encoder=Encoder(allow_pickle=trusted and self._config.allow_pickle),
-                allow_pickle=trusted and self._config.allow_pickle,
+                allow_pickle=self._config.allow_pickle,
+                trusted=trusted,
                 bounds=None if trusted else PROGRAM_BOUNDS,
             )
         )
@@ -415,6 +416,8 @@ class Root:
         self, connection: Connection, request: int, method: str, parameters: list[Any]
     ) -> None:
         try:
+            if method == "spawn" and not connection.trusted:
+                raise ConfigError("only the node's own processes may start servers in it")
             if method == "stop":
                 self._refuse_own_stop(connection, *parameters)
             value = await self._methods[method](*parameters)

@@ -61,6 +61,7 @@ class ControlLink(Link):
         on_close: Callable[[Any, Exception | None], None],
         encoder: Encoder,
         allow_pickle: bool = True,
+        trusted: bool = True,
         bounds: Bounds | None = None,
     ) -> None:
         self._encoder = encoder
@@ -76,12 +77,14 @@ class ControlLink(Link):
             on_frames=ControlLink._deliver,
             on_close=on_close,
             allow_pickle=allow_pickle,
+            trusted=trusted,
         )
         self._recv = self._recv_with_fds
         if bounds is not None:
             self.reader = FrameReader(
                 peer=peer,
                 allow_pickle=allow_pickle,
+                trusted=trusted,
                 max_frame_size=bounds.frame,
                 max_buffer_size=bounds.frame,
             )

@@ -90,13 +90,14 @@ class Link:
         on_frames: Callable[[Any], None],
         on_close: Callable[[Any, Exception | None], None],
         allow_pickle: bool = True,
+        trusted: bool = True,
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
         self._sock = sock
         self.fd = fds.own(sock.fileno())
         self.peer = peer
-        self.reader = FrameReader(peer=peer, allow_pickle=allow_pickle)
+        self.reader = FrameReader(peer=peer, allow_pickle=allow_pickle, trusted=trusted)
         self.unpacker = self.reader.unpacker
         self.out: list[bytes] = []
         self.scheduled = False

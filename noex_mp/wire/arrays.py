@@ -22,6 +22,7 @@ from noex_mp.wire.values import (
     SCALAR,
     ValueReader,
     ValueWriter,
+    extension,
 )
 
 _USER_DTYPE = 2  # numpy's `dtype.isbuiltin` for a dtype that another package registered
@@ -36,7 +37,22 @@ def is_scalar_type(cls: type[Any]) -> bool:
 def has_plain_memory(value: Any) -> bool:
     """Tell whether the bytes of an array or scalar are all there is to it."""
     dtype = value.dtype
-    return not dtype.hasobject and dtype.isbuiltin != _USER_DTYPE and dtype.itemsize > 0
+    return (
+        not dtype.hasobject
+        and dtype.isbuiltin != _USER_DTYPE
+        and dtype.itemsize > 0
+        and (dtype.names is None or _has_a_description(dtype))
+    )
+
+
+def _has_a_description(dtype: Any) -> bool:
+    # One whose fields overlap, or lie in another order than they are named, has none.
+    numpy = sys.modules["numpy"]
+    try:
+        same: bool = numpy.lib.format.descr_to_dtype(_dtype_to_wire(dtype)) == dtype
+    except ValueError:
+        return False
+    return same
 
 
 def dump_array(writer: ValueWriter, array: Any) -> ExtType:
@@ -48,7 +64,7 @@ def dump_array(writer: ValueWriter, array: Any) -> ExtType:
     view = array.reshape(-1, order="A").view("u1").data
     data = writer.out_of_band(view, is_array=True) if view.nbytes >= BIG else view
     fields = [_dtype_to_wire(array.dtype), list(array.shape), "F" if fortran else "C", data]
-    return ExtType(ARRAY, writer.nested(fields))
+    return extension(ARRAY, writer.nested(fields))
 
 
 def load_array(reader: ValueReader, data: bytes) -> Any:
@@ -69,7 +85,7 @@ def load_array(reader: ValueReader, data: bytes) -> Any:
 
 def dump_scalar(writer: ValueWriter, scalar: Any) -> ExtType:
     """Return the extension for a scalar with plain memory."""
-    return ExtType(SCALAR, writer.nested([_dtype_to_wire(scalar.dtype), scalar.tobytes()]))
+    return extension(SCALAR, writer.nested([_dtype_to_wire(scalar.dtype), scalar.tobytes()]))
 
 
 def load_scalar(reader: ValueReader, data: bytes) -> Any:

@@ -42,16 +42,23 @@ def find_class(path: str) -> type[Any]:
     Raises:
         NotImportableError: There is no such module, or no such class in it.
     """
-    name, _, qualname = path.partition(":")
+    name, qualname = _split(path)
     name = local_module(name)
     try:
-        module = sys.modules.get(name) or importlib.import_module(name)
-        found: object = functools.reduce(getattr, qualname.split("."), module)
+        found: object = sys.modules.get(name) or importlib.import_module(name)
+        for attribute in qualname:
+            found = getattr(found, attribute)
     except (Exception, SystemExit) as error:  # an import runs any code
         raise NotImportableError(path) from error
     if not isinstance(found, type):
         raise NotImportableError(path)
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _split(path: str) -> tuple[str, list[str]]:
+    name, _, qualname = path.partition(":")
+    return name, qualname.split(".")
 
 
 def can_be_found(cls: type[Any]) -> bool:

@@ -12,7 +12,8 @@ What comes out equals what went in, in type and value, with these exceptions:
 - `bytearray` and `memoryview` arrive as `bytes`.
 - An array arrives contiguous and writable.
 - An exception that cannot be rebuilt arrives as `RemoteError`.
-- Identity is lost: a list that stands in two places arrives as two lists.
+- A value that stands in two places arrives as two equal values, as with JSON. (Inside what is
+  pickled it stays one.)
 
 The hooks below cost nothing while a message is made of msgpack's own types: msgpack calls them
 only for a type that it does not know.
@@ -21,7 +22,7 @@ only for a type that it does not know.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from msgpack import ExtType, Unpacker
 
@@ -32,8 +33,12 @@ from noex_mp.wire.unencodable import find_unencodable
 from noex_mp.wire.values import (
     BIG,
     BUFFER,
+    FROM_OUTSIDE,
+    MAX_FRAME_SIZE,
+    MAX_LENGTH,
     MAX_NESTING,
     Pack,
+    extension,
     new_pack,
     new_unpacker,
 )
@@ -44,6 +49,7 @@ _BYTES_LIKE = frozenset((bytes, bytearray, memoryview))
 _MAY_HOLD_BYTES = _BYTES_LIKE | {list, dict}
 # How far down the search for big bytes goes; what lies deeper stays in the message.
 _SEARCH_DEPTH = 64
+_OUTSIDE_LOADERS = {code: LOADERS[code] for code in FROM_OUTSIDE}
 # A peer that sends nothing but rubbish must not fill our memory with errors about it.
 _MAX_FAILURES = 16
 # msgpack lets 1024 lists lie in each other, at about 350 bytes of C stack each, and 24 extensions
@@ -80,7 +86,16 @@ class Encoder:
         self._payload_packs: list[Pack] = []
 
     def take(self, data: bytes) -> list[bytes | memoryview]:
-        """Return the chunks to send, in order, for a message that was just packed."""
+        """Return the chunks to send, in order, for a message that was just packed.
+
+        Raises:
+            ValueError: It is larger than the peer would take.
+        """
+        if len(data) > MAX_FRAME_SIZE:
+            raise ValueError(
+                f"it takes {len(data):,} bytes, and a message may have {MAX_FRAME_SIZE:,} beside "
+                f"its big bytes and arrays; send it in parts"
+            )
         if not self.buffers:
             return [data]
         buffers = self.buffers.copy()
@@ -97,7 +112,10 @@ class Encoder:
         self.buffers.clear()
         self._lifts_bytes = True
         try:
-            return self.take(self.pack(self._lifted(frame)))
+            data = self.pack(self._lifted(frame))
+            if len(data) > MAX_LENGTH:
+                _refuse_long(frame)
+            return self.take(data)
         except BaseException:
             self.buffers.clear()
             raise
@@ -134,25 +152,26 @@ class Encoder:
 
     def _encode(self, value: object) -> ExtType:
         """Return the extension for a value that msgpack does not know."""
-        self._depth += 1
+        self._depth = depth = self._depth + 1
         try:
-            if self._depth > MAX_NESTING:
+            if depth > MAX_NESTING:
                 raise ValueError(f"it is nested too deeply: more than {MAX_NESTING} levels")
             return dumper_for(type(value))(self, value)
         except BaseException:
-            if self._depth == 1:  # the whole message has failed
+            if depth == 1:  # the whole message has failed
                 self.buffers.clear()
             raise
         finally:
-            self._depth -= 1
+            self._depth = depth - 1
 
     def nested(self, value: Any) -> bytes:
         """Return a payload: the value as msgpack. For dumpers only."""
-        if self._depth > len(self._payload_packs):
+        depth = self._depth
+        if depth > len(self._payload_packs):
             self._payload_packs.append(new_pack(self._encode, for_payloads=True))
-        if self._depth > _TRUSTED_DEPTH and _is_deeper(value, _DEEP_PAYLOAD):
+        if depth > _TRUSTED_DEPTH and _is_deeper(value, _DEEP_PAYLOAD):
             raise ValueError(f"it is nested too deeply: {_DEEP_PAYLOAD} lists in many extensions")
-        pack = self._payload_packs[self._depth - 1]
+        pack = self._payload_packs[depth - 1]
         left = len(self.buffers)
         try:
             return pack(self._lifted(value) if self._lifts_bytes else value)
@@ -174,7 +193,7 @@ class Encoder:
     def out_of_band(self, view: memoryview, *, is_array: bool) -> ExtType:
         """Let a big buffer travel behind the message. For dumpers only."""
         self.buffers.append((is_array, view))
-        return ExtType(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
+        return extension(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
 
     def _lifted(self, value: Any, depth: int = 0) -> Any:
         """Return the value with references in place of its big bytes."""
@@ -205,8 +224,24 @@ def _is_deeper(value: Any, limit: int) -> bool:
     return limit == 0 or any(_is_deeper(child, limit - 1) for child in children)
 
 
+def _refuse_long(value: Any) -> None:
+    """Raise if a list or dict is longer than the peer would take."""
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        children = cast("dict[Any, Any] | list[Any]", value)
+        if len(children) > MAX_LENGTH:
+            raise ValueError(
+                f"it has {len(children):,} elements, and a list or dict may have {MAX_LENGTH:,}; "
+                f"send it in parts, or as an array"
+            )
+        for child in children.values() if isinstance(children, dict) else children:
+            _refuse_long(child)
+
+
 class Decoder:
     """Turns extensions back into values.
+
+    A peer that is not `trusted`, because it does not belong to the node, may send what needs
+    neither pickle nor a class of anybody's.
 
     Attributes:
         peer: Who sends, for error messages.
@@ -216,9 +251,17 @@ class Decoder:
         buffers: The big buffers that came ahead of the next message.
     """
 
-    def __init__(self, *, peer: str, allow_pickle: bool = True, max_size: int = 2**28) -> None:
+    def __init__(
+        self,
+        *,
+        peer: str,
+        allow_pickle: bool = True,
+        trusted: bool = True,
+        max_size: int = MAX_FRAME_SIZE,
+    ) -> None:
         self.peer = peer
         self.allow_pickle = allow_pickle
+        self._loaders = LOADERS if trusted else _OUTSIDE_LOADERS
         self.failures: list[Exception] = []
         self.buffers: list[Any] = []
         self._max_size = max_size
@@ -231,13 +274,16 @@ class Decoder:
         try:
             if self._depth > MAX_NESTING:
                 raise ValueError(f"nested more than {MAX_NESTING} levels deep")
-            load = LOADERS.get(code)
+            load = self._loaders.get(code)
             if load is None:
-                raise RemoteProtocolError(self.peer, f"the unknown extension type {code}")
+                kind = "a forbidden" if code in LOADERS else "the unknown"
+                raise RemoteProtocolError(self.peer, f"{kind} extension type {code}")
             return load(self, data)
         except NoexError as error:
             self._fail(error)
-        except (Exception, SystemExit) as error:  # loading runs the user's code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # loading runs the user's code
             text = f"a value that cannot be rebuilt here: {type(error).__name__}: {error}"
             failure = RemoteProtocolError(self.peer, text)
             failure.__cause__ = error

@@ -27,6 +27,7 @@ from noex_mp.wire.values import (
     EXCEPTION,
     ValueReader,
     ValueWriter,
+    extension,
     shortened,
 )
 
@@ -78,10 +79,10 @@ def dump_exception(writer: ValueWriter, error: BaseException) -> ExtType:
     else:
         writer.exceptions.append(id(error))
         try:
-            return ExtType(EXCEPTION, writer.nested(list(_record(writer, error))))
+            return extension(EXCEPTION, writer.nested(list(_record(writer, error))))
         finally:
             writer.exceptions.pop()
-    return ExtType(EXCEPTION, writer.nested(list(record)))
+    return extension(EXCEPTION, writer.nested(list(record)))
 
 
 def load_exception(reader: ValueReader, data: bytes) -> BaseException:

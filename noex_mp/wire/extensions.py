@@ -1,8 +1,9 @@
 """Every type beyond msgpack's own: how it becomes an extension, and comes back.
 
 `dumper_for(cls)` gives the function that writes values of a class, `LOADERS` the function that
-reads each code. A type's two functions stand next to each other. To add a type, write the
-pair, give it a code in `values.py`, and enter it in two tables at the end.
+reads each code. A type's two functions stand next to each other, those of users' classes in
+`objects.py`, those of many small types in `standard.py`. To add a type, write the pair, give it
+a code in `values.py`, and enter it in two tables at the end.
 
 Types are told apart by their exact class. A subclass of, say, `datetime` is somebody's own
 class with ways of its own, so it goes by pickle, which asks the class.
@@ -10,37 +11,39 @@ class with ways of its own, so it goes by pickle, which asks the class.
 
 from __future__ import annotations
 
-import dataclasses
+import copyreg
 import datetime as dt
-import enum
 import io
 import pickle
 import struct
 import sys
 from collections.abc import Callable
-from types import MemberDescriptorType
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Final
+from weakref import ref
 
 from msgpack import ExtType
 
-from noex_mp.wire import arrays, values
-from noex_mp.wire.classes import can_be_found, find_class, local_module, path_of
+from noex_mp.wire import arrays, objects, values
+from noex_mp.wire.classes import local_module
 from noex_mp.wire.exceptions import dump_exception, load_exception
-from noex_mp.wire.values import ValueReader, ValueWriter
+from noex_mp.wire.standard import load_standard, standard_dumper
+from noex_mp.wire.values import Dumper, Loader, ValueReader, ValueWriter, extension
 
-Dumper = Callable[[ValueWriter, Any], ExtType]
-Loader = Callable[[ValueReader, bytes], Any]
+__all__ = ["LOADERS", "REDUCERS", "dumper_for", "set_dumper", "travels_already"]
 
 _COMPLEX = struct.Struct(">dd")
-_NOT_FOUND = "its class cannot be imported by name; move it to the top level of a module"
+_DATE = struct.Struct(">HBB")
+_TIME = struct.Struct(">BBBIB")
+_DATETIME = struct.Struct(">HBBBBBIB")
+_TIMEDELTA = struct.Struct(">iii")
+_UTC: Final = b"\xc0"  # the one zone that has a shorter way: msgpack's nil
 
 
 # --- containers -------------------------------------------------------------------------
 
 
 def _dump_tuple(writer: ValueWriter, value: tuple[Any, ...]) -> ExtType:
-    return ExtType(values.TUPLE, writer.nested(list(value)))
+    return extension(values.TUPLE, writer.nested(list(value)))
 
 
 def _load_tuple(reader: ValueReader, data: bytes) -> Any:
@@ -48,7 +51,7 @@ def _load_tuple(reader: ValueReader, data: bytes) -> Any:
 
 
 def _dump_set(writer: ValueWriter, value: set[Any]) -> ExtType:
-    return ExtType(values.SET, writer.nested(list(value)))
+    return extension(values.SET, writer.nested(list(value)))
 
 
 def _load_set(reader: ValueReader, data: bytes) -> Any:
@@ -56,7 +59,7 @@ def _load_set(reader: ValueReader, data: bytes) -> Any:
 
 
 def _dump_frozenset(writer: ValueWriter, value: frozenset[Any]) -> ExtType:
-    return ExtType(values.FROZENSET, writer.nested(list(value)))
+    return extension(values.FROZENSET, writer.nested(list(value)))
 
 
 def _load_frozenset(reader: ValueReader, data: bytes) -> Any:
@@ -69,7 +72,7 @@ def _load_frozenset(reader: ValueReader, data: bytes) -> Any:
 def _dump_int(writer: ValueWriter, value: int) -> ExtType:
     # Only integers beyond 64 bit come here.
     size = value.bit_length() // 8 + 1
-    return ExtType(values.BIG_INT, value.to_bytes(size, "big", signed=True))
+    return extension(values.BIG_INT, value.to_bytes(size, "big", signed=True))
 
 
 def _load_int(reader: ValueReader, data: bytes) -> Any:
@@ -77,7 +80,7 @@ def _load_int(reader: ValueReader, data: bytes) -> Any:
 
 
 def _dump_complex(writer: ValueWriter, value: complex) -> ExtType:
-    return ExtType(values.COMPLEX, _COMPLEX.pack(value.real, value.imag))
+    return extension(values.COMPLEX, _COMPLEX.pack(value.real, value.imag))
 
 
 def _load_complex(reader: ValueReader, data: bytes) -> Any:
@@ -85,7 +88,7 @@ def _load_complex(reader: ValueReader, data: bytes) -> Any:
 
 
 def _dump_decimal(writer: ValueWriter, value: Any) -> ExtType:
-    return ExtType(values.DECIMAL, str(value).encode())
+    return extension(values.DECIMAL, str(value).encode())
 
 
 def _load_decimal(reader: ValueReader, data: bytes) -> Any:
@@ -95,7 +98,7 @@ def _load_decimal(reader: ValueReader, data: bytes) -> Any:
 
 
 def _dump_uuid(writer: ValueWriter, value: Any) -> ExtType:
-    return ExtType(values.UUID, value.bytes)
+    return extension(values.UUID, value.bytes)
 
 
 def _load_uuid(reader: ValueReader, data: bytes) -> Any:
@@ -107,54 +110,61 @@ def _load_uuid(reader: ValueReader, data: bytes) -> Any:
 # --- dates and times --------------------------------------------------------------------
 
 
-def _dump_datetime(writer: ValueWriter, value: dt.datetime) -> ExtType:
-    fields = [value.year, value.month, value.day, *_clock_fields(value)]
-    return ExtType(values.DATETIME, writer.nested(fields))
+def _dump_datetime(writer: ValueWriter, v: dt.datetime) -> ExtType:
+    clock = (v.hour, v.minute, v.second, v.microsecond, v.fold)
+    moment = _DATETIME.pack(v.year, v.month, v.day, *clock)
+    return extension(values.DATETIME, moment + _zone_of(writer, v.tzinfo))
 
 
 def _load_datetime(reader: ValueReader, data: bytes) -> Any:
-    *fields, fold = reader.nested(data)
-    return dt.datetime(*fields, fold=fold)  # noqa: DTZ001 - the zone is the last field
+    year, month, day, hour, minute, second, micro, fold = _DATETIME.unpack_from(data)
+    zone = _zone_in(reader, data[_DATETIME.size :])
+    return dt.datetime(year, month, day, hour, minute, second, micro, zone, fold=fold)
 
 
-def _dump_time(writer: ValueWriter, value: dt.time) -> ExtType:
-    return ExtType(values.TIME, writer.nested(_clock_fields(value)))
+def _dump_time(writer: ValueWriter, v: dt.time) -> ExtType:
+    moment = _TIME.pack(v.hour, v.minute, v.second, v.microsecond, v.fold)
+    return extension(values.TIME, moment + _zone_of(writer, v.tzinfo))
 
 
 def _load_time(reader: ValueReader, data: bytes) -> Any:
-    *fields, fold = reader.nested(data)
-    return dt.time(*fields, fold=fold)
+    hour, minute, second, micro, fold = _TIME.unpack_from(data)
+    zone = _zone_in(reader, data[_TIME.size :])
+    return dt.time(hour, minute, second, micro, zone, fold=fold)
 
 
-def _clock_fields(value: dt.datetime | dt.time) -> list[Any]:
-    return [
-        value.hour,
-        value.minute,
-        value.second,
-        value.microsecond,
-        value.tzinfo,
-        value.fold,
-    ]
+def _zone_of(writer: ValueWriter, zone: dt.tzinfo | None) -> bytes:
+    if zone is None:
+        return b""
+    return _UTC if zone is dt.UTC else writer.nested(zone)
+
+
+def _zone_in(reader: ValueReader, data: bytes) -> dt.tzinfo | None:
+    if not data:
+        return None
+    zone: dt.tzinfo = dt.UTC if data == _UTC else reader.nested(data)
+    return zone
 
 
 def _dump_date(writer: ValueWriter, value: dt.date) -> ExtType:
-    return ExtType(values.DATE, writer.nested([value.year, value.month, value.day]))
+    return extension(values.DATE, _DATE.pack(value.year, value.month, value.day))
 
 
 def _load_date(reader: ValueReader, data: bytes) -> Any:
-    return dt.date(*reader.nested(data))
+    return dt.date(*_DATE.unpack(data))
 
 
 def _dump_timedelta(writer: ValueWriter, value: dt.timedelta) -> ExtType:
-    return ExtType(values.TIMEDELTA, writer.nested([value.days, value.seconds, value.microseconds]))
+    fields = (value.days, value.seconds, value.microseconds)
+    return extension(values.TIMEDELTA, _TIMEDELTA.pack(*fields))
 
 
 def _load_timedelta(reader: ValueReader, data: bytes) -> Any:
-    return dt.timedelta(*reader.nested(data))
+    return dt.timedelta(*_TIMEDELTA.unpack(data))
 
 
 def _dump_fixed_zone(writer: ValueWriter, value: dt.timezone) -> ExtType:
-    return ExtType(values.FIXED_ZONE, writer.nested(_zone_args(value)))
+    return extension(values.FIXED_ZONE, writer.nested(_zone_args(value)))
 
 
 def _zone_args(zone: dt.timezone) -> list[Any]:
@@ -170,7 +180,7 @@ def _load_fixed_zone(reader: ValueReader, data: bytes) -> Any:
 def _dump_zone(writer: ValueWriter, value: Any) -> ExtType:
     if value.key is None:
         raise TypeError("a ZoneInfo made from a file has no key that another process could use")
-    return ExtType(values.ZONE, value.key.encode())
+    return extension(values.ZONE, value.key.encode())
 
 
 def _load_zone(reader: ValueReader, data: bytes) -> Any:
@@ -179,70 +189,11 @@ def _load_zone(reader: ValueReader, data: bytes) -> Any:
     return ZoneInfo(data.decode())
 
 
-# --- classes of the user ----------------------------------------------------------------
-
-
-def _dump_enum(writer: ValueWriter, value: enum.Enum) -> ExtType:
-    cls = type(value)
-    if not can_be_found(cls):
-        raise TypeError(_NOT_FOUND)
-    name: str | None = value._name_
-    # A combination of flags has no member; its value makes it again.
-    by_name = cls.__members__.get(name or "") is value
-    fields = [path_of(cls), name, None] if by_name else [path_of(cls), None, value._value_]
-    return ExtType(values.ENUM, writer.nested(fields))
-
-
-def _load_enum(reader: ValueReader, data: bytes) -> Any:
-    path, name, value = reader.nested(data)
-    cls = find_class(path)
-    if not issubclass(cls, enum.Enum):
-        raise TypeError(f"{path} is no Enum")
-    return cls(value) if name is None else cls[name]
-
-
-def _dump_dataclass(writer: ValueWriter, value: Any) -> ExtType:
-    """Write the whole state: what `__init__` and `__post_init__` made need not run again."""
-    cls: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
-    if not can_be_found(cls):
-        raise TypeError(_NOT_FOUND)
-    slots = {
-        name: getattr(value, name)
-        for name in cls.__dataclass_fields__
-        if isinstance(getattr(cls, name, None), MemberDescriptorType) and hasattr(value, name)
-    }
-    state = getattr(value, "__dict__", {})
-    return ExtType(values.DATACLASS, writer.nested([path_of(cls), state, slots]))
-
-
-def _load_dataclass(reader: ValueReader, data: bytes) -> Any:
-    path, state, slots = reader.nested(data)
-    cls = find_class(path)
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{path} is no dataclass")
-    value: Any = object.__new__(cls)
-    if state:
-        value.__dict__.update(state)
-    for name, content in slots.items():
-        object.__setattr__(value, name, content)  # a frozen class refuses plain setattr
-    return value
-
-
-def _is_plain_dataclass(cls: type[Any]) -> bool:
-    """Tell whether the attributes of this class are all there is to it."""
-    if not dataclasses.is_dataclass(cls):
-        return False
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return False
-    state = cls.__getstate__
-    # dataclasses itself writes a `__getstate__` for frozen classes with slots.
-    if state is not object.__getstate__ and state.__module__ != "dataclasses":
-        return False
-    return not issubclass(cls, (list, dict, set, frozenset, tuple, str, bytes, int, float))
+# --- refs -------------------------------------------------------------------------------
 
 
 def _dump_ref(writer: ValueWriter, value: Any) -> ExtType:
-    return ExtType(values.REF, writer.nested(value._to_wire()))
+    return extension(values.REF, writer.nested(value._to_wire()))
 
 
 def _load_ref(reader: ValueReader, data: bytes) -> Any:
@@ -271,10 +222,17 @@ def _load_buffer(reader: ValueReader, data: bytes) -> Any:
 # --- the last resort --------------------------------------------------------------------
 
 
+# How pickle takes values of registered types apart.
+REDUCERS: Final[dict[type[Any], Callable[[Any], tuple[Any, ...]]]] = {}
+
+
 def _dump_pickle(writer: ValueWriter, value: Any) -> ExtType:
     """Write a value by pickle; its big buffers (a data frame's columns) leave out of band."""
     if not writer.allow_pickle:
-        raise TypeError("no extension type covers it, and pickle is switched off")
+        raise TypeError(
+            "it could go by pickle only, which is switched off; "
+            "register its type: noex_mp.register_type(...)"
+        )
     buffers: list[ExtType] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
@@ -287,8 +245,13 @@ def _dump_pickle(writer: ValueWriter, value: Any) -> ExtType:
         buffers.append(writer.out_of_band(view, is_array=not view.readonly))
         return False
 
-    data = pickle.dumps(value, protocol=5, buffer_callback=stays)
-    return ExtType(values.PICKLE, writer.nested([data, buffers]))
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=stays)
+    if REDUCERS:
+        pickler.dispatch_table = {**copyreg.dispatch_table, **REDUCERS}
+    pickler.dump(value)
+    data = file.getvalue()
+    return extension(values.PICKLE, writer.nested([data, buffers]))
 
 
 def _load_pickle(reader: ValueReader, data: bytes) -> Any:
@@ -341,38 +304,58 @@ LOADERS: dict[int, Loader] = {
     values.TIMEDELTA: _load_timedelta,
     values.FIXED_ZONE: _load_fixed_zone,
     values.ZONE: _load_zone,
-    values.ENUM: _load_enum,
-    values.DATACLASS: _load_dataclass,
+    values.ENUM: objects.load_enum,
+    values.DATACLASS: objects.load_dataclass,
+    values.NAMED_TUPLE: objects.load_named_tuple,
     values.EXCEPTION: load_exception,
     values.REF: _load_ref,
     values.ARRAY: arrays.load_array,
     values.SCALAR: arrays.load_scalar,
     values.BUFFER: _load_buffer,
+    values.STANDARD: load_standard,
     values.PICKLE: _load_pickle,
 }
 
-# Weak, so that a class made at run time can go.
-_found: WeakKeyDictionary[type[Any], Dumper] = WeakKeyDictionary()
+# By the id of the class, the quickest there is. A class made at run time can go, and its entry
+# goes with it.
+_found: Final[dict[int, Dumper]] = {id(cls): dumper for cls, dumper in _DUMPERS.items()}
+_alive: Final[dict[int, ref[type[Any]]]] = {}
+
+# What msgpack writes by itself; it never asks for a dumper.
+_PLAIN: Final = frozenset((type(None), bool, float, str, bytes, bytearray, memoryview, list, dict))
 
 
 def dumper_for(cls: type[Any]) -> Dumper:
     """Return the function that writes values of exactly this class."""
-    dumper = _DUMPERS.get(cls) or _found.get(cls)
-    if dumper is None:
-        dumper = _found[cls] = _choose_dumper(cls)
+    return _found.get(id(cls)) or set_dumper(cls, _choose_dumper(cls))
+
+
+def set_dumper(cls: type[Any], dumper: Dumper) -> Dumper:
+    """Let a function write the values of a class, from now on and for the whole process."""
+    key = id(cls)
+
+    def forget(_: object) -> None:
+        _found.pop(key, None)
+        _alive.pop(key, None)
+
+    _alive[key] = ref(cls, forget)
+    _found[key] = dumper
     return dumper
+
+
+def travels_already(cls: type[Any]) -> bool:
+    """Tell whether values of this class have a way that belongs to nobody else."""
+    return cls in _PLAIN or cls in _DUMPERS or _dumper_of_libraries(cls) is not None
 
 
 def _choose_dumper(cls: type[Any]) -> Dumper:
     if issubclass(cls, BaseException):
         return dump_exception
-    if issubclass(cls, enum.Enum):
-        return _dump_enum
+    return _dumper_of_libraries(cls) or objects.dumper_of_objects(cls) or _dump_pickle
+
+
+def _dumper_of_libraries(cls: type[Any]) -> Dumper | None:
     by_name = _DUMPERS_BY_NAME.get((cls.__module__, cls.__qualname__))
     if by_name and getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls:
         return by_name
-    if arrays.is_scalar_type(cls):
-        return _dump_scalar
-    if _is_plain_dataclass(cls):
-        return _dump_dataclass
-    return _dump_pickle
+    return _dump_scalar if arrays.is_scalar_type(cls) else standard_dumper(cls)

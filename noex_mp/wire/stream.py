@@ -33,12 +33,9 @@ from noex_mp.errors import (
 )
 from noex_mp.wire.codec import Decoder
 from noex_mp.wire.envelopes import BUFFERS
-from noex_mp.wire.values import new_unpacker
+from noex_mp.wire.values import MAX_FRAME_SIZE, new_unpacker
 
 __all__ = ["MAX_BUFFER_SIZE", "MAX_FRAME_SIZE", "FrameReader"]
-
-MAX_FRAME_SIZE: Final = 256 * 2**20
-"""The largest frame, in bytes, without the buffers ahead of it."""
 
 MAX_BUFFER_SIZE: Final = 16 * 2**30
 """The largest sum of the buffers of one frame, in bytes."""
@@ -78,13 +75,16 @@ class FrameReader:
         *,
         peer: str,
         allow_pickle: bool = True,
+        trusted: bool = True,
         max_frame_size: int = MAX_FRAME_SIZE,
         max_buffer_size: int = MAX_BUFFER_SIZE,
     ) -> None:
         self.peer = peer
         self.wanted: memoryview | None = None
         self._max_buffer_size = max_buffer_size
-        self._decoder = Decoder(peer=peer, allow_pickle=allow_pickle, max_size=max_frame_size)
+        self._decoder = Decoder(
+            peer=peer, allow_pickle=allow_pickle, trusted=trusted, max_size=max_frame_size
+        )
         self.failures = self._decoder.failures
         self.unpacker = new_unpacker(
             self._decoder.hook, max_size=max_frame_size, first_buffer=_FIRST_BUFFER

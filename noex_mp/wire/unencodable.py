@@ -6,30 +6,68 @@ along one path only: so the search ends even in a structure that contains itself
 
 from __future__ import annotations
 
-import io
+import collections
+import functools
 from collections.abc import Iterable, Iterator
-from types import (
-    AsyncGeneratorType,
-    CoroutineType,
-    FunctionType,
-    GeneratorType,
-    ModuleType,
-)
-from typing import Any
+from types import FunctionType, MethodType
+from typing import Any, Final
 
 from noex_mp.errors import UnencodableError
+from noex_mp.wire.registration import encoded, is_registered
 from noex_mp.wire.values import Pack, shortened
 
 _MAX_PATH = 200  # characters
 _PLAIN = (str, bytes, bytearray, int, float, complex, type(None))
 
-_REASONS: list[tuple[type[Any], str]] = [
-    (GeneratorType, "a generator lives in one process; send list(...) of it"),
-    (AsyncGeneratorType, "an async generator lives in one process; collect it first"),
-    (CoroutineType, "a coroutine lives in one process; await it first"),
-    (io.IOBase, "an open file stays in its process; send its path or its content"),
-    (ModuleType, "a module cannot be sent; send its name"),
-]
+_LOCK: Final = "a lock works in one process; let one server own what it protects"
+_QUEUE: Final = "a queue works in one process; a server's mailbox is one between processes"
+_FUTURE: Final = "it belongs to an event loop of this process; await it, and send its result"
+_ITERATOR: Final = "an iterator lives in one process; send list(...) of it"
+
+# By the full name of a class or one of its bases, so that none has to be imported.
+_REASONS: Final = {
+    "builtins.generator": "a generator lives in one process; send list(...) of it",
+    "builtins.async_generator": "an async generator lives in one process; collect it first",
+    "builtins.coroutine": "a coroutine lives in one process; await it, and send its result",
+    "builtins.module": "a module cannot be sent; send its name",
+    "builtins.frame": "a frame is a part of this process's stack",
+    "builtins.traceback": "a traceback holds this process's stack; send the exception itself",
+    "builtins.mappingproxy": "it is a view; send dict(...) of it",
+    **{
+        f"builtins.dict_{view}": "it is a view of a dict; send list(...) of it"
+        for view in ("keys", "values", "items")
+    },
+    "_io._IOBase": "an open file stays in its process; send its path or its content",
+    "_socket.socket": "a socket stays in its process; let one server own it",
+    "ssl.SSLSocket": "a socket stays in its process; let one server own it",
+    **dict.fromkeys(
+        (
+            "_thread.lock",
+            "_thread.RLock",
+            "threading.Condition",
+            "threading.Semaphore",
+            "threading.Event",
+            "threading.Barrier",
+            "asyncio.mixins._LoopBoundMixin",
+        ),
+        _LOCK,
+    ),
+    "queue.Queue": _QUEUE,
+    "_queue.SimpleQueue": _QUEUE,
+    "asyncio.queues.Queue": _QUEUE,
+    "_asyncio.Future": _FUTURE,
+    "asyncio.futures.Future": _FUTURE,
+    "concurrent.futures._base.Future": "a future belongs to this process; send its result",
+    "threading.Thread": "a thread runs in one process",
+    "subprocess.Popen": "a child process belongs to who has started it; send its pid",
+    "asyncio.events.AbstractEventLoop": "an event loop runs in one process",
+    "sqlite3.Connection": "a connection stays in its process; let one server own it",
+    "sqlite3.Cursor": "a connection stays in its process; let one server own it",
+    "_contextvars.ContextVar": "a context variable cannot be sent; send its value",
+    "_contextvars.Context": "a context cannot be sent; send the values in it",
+    "weakref.ReferenceType": "a weak reference means an object of this process; send the object",
+    "noex_mp.core.gen_server.GenServer": "a server stays in its process; send its Ref: self.ref",
+}
 
 
 def find_unencodable(
@@ -56,7 +94,7 @@ def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> Unencodab
         if _is_about_depth(problem):
             return _too_deep(path, value)
         seen.append(value)
-        for step, child in [*_children(value), *_attributes(value)]:
+        for step, child in _parts(value):
             if any(child is outer for outer in seen):
                 continue
             inner = _attempt(pack, child)
@@ -102,6 +140,16 @@ def _attempt(pack: Pack, value: Any) -> Exception | None:
     return None
 
 
+def _parts(value: object) -> list[tuple[str, Any]]:
+    """Return what is sent for a value, each with its step of the path."""
+    if not is_registered(type(value)):
+        return [*_children(value), *_attributes(value)]
+    try:
+        return [(" (encoded)", encoded(value))]
+    except Exception:  # that is the reason
+        return []
+
+
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the values inside a value, each with its step of the path."""
     if type(value) in (list, tuple):
@@ -116,11 +164,29 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif not isinstance(value, type):
         names = getattr(value, "__dataclass_fields__", ())
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+        yield from _children_of_pickled(value)
+
+
+def _children_of_pickled(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what lies in containers that msgpack does not know, as far as we do."""
+    if isinstance(value, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
+    elif isinstance(value, MethodType):
+        yield ".__self__", value.__self__
+    elif isinstance(value, collections.defaultdict):
+        yield ".default_factory", value.default_factory
+    if isinstance(value, (dict, list, tuple, collections.deque, set, frozenset)):
+        for plain in (dict, list, tuple, set, frozenset):
+            if isinstance(value, plain):
+                break
+        else:
+            plain = list
+        yield from _children(plain(value))
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what pickle would find in an object, or nothing where a reason is known."""
-    known = isinstance(value, (type, FunctionType, *(cls for cls, _ in _REASONS)))
+    known = isinstance(value, (type, FunctionType)) or _known_reason(value)
     if not known and _is_its_attributes(value):
         yield from ((f".{name}", child) for name, child in getattr(value, "__dict__", {}).items())
 
@@ -142,13 +208,22 @@ def _name(value: Any) -> str:
 def _reason(value: Any, problem: Exception) -> str:
     if isinstance(value, FunctionType) and "<" in value.__qualname__:
         return "only functions at the top level of a module can be sent, by their name"
-    for cls, reason in _REASONS:
-        if isinstance(value, cls):
-            return reason
+    if known := _known_reason(value):
+        return known
     if isinstance(problem, UnicodeEncodeError):
         return "text with lone surrogates is no valid UTF-8; for a file name, send os.fsencode(...)"
     text = str(problem) or type(problem).__name__
     return text if len(text) <= _MAX_PATH else f"{text[:_MAX_PATH]}..."
+
+
+def _known_reason(value: object) -> str:
+    for cls in type(value).__mro__:
+        reason = _REASONS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if reason:
+            return reason
+    if hasattr(type(value), "__next__"):
+        return _ITERATOR
+    return ""
 
 
 def _cut(path: str) -> str:

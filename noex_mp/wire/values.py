@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from msgpack import ExtType, Packer, Unpacker
 
-# 0 to 63 belong to the framework, 64 to 127 to types that users register.
 TUPLE: Final = 0
 SET: Final = 1
 FROZENSET: Final = 2
@@ -36,8 +35,17 @@ ARRAY: Final = 17
 SCALAR: Final = 18
 BUFFER: Final = 19
 PICKLE: Final = 20
-FIRST_USER_CODE: Final = 64
-LAST_USER_CODE: Final = 127
+NAMED_TUPLE: Final = 21
+STANDARD: Final = 22
+REGISTERED: Final = 23
+
+FROM_OUTSIDE: Final = frozenset(
+    {
+        *(TUPLE, SET, FROZENSET, BIG_INT, COMPLEX, DECIMAL, UUID, REF, BUFFER),
+        *(DATETIME, DATE, TIME, TIMEDELTA, FIXED_ZONE, ZONE),
+    }
+)
+"""What a program outside of the node may send: nothing here names a class, and no code runs."""
 
 BIG: Final = 128 * 1024
 """From this size on, in bytes, a buffer travels behind its message instead of in it.
@@ -51,6 +59,9 @@ MAX_NESTING: Final = 100
 
 MAX_LENGTH: Final = 2**26
 """The longest list or dict that may arrive, in elements."""
+
+MAX_FRAME_SIZE: Final = 256 * 2**20
+"""The largest frame, in bytes, without the buffers ahead of it."""
 
 # A packer for payloads starts small and grows: there may be one for each level of nesting.
 _PAYLOAD_BUFFER: Final = 1024
@@ -93,6 +104,16 @@ class ValueReader(Protocol):
 
 
 Pack = Callable[[Any], bytes]
+Dumper = Callable[[ValueWriter, Any], ExtType]
+Loader = Callable[[ValueReader, bytes], Any]
+
+_new_tuple: Callable[..., Any] = tuple[Any, ...].__new__
+
+
+def extension(code: int, payload: bytes) -> ExtType:
+    """Return an extension; `ExtType(...)` would check again, in Python, what is known here."""
+    made: ExtType = _new_tuple(ExtType, (code, payload))
+    return made
 
 
 def new_pack(hook: Callable[[Any], Any], *, for_payloads: bool = False) -> Pack:

@@ -128,6 +128,7 @@ class Host:
             on_frame=self._on_control,
             on_close=self._on_control_closed,
             encoder=self.encoder,
+            allow_pickle=self._allow_pickle,
         )
         # Made when a server first calls another: many never do.
         self._client: Client | None = None
@@ -248,7 +249,8 @@ class Host:
             peer=peer,
             on_frames=self._on_messages,
             on_close=self._on_link_closed,
-            allow_pickle=trusted and self._allow_pickle,
+            allow_pickle=self._allow_pickle,
+            trusted=trusted,
         )
         link.state = link_id
         link.targets = {}

@@ -112,7 +112,7 @@ VALUES: list[tuple[Any, Any]] = [
     (collections.OrderedDict(a=1), {"a": 1}),
     (collections.defaultdict(list, a=[1]), {"a": [1]}),
     (collections.deque([1, 2]), [1, 2]),
-    (Point(1, 2), "Point(1, 2)"),
+    (Point(1, 2), [1, 2]),
     (Own(), "Own(a=[1])"),
     (Slotted(1), "Slotted(a=1)"),
     (Bag([1, 2]), "Bag(1, 2)"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import threading
-from dataclasses import dataclass, field
-from enum import Enum, Flag, IntEnum, StrEnum
-from typing import Any
+from dataclasses import InitVar, dataclass, field
+from enum import Enum, Flag, IntEnum, IntFlag, StrEnum
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.stream import FrameReader
@@ -76,6 +77,113 @@ class Forgetting:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"x": self.x, "cache": None}
+
+
+@dataclass(kw_only=True)
+class Careful:
+    """Uses all that dataclasses offer."""
+
+    x: int
+    twice: int = field(init=False)
+    _private: Any = None
+    offset: InitVar[int] = 0
+
+    def __post_init__(self, offset: int) -> None:
+        self.twice = 2 * self.x + offset
+
+
+class SlottedBase:
+    __slots__ = ("__hidden", "seen")
+
+    def hide(self, value: Any) -> None:
+        self.__hidden = value
+
+    def hidden(self) -> Any:
+        return self.__hidden
+
+
+@dataclass(slots=True)
+class SlottedBelow(SlottedBase):
+    """Slots in two classes, one of them no dataclass, and one without a value."""
+
+    x: int
+
+
+@dataclass(frozen=True)
+class Mixed(SlottedPoint):
+    """Slots from above, attributes of its own."""
+
+    z: Any = None
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
+
+
+@dataclass
+class Made:
+    """A dataclass that decides itself how it is made."""
+
+    x: int
+
+    def __new__(cls, x: int = 0) -> Made:  # noqa: PYI034
+        made = super().__new__(cls)
+        made.__dict__["tags"] = ["new"]
+        return made
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any = None
+
+
+OldPair: Any = collections.namedtuple("OldPair", "left right")  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple]
+
+
+class LoosePair(Pair):
+    """Has attributes too: no `__slots__`."""
+
+
+class Planet(Enum):
+    """Values that are no values of msgpack, and attributes."""
+
+    EARTH = (5.97, frozenset({"moon"}))
+
+    def __init__(self, mass: float, moons: frozenset[str]) -> None:
+        self.mass = mass
+        self.moons = moons
+
+
+class Bits(IntFlag):
+    ONE = 1
+    TWO = 2
+
+
+class Outer:
+    class Inner(Enum):
+        A = (1, 2)
+
+    @dataclass
+    class Part:
+        x: int
+
+
+class Tagged(str):
+    """A string with an attribute."""
+
+    tag: Any
+
+
+class Row(dict[str, Any]):
+    pass
+
+
+class Rows(list[Any]):
+    pass
 
 
 class Plain:

@@ -1,0 +1,27 @@
+"""A server that gives back what it gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noex_mp import GenServer, call
+from tests.wire.registered import Guarded, Moody
+from tests.wire.samples import Plain
+
+
+class Echo(GenServer):
+    @call
+    def echo(self, value: Any) -> Any:
+        return value
+
+    @call
+    def kind(self, value: Any) -> str:
+        return f"{type(value).__module__}:{type(value).__qualname__}"
+
+    @call
+    def moody(self, content: str) -> Moody:
+        return Moody(content)
+
+    @call
+    def unsent(self, allow_pickle: bool) -> Any:
+        return {"rows": [Guarded(lambda: 0) if allow_pickle else Plain(1)]}
