@@ -88,6 +88,10 @@ class RootConfig:
     sink: Sink = field(default=lambda label, stream, line: None)
 
 
+# What a program outside of the node may ask for: nothing that runs code of its choice.
+FOR_PROGRAMS: Final = frozenset({"stop", "whereis", "is_running", "names", "ps"})
+
+
 class Root:
     """A node's control plane.
 
@@ -416,8 +420,8 @@ class Root:
         self, connection: Connection, request: int, method: str, parameters: list[Any]
     ) -> None:
         try:
-            if method == "spawn" and not connection.trusted:
-                raise ConfigError("only the node's own processes may start servers in it")
+            if not connection.trusted and method not in FOR_PROGRAMS:
+                raise ConfigError(f"only the node's own processes may ask it to {method}")
             if method == "stop":
                 self._refuse_own_stop(connection, *parameters)
             value = await self._methods[method](*parameters)

@@ -163,7 +163,8 @@ def test_every_zone_there_is_arrives() -> None:
 
 
 def test_the_names_of_attributes_are_shared_by_all_instances() -> None:
-    one, other = (list(map(id, vars(point))) for point in sent([Point(1), Point(2)]))
+    points: list[Point] = sent([Point(1), Point(2)])
+    one, other = (list(map(id, vars(point))) for point in points)
     assert one == other
 
 
