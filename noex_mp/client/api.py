@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, TypeGuard, TypeVar, overload
 
@@ -20,7 +21,16 @@ from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.payload import pack_payload
 
-__all__ = ["named", "spawn", "spawn_on", "spec_of", "spec_to_wire", "stop", "whereis"]
+__all__ = [
+    "allowed_cpus",
+    "named",
+    "spawn",
+    "spawn_on",
+    "spec_of",
+    "spec_to_wire",
+    "stop",
+    "whereis",
+]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
@@ -60,7 +70,9 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
         ```
     """
     spec = spec_of(server, args, kwargs)
-    client = await current.client_or_implicit(spec.server.__module__)
+    # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
+    preload = None if spec.start == "exec" else spec.server.__module__
+    client = await current.client_or_implicit(preload)
     return await spawn_on(client, spec)
 
 
@@ -81,7 +93,7 @@ def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Child
         )
     else:
         spec = server
-    validate_child(spec)
+    validate_child(spec, allowed_cpus())
     return spec
 
 
@@ -110,14 +122,22 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         "shutdown": spec.shutdown,
         "init_timeout": spec.init_timeout,
         "placement": spec.placement,
-        "process": process_of(spec),
+        "process": _process_of(spec),
     }
 
 
-def process_of(spec: ChildSpec[Any]) -> dict[str, Any] | None:
+def allowed_cpus() -> frozenset[int] | None:
+    """Return the CPUs that this process may run on; None where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def _process_of(spec: ChildSpec[Any]) -> dict[str, Any] | None:
     """Return what a spec says of its process, and only that."""
     said: dict[str, Any] = {
+        "start": None if spec.start == "fork" else spec.start,
         "env": dict(spec.env) if spec.env else None,
+        "nice": spec.nice,
+        "cpu_affinity": None if spec.cpu_affinity is None else sorted(spec.cpu_affinity),
     }
     return {name: value for name, value in said.items() if value is not None} or None
 

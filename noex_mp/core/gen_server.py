@@ -21,7 +21,7 @@ Promise: no I/O here; a worker runs servers, and a unit test may build one and c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypedDict, Unpack
 
 from typing_extensions import TypeVar
@@ -30,7 +30,7 @@ from noex_mp.core.operations import OperationInfo, operation_info
 from noex_mp.core.outcomes import Continue, Ignore, Outcome, Stop, Then, TimeoutAfter
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import Ref, hint
-from noex_mp.core.specs import Restart, ShutdownLimit
+from noex_mp.core.specs import Restart, ShutdownLimit, Start
 from noex_mp.errors import NoNodeError, UnknownOperationError
 
 __all__ = ["From", "GenServer", "InitOutcome", "ServerOptions", "has_callback"]
@@ -55,7 +55,10 @@ class ServerOptions(TypedDict, total=False):
         init_timeout: How long its start may take, in seconds; None is no limit.
         placement: The group of servers with which it shares a worker process; None means that it
             has one of its own.
-        env: Environment variables of its process, on top of the node's.
+        start: `"fork"`, or `"exec"` for code that cannot live with a fork.
+        env: Environment variables of its process, on top of the node's; None removes one.
+        nice: The nice value of its process.
+        cpu_affinity: The CPUs that its process may run on.
     """
 
     name: str | None
@@ -63,7 +66,10 @@ class ServerOptions(TypedDict, total=False):
     shutdown: ShutdownLimit
     init_timeout: float | None
     placement: str | None
-    env: dict[str, str] | None
+    start: Start | None
+    env: dict[str, str | None] | None
+    nice: int | None
+    cpu_affinity: Collection[int] | None
 
 
 class From(Generic[R_contra]):

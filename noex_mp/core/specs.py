@@ -16,7 +16,7 @@ mistakes in them, all at once. `None` as a time limit means "no limit" (OTP's `i
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import (
     Any,
@@ -35,6 +35,7 @@ __all__ = [
     "ChildSpec",
     "Restart",
     "ShutdownLimit",
+    "Start",
     "Strategy",
     "Supervisor",
     "child",
@@ -52,6 +53,9 @@ Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 ShutdownLimit: TypeAlias = float | Literal["brutal_kill"] | None
 """How long a server may take to stop: seconds, no time at all, or (None) as long as it likes."""
 
+Start: TypeAlias = Literal["fork", "exec"]
+"""How a worker process comes to be: a fork of the preloaded one, or a fresh interpreter."""
+
 # OTP's defaults, in seconds.
 _SHUTDOWN: Final = 5.0
 _INIT_TIMEOUT: Final = 5.0
@@ -66,7 +70,10 @@ class ChildOptions(TypedDict, total=False):
     shutdown: ShutdownLimit
     init_timeout: float | None
     placement: str | None
-    env: dict[str, str] | None
+    start: Start | None
+    env: dict[str, str | None] | None
+    nice: int | None
+    cpu_affinity: Collection[int] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +96,14 @@ class ChildSpec(Generic[S]):
         init_timeout: How long its start may take, in seconds; None means no limit.
         placement: The group of servers with which it shares a worker process, in its node; None
             means that it has one of its own.
-        env: Environment variables of its process, on top of the node's.
+        start: How its process comes to be: `"fork"` of a process that has loaded the application,
+            in milliseconds, or `"exec"` of a fresh interpreter, for code that cannot live with a
+            fork. None means not said: fork.
+        env: Environment variables of its process, on top of the node's; None as a value removes
+            one.
+        nice: The nice value of its process, from -20 (needs a privilege) to 19; None leaves the
+            node's.
+        cpu_affinity: The CPUs that its process may run on; None leaves the node's.
     """
 
     server: type[S]
@@ -101,7 +115,10 @@ class ChildSpec(Generic[S]):
     shutdown: ShutdownLimit = _SHUTDOWN
     init_timeout: float | None = _INIT_TIMEOUT
     placement: str | None = None
-    env: dict[str, str] | None = None
+    start: Start | None = None
+    env: dict[str, str | None] | None = None
+    nice: int | None = None
+    cpu_affinity: Collection[int] | None = None
 
     def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:
         """Return a copy with other options; what is not mentioned stays as it is.

@@ -22,7 +22,7 @@ from typing import Any, Final, Self, TypeVar, overload
 from typing_extensions import ParamSpec
 
 from noex_mp.client import current
-from noex_mp.client.api import spawn_on, spec_of, spec_to_wire
+from noex_mp.client.api import allowed_cpus, spawn_on, spec_of, spec_to_wire
 from noex_mp.client.client import Client, connect_client
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
@@ -105,7 +105,9 @@ class Node:
         self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
     ) -> RootConfig:
         """Return what a root needs to know of this node; for `noex-mp run`."""
-        specs = self.tree.children if self.tree else ()
+        # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
+        children = self.tree.children if self.tree else ()
+        specs = [spec for spec in children if spec.start != "exec"]
         modules = dict.fromkeys((*self._preload, *(spec.server.__module__ for spec in specs)))
         return RootConfig(
             name=name or self.name,
@@ -127,9 +129,11 @@ class Node:
         """
         if self.tree is None:
             return []
-        validate(self.tree)
+        validate(self.tree, allowed_cpus())
         encoder = Encoder(allow_pickle=self._pickle)
-        return [spec_to_wire(encoder, spec) for spec in self.tree.children]
+        children = [spec_to_wire(encoder, spec) for spec in self.tree.children]
+        _share_processes(children)
+        return children
 
     # --- start and stop ----------------------------------------------------------------
 
@@ -306,6 +310,17 @@ class Node:
             if loop.is_closed():
                 client.close()
                 del self._clients[loop]
+
+
+def _share_processes(children: list[dict[str, Any]]) -> None:
+    """Let each member of a placement ask for what any of them asks of their process."""
+    asked: dict[str, dict[str, Any]] = {}
+    for child in children:
+        if child["placement"] is not None:
+            asked.setdefault(child["placement"], {}).update(child["process"] or {})
+    for child in children:
+        if child["placement"] is not None:
+            child["process"] = asked[child["placement"]] or None
 
 
 def _refuse_while_preloading() -> None:

@@ -49,8 +49,10 @@ class Placements:
             BadChildSpecError: The group's process is not what the server asks for.
         """
         group = self._groups.setdefault(name, Placement(name))
-        if child.process and group.members and child.process != group.process:
-            raise BadChildSpecError(_conflict(child, group))
+        asked, there = child.process or {}, group.process or {}
+        different = [option for option in asked if asked[option] != there.get(option)]
+        if different and group.members:
+            raise BadChildSpecError(_conflict(child.title, name, " and ".join(different)))
         group.process = group.process or child.process
         group.members.add(child)
         child.placement = group
@@ -95,11 +97,9 @@ class Placements:
         return worker
 
 
-def _conflict(child: Child, group: Placement) -> str:
-    asked, there = child.process or {}, group.process or {}
-    different = [name for name in asked if asked[name] != there.get(name)] or sorted(asked)
+def _conflict(title: str, placement: str, options: str) -> str:
     return (
-        f"{child.title} asks for another {' and '.join(different)} than placement "
-        f"{group.name!r}, which it is to share a process with\n"
-        f"Leave {' and '.join(different)} out, or give it a placement of its own."
+        f"{title} asks for another {options} than placement {placement!r} has, with which it is "
+        f"to share a process\n"
+        f"Leave {options} out, or give it a placement of its own."
     )

@@ -272,7 +272,8 @@ class Root:
     async def _fork(self, child: Child) -> Worker:
         group = child.placement
         label = child.title if group is None else group.name
-        start = partial(self._workers.start, label=label, shared=group is not None)
+        shared = group is not None
+        start = partial(self._workers.start, label=label, shared=shared, process=child.process)
         try:
             return await start(await self._current_zygote())
         except ConnectionResetError:

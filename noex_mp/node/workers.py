@@ -165,13 +165,21 @@ class Workers:
         """Return the workers that are not known to be dead."""
         return list(self._by_os_pid.values())
 
-    async def start(self, zygote: Zygote, label: str, *, shared: bool = False) -> Worker:
-        """Fork a worker and return it; it has not said hello yet.
+    async def start(
+        self,
+        zygote: Zygote,
+        *,
+        label: str,
+        shared: bool = False,
+        process: dict[str, Any] | None = None,
+    ) -> Worker:
+        """Start a worker and return it; it has not said hello yet.
 
         Args:
             zygote: Forks it.
             label: Whose it is, for people.
             shared: It is a placement group's.
+            process: What its process is to be like. Only what concerns its start is read here.
 
         Raises:
             OSError: The machine has no process, memory or descriptor left for it.
@@ -185,7 +193,7 @@ class Workers:
             passed.append(self._output_pipe(worker, "stdout"))
             passed.append(self._output_pipe(worker, "stderr"))
             worker.os_pid, worker.pidfd = await zygote.fork(
-                (*passed, self._black_box.fd), self._fields_of(worker)
+                (*passed, self._black_box.fd), self._fields_of(worker, process or {})
             )
         except BaseException:
             self._discard(worker)
@@ -195,9 +203,11 @@ class Workers:
         self._watch(worker)
         return worker
 
-    def _fields_of(self, worker: Worker) -> dict[str, Any]:
+    def _fields_of(self, worker: Worker, process: dict[str, Any]) -> dict[str, Any]:
+        is_fresh = process.get("start") == "exec"
         return {
             **self._fields,
+            **({"exec": process.get("env", {})} if is_fresh else {}),
             "worker": worker.number,
             "slot": worker.slot,
             "black_box_offset": worker.slot + TEXT_OFFSET,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from noex_mp.errors import PreloadError
-from noex_mp.transport import fds
+from noex_mp.transport import fds, interpreters
 from noex_mp.wire import zygote_packets as packets
 
 # More requests on their way gain nothing, and the kernel limits the descriptors in flight.
@@ -379,25 +379,12 @@ def _discard(pidfd: int) -> None:
 
 def _execute(request_fd: int, config: packets.ZygoteConfig) -> subprocess.Popen[bytes]:
     """Execute the zygote's interpreter: a group of its own, one descriptor, no stdin."""
-    home = str(Path(__file__).absolute().parents[2])
-    path = [home, *filter(None, [config.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [*_interpreter(home), str(request_fd), *filter(None, [config.label])],
+        interpreters.command(
+            "noex_mp.worker.zygote", str(request_fd), *filter(None, [config.label])
+        ),
         stdin=subprocess.DEVNULL,
-        env={**config.environ, "PYTHONPATH": os.pathsep.join(path)},
+        env=interpreters.environment(config.environ),
         pass_fds=[request_fd],
         process_group=0,
     )
-
-
-def _interpreter(home: str) -> list[str]:
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009
-    command = [sys.executable, "-P", *flags]
-    if not sys.flags.ignore_environment:
-        return [*command, "-m", "noex_mp.worker.zygote"]
-    # -E and -I keep PYTHONPATH from being read.
-    code = (
-        f"import sys; sys.path.append({home!r}); from noex_mp.worker import zygote; "
-        f"zygote.main(int(sys.argv[1]))"
-    )
-    return [*command, "-c", code]

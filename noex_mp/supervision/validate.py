@@ -17,11 +17,11 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
-from noex_mp.core.specs import ChildSpec, Restart, Strategy, Supervisor
+from noex_mp.core.specs import ChildSpec, Restart, Start, Strategy, Supervisor
 from noex_mp.errors import BadChildSpecError, NotImportableError
 
 __all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
@@ -50,27 +50,36 @@ class Mistake:
 _Wrong: TypeAlias = tuple[str, str]
 
 _RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
+_STARTS: Final[tuple[str, ...]] = get_args(Start)
 _STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 # How people from elsewhere write "no limit"; here it is None.
 _NO_LIMIT: Final = {"infinity", ":infinity", "infinite", "inf", "never", "none"}
 
 
-def validate(tree: Supervisor) -> None:
+def validate(tree: Supervisor, cpus: frozenset[int] | None = None) -> None:
     """Check a whole tree.
 
+    Args:
+        tree: The tree.
+        cpus: Those that there are; None if nobody knows.
+
     Raises:
         BadChildSpecError: Something is wrong; the text lists every mistake.
     """
-    _raise_if_any("the supervision tree", list(find_mistakes(tree)))
+    _raise_if_any("the supervision tree", list(find_mistakes(tree, cpus)))
 
 
-def validate_child(spec: ChildSpec[Any]) -> None:
+def validate_child(spec: ChildSpec[Any], cpus: frozenset[int] | None = None) -> None:
     """Check one child that is started on its own, as `spawn` does.
 
+    Args:
+        spec: The child.
+        cpus: Those that there are; None if nobody knows.
+
     Raises:
         BadChildSpecError: Something is wrong; the text lists every mistake.
     """
-    _raise_if_any("the child", list(find_child_mistakes(spec, "child")))
+    _raise_if_any("the child", list(find_child_mistakes(spec, "child", cpus)))
 
 
 def _raise_if_any(what: str, mistakes: list[Mistake]) -> None:
@@ -79,7 +88,7 @@ def _raise_if_any(what: str, mistakes: list[Mistake]) -> None:
         raise BadChildSpecError("\n".join([f"{what} has {count}", *map(str, mistakes)]))
 
 
-def find_mistakes(tree: object) -> Iterator[Mistake]:
+def find_mistakes(tree: object, cpus: frozenset[int] | None = None) -> Iterator[Mistake]:
     """Yield every mistake of a tree: the supervisor's own, its children's, then duplicates."""
     if not isinstance(tree, Supervisor):
         remedy = "write Supervisor(child(YourServer), ...)"
@@ -90,17 +99,20 @@ def find_mistakes(tree: object) -> Iterator[Mistake]:
         yield Mistake(root, problem, remedy)
     entries = [(f"{root}/{i}", entry) for i, entry in enumerate(tree.children, start=1)]
     for place, entry in entries:
-        yield from find_child_mistakes(entry, place)
+        yield from find_child_mistakes(entry, place, cpus)
     yield from _duplicates(entries)
+    yield from _conflicts(entries)
 
 
-def find_child_mistakes(entry: object, place: str) -> Iterator[Mistake]:
+def find_child_mistakes(
+    entry: object, place: str, cpus: frozenset[int] | None = None
+) -> Iterator[Mistake]:
     """Yield every mistake that one entry of a supervisor has on its own."""
     if not _is_child(entry):
         problem = f"expected a child, got {_described(entry)}"
         yield Mistake(place, problem, _how_to_be_a_child(entry))
         return
-    for problem, remedy in _child_wrongs(entry):
+    for problem, remedy in _child_wrongs(entry, cpus):
         yield Mistake(_where(place, entry), problem, remedy)
 
 
@@ -111,7 +123,7 @@ def _supervisor_wrongs(tree: Supervisor) -> Iterator[_Wrong]:
     yield from _max_seconds_wrongs(tree.max_seconds)
 
 
-def _child_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
+def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator[_Wrong]:
     yield from _server_wrongs(spec.server)
     yield from _label_wrongs("id", spec.id)
     yield from _label_wrongs("name", spec.name)
@@ -119,7 +131,10 @@ def _child_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
     yield from _shutdown_wrongs(spec.shutdown)
     yield from _init_timeout_wrongs(spec.init_timeout)
     yield from _label_wrongs("placement", spec.placement)
+    yield from _start_wrongs(spec.start)
     yield from _env_wrongs(spec.env)
+    yield from _nice_wrongs(spec.nice)
+    yield from _affinity_wrongs(spec.cpu_affinity, cpus)
 
 
 def _server_wrongs(server: object) -> Iterator[_Wrong]:
@@ -208,11 +223,71 @@ def _variable_wrongs(key: object, text: object) -> Iterator[_Wrong]:
     if not isinstance(key, str) or not key or "=" in key or "\0" in key:
         problem = f'expected a name in env to be text without "=", got {_short(key)}'
         yield problem, 'write env={"NAME": "value"}'
+    elif text is None:
+        return
     elif not isinstance(text, str):
         problem = f"expected env[{key!r}] to be text, got a value of type {type(text).__name__}"
         yield problem, f'write env={{"{key}": "..."}}, with quotes'
     elif "\0" in text:
         yield f"expected env[{key!r}] to be text, got one with a NUL in it", "take the NUL out"
+
+
+def _start_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is not None and value not in _STARTS:
+        problem = f"expected start to be {_choice(_STARTS)}, got {_short(value)}"
+        yield problem, _did_you_mean("start", value, _STARTS)
+
+
+def _nice_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is not None and not (_is_whole(value) and -20 <= value <= 19):
+        problem = f"expected nice to be a whole number from -20 to 19, got {_short(value)}"
+        yield problem, "write nice=10 for a server that lets others go first"
+
+
+def _affinity_wrongs(value: object, cpus: frozenset[int] | None) -> Iterator[_Wrong]:
+    if value is None:
+        return
+    expected, remedy = "expected cpu_affinity to be a set of CPU numbers", "write cpu_affinity={0}"
+    if not _is_collection(value):
+        yield f"{expected}, got {_described(value)}", remedy
+        return
+    if wrong := [cpu for cpu in value if not _is_whole(cpu) or cpu < 0]:
+        yield f"{expected}, got {_short(wrong[0])} in it", remedy
+    elif not value:
+        yield f"{expected}, got an empty one", "leave cpu_affinity out for all CPUs"
+    elif cpus is not None and (missing := sorted(set(value) - cpus)):
+        there = ", ".join(map(str, sorted(cpus)))
+        yield f"this process may not run on CPU {missing[0]}", f"choose among these: {there}"
+
+
+# Those of the process, which the members of a placement share.
+_OF_THE_PROCESS: Final = ("start", "env", "nice", "cpu_affinity")
+
+
+def _conflicts(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
+    """Yield what members of one placement want of their process and cannot all have."""
+    said: dict[tuple[str, str], tuple[str, object]] = {}
+    for place, entry in entries:
+        if not _is_child(entry) or not _is_plain(entry.placement):
+            continue
+        for option in _OF_THE_PROCESS:
+            value: object = getattr(entry, option)
+            if value is None:
+                continue
+            first, other = said.setdefault((entry.placement, option), (place, value))
+            if not _is_same(value, other):
+                problem = (
+                    f"expected one {option} for all of placement {entry.placement!r}, which "
+                    f"share a process, got another than that of {first}"
+                )
+                remedy = f"say {option} once, or give one of the two another placement"
+                yield Mistake(_where(place, entry), problem, remedy)
+
+
+def _is_same(left: object, right: object) -> bool:
+    if _is_collection(left) and _is_collection(right) and not _is_dict(left):
+        return sorted(map(str, left)) == sorted(map(str, right))
+    return left == right
 
 
 def _duplicates(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
@@ -297,6 +372,14 @@ def _is_child(value: object) -> TypeGuard[ChildSpec[Any]]:
 
 def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
     return isinstance(value, dict)
+
+
+def _is_collection(value: object) -> TypeGuard[Collection[Any]]:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes | dict)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_plain(value: object) -> TypeGuard[str]:

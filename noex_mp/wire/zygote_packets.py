@@ -15,7 +15,9 @@ import msgpack
 
 # Root to zygote.
 CONFIGURE: Final = 0  # - ; fds: a file that holds the packed configuration, lifeline's read end
-FORK: Final = 1  # request id, fields; fds: control socket, stdout, stderr, black box
+# request id, fields; fds: control socket, stdout, stderr, black box. With a field "exec", which
+# holds variables for the new interpreter, the worker is executed instead of forked.
+FORK: Final = 1
 UNLINK: Final = 2  # path: remove this file when the root is gone
 
 # Zygote to root.

@@ -59,7 +59,7 @@ class Birth:
     Attributes:
         entry: The function to run.
         fields: What came with the request. Read here: `node`, `worker`, `token`,
-            `black_box_offset`, `env` (variables to set), `core_dumps`.
+            `black_box_offset`, `core_dumps`.
         control_fd: The control socket.
         stdout_fd: The pipe for standard output.
         stderr_fd: The pipe for standard error.
@@ -125,8 +125,6 @@ def _become_worker(birth: Birth) -> Boot:
     if not birth.fields.get("core_dumps"):
         # Writing out a core of 400 MB delays the news of the death by 0.4 s.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if env := birth.fields.get("env"):
-        os.environ.update(env)
     gc.enable()
     return boot
 

@@ -71,6 +71,7 @@ from noex_mp.wire.payload import pack_error, unpack_payload
 from noex_mp.worker.bootstrap import Boot
 from noex_mp.worker.mailbox import ODD_RESULTS, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
+from noex_mp.worker.process import prepare_process
 
 __all__ = ["Host", "main"]
 
@@ -120,6 +121,7 @@ class Host:
         self._links: dict[int, Link] = {}
         self._draining = False
         self._shared: bool = boot.fields.get("shared", False)
+        self._prepared = False
         self._on_messages = self._receiver()
         self._control = ControlLink(
             loop,
@@ -185,6 +187,9 @@ class Host:
     def _on_start(self, frame: list[Any]) -> None:
         _, sid, incarnation, spec = frame
         try:
+            if spec["process"] and not self._prepared:
+                prepare_process(spec["process"])
+                self._prepared = True
             server = _build(spec)
         except BaseException as error:
             self._not_ready(sid, incarnation, _init_failed(error), error)
@@ -515,8 +520,6 @@ def _say(text: str) -> None:
 
 
 def _build(spec: dict[str, Any]) -> GenServer[Any, Any, Any]:
-    process: dict[str, Any] = spec["process"] or {}
-    os.environ.update(process.get("env") or {})
     server_class = find_class(spec["server"])
     args, kwargs = unpack_payload(spec["payload"], "the root")
     server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)

@@ -117,16 +117,31 @@ def import_application(config: ZygoteConfig, report: Callable[[str], None]) -> N
         return
     shown = config.main_name or config.main_path or ""
     report(shown)
-    _run_main(config)
+    import_script(config)
     _audit(shown, before, allowed)
+
+
+def take_over(config: ZygoteConfig) -> None:
+    """Make this process look like the root."""
+    os.environ.pop("PYTHONPATH", None)
+    if "PYTHONPATH" in config.environ:
+        os.environ["PYTHONPATH"] = config.environ["PYTHONPATH"]
+    os.chdir(config.cwd)
+    sys.path[:] = config.sys_path
+    sys.argv[:] = config.argv
 
 
 # --- the user's script --------------------------------------------------------------------------
 
 
-def _run_main(config: ZygoteConfig) -> None:
-    """Run the user's script as a module of another name, so that its main guard holds."""
+def import_script(config: ZygoteConfig) -> None:
+    """Run the user's script as a module of another name, so that its main guard holds.
+
+    Without a script it does nothing.
+    """
     path = config.main_path
+    if path is None and config.main_name is None:
+        return
     module, code = _main_by_name(config.main_name) if path is None else _main_by_path(path)
     # Registered before it runs: a dataclass looks its own module up. Not by runpy: it copies the
     # variables when it is done, and the functions would go on with the originals.

@@ -21,12 +21,12 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from noex_mp.transport import fds, lifeline, paths
+from noex_mp.transport import fds, interpreters, lifeline, paths
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
@@ -93,7 +93,8 @@ class Zygote:
 
     def _preload(self, config: packets.ZygoteConfig) -> None:
         gc.disable()
-        _take_over(config)
+        self._config = config
+        preload.take_over(config)
         changed = preload.set_thread_variables()
         self._entry = preload.import_runtime(config.entry)
         fds.set_preloading(value=True)
@@ -187,7 +188,8 @@ class Zygote:
 
     def _fork(self, request: int, fields: dict[str, Any], passed: list[int]) -> None:
         try:
-            os_pid = self._fork_worker(fields, passed)
+            start = self._execute_worker if "exec" in fields else self._fork_worker
+            os_pid = start(fields, passed)
             pidfd = self._adopt(os_pid)
         except OSError as error:
             self._refuse(request, error)
@@ -214,6 +216,41 @@ class Zygote:
                 )
             )
         return os_pid
+
+    def _execute_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
+        control, stdout, stderr, black_box = passed
+        brief = {
+            "config": asdict(self._config),
+            "fields": fields,
+            "control": control,
+            "black_box": black_box,
+            "lifeline": self._lifeline,
+        }
+        file = fds.anonymous_file("noex-mp-brief")
+        inherited = (file, control, black_box, self._lifeline)
+        try:
+            os.write(file, packets.pack(brief))
+            os.lseek(file, 0, os.SEEK_SET)
+            for fd in inherited:
+                os.set_inheritable(fd, True)
+            # Not by subprocess: it would wait for this child behind our back.
+            argv = interpreters.command("noex_mp.worker.fresh", str(file), self._config.label)
+            return os.posix_spawn(
+                argv[0],
+                argv,
+                interpreters.environment(_changed(os.environ, fields["exec"])),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdout, 1),
+                    (os.POSIX_SPAWN_DUP2, stderr, 2),
+                ],
+                setpgroup=0,
+                setsigmask=(),
+                # SIGINT stays ignored: Ctrl-C goes to the root, which stops its workers in order.
+                setsigdef=(signal.SIGTERM, signal.SIGHUP),
+            )
+        finally:
+            os.set_inheritable(self._lifeline, False)
+            os.close(file)
 
     def _adopt(self, os_pid: int) -> int:
         self._workers.add(os_pid)
@@ -292,16 +329,6 @@ class Zygote:
 # --- small things of the operating system --------------------------------------------------------
 
 
-def _take_over(config: packets.ZygoteConfig) -> None:
-    """Make this process look like the root."""
-    os.environ.pop("PYTHONPATH", None)
-    if "PYTHONPATH" in config.environ:
-        os.environ["PYTHONPATH"] = config.environ["PYTHONPATH"]
-    os.chdir(config.cwd)
-    sys.path[:] = config.sys_path
-    sys.argv[:] = config.argv
-
-
 @dataclass(frozen=True)
 class _Signals:
     """How this process handles its signals, as Python and as the kernel see it."""
@@ -342,6 +369,12 @@ def _ignore_signals() -> None:
     """Ignore what ends programs: the zygote ends when the root does, and not before."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _changed(environ: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the variables with some set, and those removed that are None."""
+    both = {**environ, **changes}
+    return {name: value for name, value in both.items() if value is not None}
 
 
 def _wakeup_pipe() -> tuple[int, int]:

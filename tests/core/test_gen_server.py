@@ -76,15 +76,37 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
 
     assert str(failure.value) == (
         "class Wrong has no option restat, id; "
-        "there are: expected, name, restart, shutdown, init_timeout, placement, env"
+        "there are: expected, name, restart, shutdown, init_timeout, placement, start, "
+        "env, nice, cpu_affinity"
     )
 
 
 def test_class_options_are_those_of_a_child_except_its_id() -> None:
-    for name in ("name", "restart", "shutdown", "init_timeout", "placement", "env"):
+    for name in (
+        "name",
+        "restart",
+        "shutdown",
+        "init_timeout",
+        "placement",
+        "start",
+        "env",
+        "nice",
+        "cpu_affinity",
+    ):
         type("Server", (GenServer,), {}, **{name: None})
     assert set(ChildOptions.__annotations__) == {
-        *("id", "name", "restart", "shutdown", "init_timeout", "placement", "env")
+        *(
+            "id",
+            "name",
+            "restart",
+            "shutdown",
+            "init_timeout",
+            "placement",
+            "start",
+            "env",
+            "nice",
+            "cpu_affinity",
+        )
     }
 
 

@@ -60,7 +60,14 @@ def only(mistakes: list[Mistake]) -> Mistake:
         {"init_timeout": 0.1},
         {"init_timeout": None},
         {"env": {}},
-        {"env": {"PORT": "80", "EMPTY": ""}},
+        {"env": {"PORT": "80", "EMPTY": "", "GONE": None}},
+        {"placement": "rooms"},
+        {"start": "fork"},
+        {"start": "exec"},
+        {"nice": -20},
+        {"nice": 19},
+        {"cpu_affinity": {0, 1}},
+        {"cpu_affinity": [0]},
     ],
 )
 def test_a_good_child_is_accepted(options: dict[str, Any]) -> None:
@@ -147,16 +154,59 @@ def test_a_good_tree_is_accepted(tree: Supervisor) -> None:
             "expected env['A'] to be text, got one with a NUL",
             "take the NUL out",
         ),
+        # placement, start, nice, cpu_affinity
+        ({"placement": ""}, "expected placement to be text", "leave placement out"),
+        ({"placement": 3}, "got 3 (int)", 'write placement="..."'),
+        ({"start": "spawn"}, 'expected start to be "fork" or "exec"', 'write start="'),
+        ({"nice": 20}, "a whole number from -20 to 19, got 20", "write nice=10"),
+        ({"nice": -21}, "got -21", "write nice=10"),
+        ({"nice": True}, "got True", "write nice=10"),
+        ({"nice": 1.0}, "got 1.0", "write nice=10"),
+        ({"cpu_affinity": 0}, "a set of CPU numbers, got 0", "write cpu_affinity={0}"),
+        ({"cpu_affinity": "0"}, "got '0'", "write cpu_affinity={0}"),
+        ({"cpu_affinity": {-1}}, "got -1 in it", "write cpu_affinity={0}"),
+        ({"cpu_affinity": {True}}, "got True in it", "write cpu_affinity={0}"),
+        ({"cpu_affinity": set[int]()}, "an empty one", "leave cpu_affinity out"),
+        ({"cpu_affinity": {0, 2}}, "may not run on CPU 2", "choose among these: 0, 1"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_remedy(
     options: dict[str, Any], problem: str, remedy: str
 ) -> None:
     tree = Supervisor(child(Cache), child(Counter).options(**options))
-    mistake = only(list(find_mistakes(tree)))
+    mistake = only(list(find_mistakes(tree, frozenset((0, 1)))))
     assert mistake.where == "/root/2 (Counter)"
     assert problem in mistake.problem
     assert remedy in mistake.remedy
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"start": "fork"}, {"start": "exec"}),
+        ({"env": {"A": "1"}}, {"env": {"A": "2"}}),
+        ({"nice": 1}, {"nice": 2}),
+        ({"cpu_affinity": {0}}, {"cpu_affinity": {0, 1}}),
+    ],
+)
+def test_members_of_a_placement_cannot_have_different_processes(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    room = child(Counter).options(placement="rooms")
+    members = (room, room.options(**one), room.options(**one), room.options(**other))
+    named = [spec.options(id=str(i)) for i, spec in enumerate(members)]
+    mistake = only(list(find_mistakes(Supervisor(*named))))
+    option = next(iter(one))
+    assert mistake.where == "/root/4 (Counter)"
+    assert f"expected one {option} for all of placement 'rooms'" in mistake.problem
+    assert mistake.problem.endswith("/root/2")
+    assert not list(find_mistakes(Supervisor(named[1], named[3].options(placement="halls"))))
+
+
+def test_the_cpus_of_a_placement_may_be_written_in_any_way() -> None:
+    room = child(Counter).options(placement="rooms")
+    ways = [room.options(cpu_affinity=cpus, id=str(cpus)) for cpus in ({0, 1}, [1, 0], (0, 1))]
+    assert not list(find_mistakes(Supervisor(*ways)))
 
 
 def test_the_value_of_an_environment_variable_never_shows() -> None:
