@@ -23,11 +23,14 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench clean \
+.PHONY: help demo test test-all test-fallbacks check format bench clean \
         check-format check-lint check-mypy check-pyright check-tests
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F'\t' '{printf "make %-14s %s\n", $$1, $$2}'
+
+test-fallbacks: $(READY) ## run the tests of processes and faults with what macOS has
+	@NOEX_MP_FALLBACKS=1 $(PY) -m pytest tests/processes tests/faults $(ARGS)
 
 demo: $(READY) ## run the example application and kill one of its workers
 	@$(PY) -m examples.codeindex.demo $(ARGS)
@@ -65,6 +68,7 @@ check-lint: $(READY)
 
 check-mypy: $(READY)
 	@echo "== mypy"; $(PY) -m mypy $(SOURCES)
+	@echo "== mypy, as on macOS"; $(PY) -m mypy --platform darwin noex_mp
 
 check-pyright: $(READY) $(PYRIGHT)
 	@echo "== pyright"; $(PY) -m pyright --pythonpath $(PY) $(SOURCES)

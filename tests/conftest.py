@@ -7,6 +7,10 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
+from noex_mp.transport.platform import FALLBACKS
+
 # Loaded by its entry point where noex-mp is installed; then this names the same plugin again.
 pytest_plugins = ["noex_mp.testing.plugin"]
 
@@ -15,3 +19,10 @@ pytest_plugins = ["noex_mp.testing.plugin"]
 _runtime = tempfile.mkdtemp(prefix="nx-")
 os.environ["XDG_RUNTIME_DIR"] = _runtime
 atexit.register(shutil.rmtree, _runtime, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("linux_only")
+        if marker is not None and FALLBACKS:
+            item.add_marker(pytest.mark.skip(reason=f"fall-backs: {marker.args[0]}"))

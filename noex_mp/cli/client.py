@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
-import sys
 from typing import Any, Final
 
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
 from noex_mp.errors import CallTimedOutError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
+from noex_mp.transport.platform import peer_of
 
 __all__ = ["RunningNode", "close_all", "connect"]
 
@@ -37,7 +36,7 @@ class RunningNode:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, sock: socket.socket) -> None:
         self.name = name
-        self.os_pid = _peer_os_pid(sock)
+        self.os_pid, _ = peer_of(sock)
         self.client: Client = connect_client(loop, sock, "", allow_pickle=False)
 
     async def servers(self) -> list[dict[str, Any]]:
@@ -102,14 +101,3 @@ def _sockets() -> tuple[list[tuple[str, socket.socket]], list[str]]:
             # It has stopped since we looked.
             continue
     return found, silent
-
-
-def _peer_os_pid(sock: socket.socket) -> int:
-    if sys.platform == "linux":
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        os_pid: int = struct.unpack("3i", credentials)[0]
-        return os_pid
-    if sys.platform == "darwin":
-        # SOL_LOCAL and LOCAL_PEERPID of sys/un.h.
-        return sock.getsockopt(0, 2)
-    return 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from typing import Final
 
@@ -38,7 +39,7 @@ def stay_behind_as_pid_one() -> None:
     For a process of one thread that has set its signal handlers: the child has them from its
     first moment.
     """
-    if os.getpid() != 1:
+    if sys.platform != "linux" or os.getpid() != 1:
         return
     # Blocked signals wait; so none gets lost around the fork, nor is ignored for being process 1.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -53,6 +54,8 @@ def stay_behind_as_pid_one() -> None:
 
 def _outlive(node: int) -> int:
     """Pass signals on and reap, until the node has ended; return its status as a shell has it."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     status = None
     while status is None:
         news = signal.sigwaitinfo(signal.valid_signals())
@@ -89,6 +92,8 @@ def _reap(node: int) -> int | None:
 
 
 def _has_children() -> bool:
+    if sys.platform != "linux":
+        return False
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     except ChildProcessError:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +18,7 @@ from noex_mp.errors import AlreadyRegisteredError
 from noex_mp.node.connection import Connection
 from noex_mp.transport import fds, paths
 from noex_mp.transport.control_link import Bounds
+from noex_mp.transport.platform import peer_of
 
 __all__ = ["MAX_PROGRAMS", "PROGRAM_BOUNDS", "Complaints", "ControlSocket"]
 
@@ -137,7 +137,7 @@ class ControlSocket:
             self._loop.call_later(ACCEPT_AGAIN, self._listen)
             return
         with contextlib.closing(sock):
-            os_pid, uid = _peer_of(sock)
+            os_pid, uid = peer_of(sock)
             if uid != os.getuid():
                 self._complain(f"refused process {os_pid} of the user with the id {uid}")
                 return
@@ -153,13 +153,3 @@ class ControlSocket:
         )
         self.forget(connection)
         connection.close()
-
-
-def _peer_of(sock: socket.socket) -> tuple[int, int]:
-    """Return the os pid (0 if nobody knows) and the user id at the other end."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        # The folder's mode keeps others out.
-        return 0, os.getuid()
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    os_pid, uid, _ = struct.unpack("iIi", data)
-    return os_pid, uid

@@ -3,8 +3,8 @@
 Three things may tell of a death, in any order: the control link ends, the pidfd becomes
 readable, the zygote reports the wait status. The zygote's report is what counts, since only it
 knows the status. If the zygote is dead itself, the pidfd has to do, and the kernel may know the
-status. Whatever comes first, `Worker.dead` is set once, after the control link was read to its
-end.
+status; where there are no pidfds, the end of the control link has to do. Whatever comes first,
+`Worker.dead` is set once, after the control link was read to its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.core.black_box import TEXT_OFFSET
 from noex_mp.errors import OutOfDescriptorsError, TruncatedFrameError
-from noex_mp.node.black_box import BlackBox, LastWords
+from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
 from noex_mp.node.output import Output, Sink
 from noex_mp.node.zygote import Zygote
@@ -34,9 +34,6 @@ __all__ = ["Worker", "Workers", "check_room"]
 
 # How long the pidfd waits for the zygote's report, in seconds.
 STATUS_PATIENCE: Final = 1.0
-
-# PIDFD_SIGNAL_PROCESS_GROUP, linux/pidfd.h
-_PROCESS_GROUP: Final = 1 << 2
 
 
 # While a worker starts it takes 8 descriptors of the root's: 4 that it keeps (control link, output,
@@ -70,6 +67,7 @@ class Worker:
         lost_links: Who was when it died, and by which link.
         dead: Done when the process is dead: its wait status, or None if nobody knows.
         is_gone: Its process has ended, and perhaps we do not know its status yet.
+        is_reaped: The zygote has told its status: the number may be another's by now.
         problem: What was wrong with what it said, if that is why it was killed.
         shared: It belongs to a placement group, and outlives the single server.
         residents: The servers whose current incarnations are in it, by sid.
@@ -82,7 +80,7 @@ class Worker:
         self,
         number: int,
         label: str,
-        slot: int,
+        slot: Slot,
         loop: asyncio.AbstractEventLoop,
         *,
         shared: bool = False,
@@ -96,7 +94,7 @@ class Worker:
         self.label = label
         self.slot = slot
         self.os_pid = 0
-        self.pidfd = -1
+        self.pidfd = fds.NO_FD
         self.connection = Connection(label, trusted=True, worker=self)
         self.links: dict[int, Connection] = {}
         self.lost_links: dict[Connection, int] = {}
@@ -106,6 +104,7 @@ class Worker:
         self.last_words = LastWords({}, {}, "")
         self.problem: Exception | None = None
         self.is_gone = False
+        self.is_reaped = False
 
     @property
     def alive(self) -> bool:
@@ -124,17 +123,8 @@ class Worker:
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the worker and what it started, if it is not dead."""
-        if self.pidfd < 0 or not self.alive:
-            return
-        try:
-            # By pidfd: the zygote may have reaped it already, and the id may belong to others.
-            signal.pidfd_send_signal(self.pidfd, number, None, _PROCESS_GROUP)
-        except ProcessLookupError:
-            pass
-        except OSError:
-            # The kernel is older than 6.9 and knows no such flag.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.os_pid, number)
+        if self.os_pid and self.alive and not self.is_reaped:
+            fds.send_signal_to_group(self.pidfd, self.os_pid, number)
 
 
 class Workers:
@@ -193,7 +183,7 @@ class Workers:
             passed.append(self._output_pipe(worker, "stdout"))
             passed.append(self._output_pipe(worker, "stderr"))
             worker.os_pid, worker.pidfd = await zygote.fork(
-                (*passed, self._black_box.fd), self._fields_of(worker, process or {})
+                (*passed, worker.slot.fd), self._fields_of(worker, process or {})
             )
         except BaseException:
             self._discard(worker)
@@ -209,8 +199,8 @@ class Workers:
             **self._fields,
             **({"exec": process.get("env", {})} if is_fresh else {}),
             "worker": worker.number,
-            "slot": worker.slot,
-            "black_box_offset": worker.slot + TEXT_OFFSET,
+            "slot": worker.slot.offset,
+            "black_box_offset": worker.slot.offset + TEXT_OFFSET,
             "allow_pickle": self._allow_pickle,
             "shared": worker.shared,
         }
@@ -232,7 +222,7 @@ class Workers:
         return theirs.detach()
 
     def _output_pipe(self, worker: Worker, stream: str) -> int:
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        read_end, write_end = os.pipe()
         try:
             worker.outputs.append(Output(self._loop, read_end, stream, worker.label, self._sink))
         except BaseException:
@@ -241,9 +231,13 @@ class Workers:
         return write_end
 
     def _watch(self, worker: Worker) -> None:
-        fds.own(worker.pidfd)
         self._by_os_pid[worker.os_pid] = worker
-        self._loop.add_reader(worker.pidfd, self._pidfd_readable, worker)
+        if worker.pidfd != fds.NO_FD:
+            fds.own(worker.pidfd)
+            self._loop.add_reader(worker.pidfd, self._pidfd_readable, worker)
+        elif worker.connection.closed:
+            # It has come and gone already.
+            self._gone(worker)
 
     # --- death -------------------------------------------------------------------------
 
@@ -251,6 +245,7 @@ class Workers:
         """Take the zygote's report of a wait status."""
         worker = self._by_os_pid.get(os_pid)
         if worker is not None:
+            worker.is_reaped = True
             self._finish(worker, status)
 
     def on_zygote_death(self, zygote: Zygote) -> None:
@@ -263,6 +258,9 @@ class Workers:
 
     def _pidfd_readable(self, worker: Worker) -> None:
         self._loop.remove_reader(worker.pidfd)
+        self._gone(worker)
+
+    def _gone(self, worker: Worker) -> None:
         worker.is_gone = True
         if worker.zygote is None:
             self._expect_no_report(worker)
@@ -300,10 +298,10 @@ class Workers:
             self._discard(worker)
 
     def _discard(self, worker: Worker) -> None:
-        if worker.pidfd >= 0:
+        if worker.pidfd != fds.NO_FD:
             self._loop.remove_reader(worker.pidfd)
             fds.close_all([worker.pidfd])
-            worker.pidfd = -1
+            worker.pidfd = fds.NO_FD
         for output in worker.outputs:
             output.close()
         worker.connection.close()
@@ -316,3 +314,6 @@ class Workers:
         if not isinstance(problem, TruncatedFrameError):
             worker.problem = problem
         worker.signal_group(signal.SIGKILL)
+        if worker.pidfd == fds.NO_FD and worker.os_pid and worker.alive and not worker.is_gone:
+            # No other news of its end is to be expected, should the zygote be dead.
+            self._gone(worker)

@@ -17,7 +17,6 @@ import collections
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -26,12 +25,16 @@ from typing import Any, Final
 
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters
+from noex_mp.transport.packet_socket import PacketSocket, packet_pair
 from noex_mp.wire import zygote_packets as packets
 
 # More requests on their way gain nothing, and the kernel limits the descriptors in flight.
 _WINDOW: Final = 64
 # When that limit is reached all the same, by others, try again.
 _RETRY: Final = 0.005  # seconds
+# How often to look whether the zygote has ended, once it has closed its socket; where there are
+# no pidfds.
+_LOOK_AGAIN: Final = 0.005  # seconds
 # The zygote itself gives up on a sweep after 5 s.
 _CLOSE_TIMEOUT: Final = 7.0  # seconds
 
@@ -79,7 +82,7 @@ class Zygote:
         self,
         loop: asyncio.AbstractEventLoop,
         process: subprocess.Popen[bytes],
-        requests: socket.socket,
+        requests: PacketSocket,
         on_exit: Callable[[int, int], None],
         on_death: Callable[[], None],
     ) -> None:
@@ -89,7 +92,7 @@ class Zygote:
         self._requests = requests
         self._on_exit = on_exit
         self._on_death = on_death
-        self._pidfd = fds.own(fds.high(fds.open_pidfd(process.pid)))
+        self._pidfd = _own(fds.open_pidfd(process.pid))
         self._ready: asyncio.Future[None] = loop.create_future()
         # Nobody has to wait for it.
         self._ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
@@ -103,7 +106,8 @@ class Zygote:
         self._on_their_way = 0
         self._outbox: collections.deque[tuple[int, bytes, Sequence[int]]] = collections.deque()
         loop.add_reader(requests.fileno(), self._read)
-        loop.add_reader(self._pidfd, self._dead)
+        if self._pidfd != fds.NO_FD:
+            loop.add_reader(self._pidfd, self._dead)
 
     @classmethod
     async def start(
@@ -125,7 +129,7 @@ class Zygote:
             on_death: Is called when the zygote died without being asked to; running workers
                 live on.
         """
-        ours, theirs = fds.socketpair(socket.SOCK_SEQPACKET)
+        ours, theirs = packet_pair()
         try:
             process = _execute(theirs.fileno(), config)
         except BaseException:
@@ -154,7 +158,7 @@ class Zygote:
             os.write(file, config.pack())
             os.lseek(file, 0, os.SEEK_SET)
             with contextlib.suppress(ConnectionError):
-                fds.send_fds(self._requests, packets.pack([packets.CONFIGURE]), [file, lifeline])
+                self._requests.send(packets.pack([packets.CONFIGURE]), [file, lifeline])
         finally:
             os.close(file)
 
@@ -175,7 +179,7 @@ class Zygote:
         await asyncio.shield(self._ready)
 
     async def fork(self, passed: Sequence[int], fields: dict[str, Any]) -> tuple[int, int]:
-        """Return the os pid and a pidfd of a new worker.
+        """Return the os pid and a pidfd (or `NO_FD`) of a new worker.
 
         It may be called before `ready`; the request waits at the zygote then. When the caller is
         cancelled, the worker that may come all the same is killed.
@@ -208,7 +212,7 @@ class Zygote:
         except asyncio.CancelledError:
             # The answer may have come in the same turn of the loop as the cancellation.
             if forked.done() and not forked.cancelled() and forked.exception() is None:
-                _discard(forked.result()[1])
+                _discard(*forked.result())
             raise
         finally:
             del self._forks[request]
@@ -227,8 +231,7 @@ class Zygote:
             self._fail(ConnectionResetError("the node's zygote is closed"))
             if self._ready.done() and not self._ready.exception():
                 # The zygote reads the end, sweeps, and may still report exits meanwhile.
-                with contextlib.suppress(OSError):
-                    self._requests.shutdown(socket.SHUT_WR)
+                self._requests.end()
             else:
                 self._kill()
         with contextlib.suppress(TimeoutError):
@@ -248,20 +251,25 @@ class Zygote:
     # --- sending ---
 
     def _flush(self) -> None:
+        try:
+            self._requests.flush()
+            self._send_requests()
+        except BlockingIOError:
+            self._flush_later()
+        except ConnectionError:
+            # The news of its death is on its way to us.
+            return
+        if self._requests.unsent:
+            self._flush_later()
+
+    def _send_requests(self) -> None:
         while self._outbox and self._on_their_way < _WINDOW and self._failure is None:
             request, data, passed = self._outbox[0]
             if request and request not in self._forks:
                 # Its caller was cancelled; the descriptors may be closed by now.
                 self._outbox.popleft()
                 continue
-            try:
-                fds.send_fds(self._requests, data, passed)
-            except BlockingIOError:
-                self._flush_later()
-                return
-            except ConnectionError:
-                # The news of its death is on its way to us.
-                return
+            self._requests.send(data, passed)
             self._outbox.popleft()
             self._on_their_way += bool(request)
 
@@ -279,7 +287,7 @@ class Zygote:
         # All that is there, so that exits in a row cost one wake-up.
         while True:
             try:
-                data, passed = fds.recv_fds(self._requests, packets.MAX_PACKET)
+                data, passed = self._requests.receive()
             except BlockingIOError:
                 return
             except fds.DescriptorsLostError as lost:
@@ -292,13 +300,15 @@ class Zygote:
                 # no use to anybody.
                 self._loop.remove_reader(self._requests.fileno())
                 self._kill()
+                if self._pidfd == fds.NO_FD:
+                    self._look_for_its_end()
                 return
             self._receive(packets.unpack(data), passed)
 
     def _receive(self, packet: list[Any], passed: list[int]) -> None:
         match packet:
             case [packets.FORKED, request, os_pid]:
-                self._forked(request, os_pid, passed[0])
+                self._forked(request, os_pid, passed[0] if passed else fds.NO_FD)
             case [packets.EXITED, os_pid, status]:
                 # One turn later: the task that awaits this worker's fork comes first.
                 self._loop.call_soon(self._on_exit, os_pid, status)
@@ -315,12 +325,12 @@ class Zygote:
                 fds.close_all(passed)
 
     def _forked(self, request: int, os_pid: int, pidfd: int) -> None:
-        pidfd = fds.own(fds.high(pidfd))
+        pidfd = _own(pidfd)
         waiting = self._forks.get(request)
         self._on_their_way -= 1
         if waiting is None or waiting.done():
             # Nobody wants this worker any more.
-            _discard(pidfd)
+            _discard(os_pid, pidfd)
         else:
             waiting.set_result((os_pid, pidfd))
         self._flush()
@@ -337,16 +347,21 @@ class Zygote:
 
     # --- the end ---
 
+    def _look_for_its_end(self) -> None:
+        if self._process.poll() is None:
+            self._loop.call_later(_LOOK_AGAIN, self._look_for_its_end)
+        elif not self._ended.done():
+            self._dead()
+
     def _dead(self) -> None:
         """Reap the zygote, after what it still had to say."""
         if self._retry is not None:
             self._retry.cancel()
-        self._loop.remove_reader(self._pidfd)
-        if self._requests.fileno() >= 0:
+        if self._pidfd != fds.NO_FD:
+            self._loop.remove_reader(self._pidfd)
             self._read()
             self._loop.remove_reader(self._requests.fileno())
-        fds.close(self._pidfd)
-        fds.disown(self._requests.fileno())
+            fds.close(self._pidfd)
         self._requests.close()
         status = self._process.wait()
         if not self._ready.done():
@@ -370,11 +385,15 @@ class Zygote:
                 waiting.set_exception(self._failure)
 
 
-def _discard(pidfd: int) -> None:
+def _discard(os_pid: int, pidfd: int) -> None:
     """Kill a worker that nobody wants any more."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    fds.close(pidfd)
+    fds.send_signal(pidfd, os_pid, signal.SIGKILL)
+    if pidfd != fds.NO_FD:
+        fds.close(pidfd)
+
+
+def _own(pidfd: int) -> int:
+    return pidfd if pidfd == fds.NO_FD else fds.own(fds.high(pidfd))
 
 
 def _execute(request_fd: int, config: packets.ZygoteConfig) -> subprocess.Popen[bytes]:

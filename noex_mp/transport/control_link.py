@@ -21,7 +21,7 @@ __all__ = ["NO_FD", "Bounds", "ControlLink"]
 FDS_PER_READ: Final = 16
 
 # Stands for an fd that was sent and could not be received.
-NO_FD: Final = -1
+NO_FD: Final = fds.NO_FD
 
 # How long to wait where the kernel does not say when it has room again, in seconds.
 RETRY: Final = 0.005

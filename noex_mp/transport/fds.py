@@ -19,10 +19,14 @@ import errno
 import fcntl
 import os
 import resource
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Final
+
+from noex_mp.transport.platform import FALLBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +34,13 @@ if TYPE_CHECKING:
 # Above this a larger table only costs memory: the kernel copies it with every fork.
 HIGHEST: Final = 4096
 ROOM: Final = 256
+# What macOS grants whatever its hard limit says, sys/syslimits.h.
+_OPEN_MAX: Final = 10240
 # The kernel passes at most this many descriptors with one message (SCM_MAX_FD).
 MAX_PASSED: Final = 253
+
+# Stands for a descriptor that is not there.
+NO_FD: Final = -1
 
 _INT_SIZE: Final = array.array("i").itemsize
 
@@ -46,6 +55,9 @@ _owned: dict[int, tuple[int, int]] = {}
 _forked = False
 _forking_a_worker = False
 _preloading = False
+# Held during every fork. Whoever makes a descriptor that no fork must hold, whatever happens, takes
+# it meanwhile: that is the lifeline. Reentrant, since a fork may be the work of the holder itself.
+fork_lock = threading.RLock()
 
 
 class DescriptorsLostError(OSError):
@@ -70,8 +82,10 @@ def raise_fd_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # macOS reports "no limit" as hard limit and refuses it as a soft one.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        for limit in (hard, max(soft, _OPEN_MAX)):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -204,7 +218,16 @@ def _give_up() -> None:
     _owned.clear()
 
 
-os.register_at_fork(after_in_child=_give_up)
+def _give_up_and_unlock() -> None:
+    fork_lock.release()
+    _give_up()
+
+
+os.register_at_fork(
+    before=fork_lock.acquire,
+    after_in_parent=fork_lock.release,
+    after_in_child=_give_up_and_unlock,
+)
 
 
 # --- sockets ------------------------------------------------------------------------------------
@@ -232,8 +255,8 @@ def unix_socket(fd: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket
     return moved
 
 
-def send_fds(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
-    """Send one packet, and copies of `fds` with it.
+def send_fds(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> int:
+    """Send one packet, and copies of `fds` with it; return how many bytes were taken.
 
     Raises:
         BlockingIOError: The socket is full, or too many descriptors are on their way; nothing
@@ -241,7 +264,7 @@ def send_fds(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
     """
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sock.sendmsg([data], ancillary, _NO_SIGNAL)
+        return sock.sendmsg([data], ancillary, _NO_SIGNAL)
     except OSError as error:
         if error.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
             raise BlockingIOError(error.errno, error.strerror) from None
@@ -285,8 +308,11 @@ def close_all(fds: Sequence[int]) -> None:
 
 
 def anonymous_file(name: str) -> int:
-    """Return a new nameless file in memory; `name` is for people who look into /proc."""
-    if hasattr(os, "memfd_create"):
+    """Return a new nameless file in memory; `name` is for people who look into /proc.
+
+    Where the system has no such thing it is a file in the temporary folder.
+    """
+    if sys.platform == "linux" and not FALLBACKS:
         return os.memfd_create(name, os.MFD_CLOEXEC)
     fd, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)
@@ -299,12 +325,45 @@ def anonymous_file(name: str) -> int:
 _PIDFD_GET_INFO: Final = 0xC040FF0B
 _PIDFD_INFO_EXIT: Final = 1 << 3
 _INFO_SIZE: Final = 64
+# PIDFD_SIGNAL_PROCESS_GROUP, linux/pidfd.h
+_PROCESS_GROUP: Final = 1 << 2
 _EXIT_CODE: Final = slice(60, 64)
 
 
 def open_pidfd(os_pid: int) -> int:
-    """Return a descriptor of a process; it becomes readable when the process ends."""
-    return os.pidfd_open(os_pid)
+    """Return a descriptor of a process, which becomes readable when the process ends.
+
+    It is `NO_FD` where the system has no such thing: the death is to be learned otherwise.
+    """
+    if sys.platform == "linux" and not FALLBACKS:
+        return os.pidfd_open(os_pid)
+    return NO_FD
+
+
+def send_signal(pidfd: int, os_pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "linux" and not FALLBACKS:
+            # The number may be another's by now, and the descriptor never is.
+            signal.pidfd_send_signal(pidfd, number)
+        else:
+            os.kill(os_pid, number)
+
+
+def send_signal_to_group(pidfd: int, os_pid: int, number: int) -> None:
+    """Send a signal to the group that a process leads, or led: it may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "linux" and not FALLBACKS:
+            try:
+                signal.pidfd_send_signal(pidfd, number, None, _PROCESS_GROUP)
+            except ProcessLookupError:
+                return
+            except OSError:
+                # The kernel is older than 6.9 and knows no such flag.
+                pass
+            else:
+                return
+        os.killpg(os_pid, number)
 
 
 def exit_status_of(pidfd: int) -> int | None:
@@ -313,6 +372,8 @@ def exit_status_of(pidfd: int) -> int | None:
     None where the kernel cannot tell (before Linux 6.15), or while nobody has reaped it.
     `os.waitstatus_to_exitcode` and its like read the status.
     """
+    if pidfd == NO_FD:
+        return None
     info = bytearray(_INFO_SIZE)
     info[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
     try:

@@ -8,19 +8,30 @@ never gives the GIL back.
 
 A grandchild that leaves the group (setsid) is not reached. For it there are **subreapers**:
 what a dead worker leaves behind becomes a child of the zygote, which ends it.
+
+Where the system cannot signal at an end of file, a thread of each worker reads the lifeline. It
+needs the GIL to act, so a worker whose C code never gives that back is left to the zygote, which
+kills the groups of all its workers when the root ends. Where there are no subreapers, a
+grandchild that has left its worker's group is not found.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import fcntl
 import os
 import select
 import signal
+import sys
+from collections.abc import Generator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
+from noex_mp.transport import fds
 from noex_mp.transport.fds import high, own
 from noex_mp.transport.libc import libc
+from noex_mp.transport.platform import FALLBACKS
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # Not in the fcntl module before Python 3.13; the number is the same on every Linux.
@@ -32,8 +43,9 @@ def create_lifeline() -> tuple[int, int]:
 
     The write end stays in this process, until it ends or `fds.close` closes it.
     """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    return own(high(read_end)), own(high(write_end))
+    with fds.fork_lock:
+        read_end, write_end = os.pipe()
+        return own(high(read_end)), own(high(write_end))
 
 
 def arm(read_end: int) -> int:
@@ -42,6 +54,8 @@ def arm(read_end: int) -> int:
     The caller leads its process group. When the root ends, the kernel kills the group. Closing
     the returned descriptor unties it. If the root has ended already, this does not return.
     """
+    if sys.platform != "linux" or FALLBACKS:
+        return _arm_thread(read_end)
     # A description of our own: one that several processes share has only one owner.
     tie = own(high(_open_again(read_end, os.O_RDONLY | os.O_NONBLOCK)))
     fcntl.fcntl(tie, _F_SETSIG, signal.SIGKILL)
@@ -53,6 +67,68 @@ def arm(read_end: int) -> int:
     return tie
 
 
+def _arm_thread(read_end: int) -> int:
+    tie = own(high(os.dup(read_end)))
+    if is_cut(tie):
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    # Not one of the threading module's: nobody waits for it, and no list of threads shows it.
+    _thread.start_new_thread(_die_with_the_root, (tie,))
+    return tie
+
+
+def _die_with_the_root(tie: int) -> None:
+    # The pipe never carries a byte: a read returns at its end, or if the descriptor is closed.
+    with contextlib.suppress(OSError):
+        if not os.read(tie, 1):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def tied_for_a_while(read_end: int) -> Generator[None]:
+    """Tie this process's group to the lifeline for the time of the block.
+
+    In it nothing but the lifeline watches over this process, whatever its code does; threads are
+    not welcome there, since it is going to fork.
+    """
+    if sys.platform == "linux" and not FALLBACKS:
+        tie = arm(read_end)
+        try:
+            yield
+        finally:
+            fds.close(tie)
+        return
+    watcher, release = _fork_watcher(read_end)
+    try:
+        yield
+    finally:
+        fds.close(release)
+        # The application may wait for children of its own, and for any.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(watcher, 0)
+
+
+def _fork_watcher(read_end: int) -> tuple[int, int]:
+    """Fork a process that kills this group at the root's end; return its pid, and what ends it."""
+    released, release = os.pipe()
+    fds.set_forking_a_worker(value=True)
+    watcher = os.fork()
+    if watcher == 0:
+        _watch_over(read_end, released, release)
+    fds.set_forking_a_worker(value=False)
+    os.close(released)
+    return watcher, own(high(release))
+
+
+def _watch_over(read_end: int, released: int, release: int) -> NoReturn:
+    os.close(release)
+    poll = select.poll()
+    poll.register(read_end, 0)
+    poll.register(released, 0)
+    if read_end in dict(poll.poll()):
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(0)
+
+
 def is_cut(read_end: int) -> bool:
     """Return whether the lifeline's write end is closed: the root has ended."""
     poll = select.poll()
@@ -61,8 +137,13 @@ def is_cut(read_end: int) -> bool:
 
 
 def own_description(fd: int, flags: int = os.O_RDWR) -> int:
-    """Open what `fd` stands for once more: a descriptor with its own offset and flags."""
-    return own(high(_open_again(fd, flags)))
+    """Open what `fd` stands for once more: a descriptor with its own offset and flags.
+
+    Where that cannot be, it shares them with `fd`.
+    """
+    if sys.platform == "linux" and not FALLBACKS:
+        return own(high(_open_again(fd, flags)))
+    return own(high(os.dup(fd)))
 
 
 def _open_again(fd: int, flags: int) -> int:
@@ -71,7 +152,7 @@ def _open_again(fd: int, flags: int) -> int:
 
 def become_subreaper() -> None:
     """Become the parent of what this process's descendants leave behind, where Linux can."""
-    if hasattr(libc(), "prctl"):
+    if sys.platform == "linux" and not FALLBACKS:
         libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -81,6 +162,10 @@ def children() -> list[int]:
     Only right in a process of one thread: the kernel lists children by the thread.
     """
     pid = os.getpid()
+    if sys.platform != "linux" or FALLBACKS:
+        import psutil
+
+        return [child.pid for child in psutil.Process().children()]
     try:
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from noex_mp.transport import fds
 from noex_mp.transport.libc import libc
+from noex_mp.transport.platform import FALLBACKS
 
 __all__ = ["Ticker"]
 
@@ -79,7 +80,7 @@ class Ticker:
 
 def _timerfd() -> int:
     """Return a new timerfd, high and close-on-exec, or -1 where there is none to be had."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or FALLBACKS:
         return -1
     fd: int = libc().timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     return fds.high(fd) if fd >= 0 else -1

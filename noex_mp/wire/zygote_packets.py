@@ -1,6 +1,6 @@
 """The packets between the root and its zygote, and the zygote's configuration.
 
-Each packet is one msgpack array on a `SOCK_SEQPACKET` pair; the comment behind each kind lists
+Each packet is one msgpack array on a pair of packet sockets; the comment behind each kind lists
 the elements that follow it, and the descriptors that travel along. A packet ends at ~200 kB, so
 the configuration travels as a file, and what servers are started with does not come here at all.
 """
@@ -24,7 +24,7 @@ UNLINK: Final = 2  # path: remove this file when the root is gone
 PRELOADING: Final = 10  # module: its import begins
 READY: Final = 11  # -
 PRELOAD_FAILED: Final = 12  # text
-FORKED: Final = 13  # request id, os pid; fds: pidfd
+FORKED: Final = 13  # request id, os pid; fds: pidfd, where there is such a thing
 FORK_FAILED: Final = 14  # request id, errno, text
 EXITED: Final = 15  # os pid, wait status
 

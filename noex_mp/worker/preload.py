@@ -15,6 +15,7 @@ import importlib.abc
 import importlib.util
 import io
 import os
+import stat
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from noex_mp.transport.platform import FALLBACKS, open_fds
 from noex_mp.wire.zygote_packets import ZygoteConfig
 
 MAIN_NAME: Final = "__noex_main__"
@@ -174,11 +176,29 @@ def _main_by_name(name: str | None) -> tuple[types.ModuleType, types.CodeType]:
 
 
 def _footprint() -> _Footprint:
+    if sys.platform != "linux" or FALLBACKS:
+        return _plain_footprint()
     links = list(_open_links())
     return _Footprint(
         threads=frozenset(int(name) for name in os.listdir("/proc/self/task")),
         sockets=frozenset(link for _, link in links if link.startswith("socket:")),
         loops=frozenset(fd for fd, link in links if link == "anon_inode:[eventpoll]"),
+    )
+
+
+def _plain_footprint() -> _Footprint:
+    import psutil
+
+    sockets = [fd for fd in open_fds() if stat.S_ISSOCK(os.fstat(fd).st_mode)]
+    loops = [
+        thing
+        for thing in gc.get_objects()
+        if isinstance(thing, asyncio.AbstractEventLoop) and not thing.is_closed()
+    ]
+    return _Footprint(
+        threads=frozenset(thread.id for thread in psutil.Process().threads()),
+        sockets=frozenset(map(str, sockets)),
+        loops=frozenset(str(id(loop)) for loop in loops),
     )
 
 
@@ -254,6 +274,8 @@ def _native_threads(new: frozenset[int], allowed: frozenset[str]) -> str | None:
 
 
 def _thread_name(native_id: int) -> str:
+    if sys.platform != "linux" or FALLBACKS:
+        return f"number {native_id}"
     try:
         return Path(f"/proc/self/task/{native_id}/comm").read_text().strip()
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ def _set_nice(nice: int) -> None:
 
 
 def _set_affinity(cpus: list[int]) -> None:
+    if sys.platform != "linux":
+        raise ConfigError("only Linux has cpu_affinity=; leave it out")
     try:
         os.sched_setaffinity(0, cpus)
     except OSError as error:

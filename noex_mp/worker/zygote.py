@@ -1,6 +1,6 @@
 """The zygote: a process of one thread that imports the application once and forks the workers.
 
-`python -m noex_mp.worker.zygote FD` is started by the root, with one end of a `SOCK_SEQPACKET`
+`python -m noex_mp.worker.zygote FD` is started by the root, with one end of a packet socket
 pair. It reads its configuration, imports, audits, freezes the heap, and then forks a worker per
 request. It is the parent of all workers: it reaps them and reports each wait status.
 
@@ -21,12 +21,14 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from noex_mp.transport import fds, interpreters, lifeline, paths
+from noex_mp.transport.packet_socket import PacketSocket, packet_socket
+from noex_mp.transport.platform import FALLBACKS, is_open, open_fds
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
@@ -48,7 +50,7 @@ class _RootGoneError(Exception):
 class Zygote:
     """The zygote's side of the request socket, and the workers it forked."""
 
-    def __init__(self, requests: socket.socket) -> None:
+    def __init__(self, requests: PacketSocket) -> None:
         self._requests = requests
         self._outbox: collections.deque[tuple[bytes, list[int]]] = collections.deque()
         self._workers: set[int] = set()
@@ -71,22 +73,21 @@ class Zygote:
             config = packets.ZygoteConfig.unpack(file.read())
         self._unlink += config.unlink
         _ignore_signals()
-        tie = lifeline.arm(self._lifeline)
         try:
-            self._preload(config)
+            with lifeline.tied_for_a_while(self._lifeline):
+                self._preload(config)
         except preload.PreloadRefusedError as refusal:
             return self._fail(str(refusal))
         except BaseException:
             return self._fail(traceback.format_exc())
         # From here on the zygote must outlive the root: to sweep.
-        fds.close(tie)
         self._freeze()
         self._send([packets.READY])
         return True
 
     def _receive_first(self) -> tuple[list[Any], list[int]]:
         _poll(self._requests.fileno(), None)
-        data, passed = fds.recv_fds(self._requests, packets.MAX_PACKET)
+        data, passed = self._requests.receive()
         if not data:
             raise _RootGoneError
         return packets.unpack(data), [fds.own(fds.high(fd)) for fd in passed]
@@ -128,7 +129,7 @@ class Zygote:
         fds.set_forking_a_worker(value=True)
         lifeline.become_subreaper()
         self._spared = set(lifeline.children())
-        self._kept = frozenset(_open_fds()) - self._mine - {0, 1, 2}
+        self._kept = frozenset(open_fds()) - self._mine - {0, 1, 2}
         gc.collect()
         gc.freeze()
 
@@ -159,15 +160,15 @@ class Zygote:
     def _wait(self) -> set[int]:
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
-        writing = select.POLLOUT if self._outbox else 0
+        writing = select.POLLOUT if self._outbox or self._requests.unsent else 0
         poll.register(self._requests.fileno(), select.POLLIN | writing)
-        timeout = _QUIET * 1000 if self._sweep_due else None
-        # POLLOUT alone is answered by the flush of every turn.
-        return {fd for fd, events in poll.poll(timeout) if events & ~select.POLLOUT}
+        if self._requests.has_packet:
+            return {self._requests.fileno(), *_readable(poll, 0)}
+        return _readable(poll, _QUIET * 1000 if self._sweep_due else None)
 
     def _read_request(self) -> None:
         try:
-            data, passed = fds.recv_fds(self._requests, packets.MAX_PACKET)
+            data, passed = self._requests.receive()
         except BlockingIOError:
             return
         except fds.DescriptorsLostError as lost:
@@ -194,7 +195,7 @@ class Zygote:
         except OSError as error:
             self._refuse(request, error)
         else:
-            self._send([packets.FORKED, request, os_pid], [pidfd])
+            self._send([packets.FORKED, request, os_pid], [pidfd] if pidfd != fds.NO_FD else [])
         finally:
             fds.close_all(passed)
 
@@ -270,17 +271,17 @@ class Zygote:
     # --- reaping ---
 
     def _reap(self) -> None:
-        for os_pid in _dead_children():
-            if os_pid in self._workers:
-                # Before the reaping, while the number still belongs to the dead leader.
-                _kill_group(os_pid)
-            status = os.waitpid(os_pid, 0)[1]
+        for os_pid, status in _dead_children(self._kill_leftovers):
             # Whatever died may have left children, which are ours now.
             self._sweep_due = True
             self._spared.discard(os_pid)
             if os_pid in self._workers:
                 self._workers.remove(os_pid)
                 self._send([packets.EXITED, os_pid, status])
+
+    def _kill_leftovers(self, os_pid: int) -> None:
+        if os_pid in self._workers:
+            _kill_group(os_pid)
 
     def _sweep_orphans(self) -> None:
         for os_pid in lifeline.children():
@@ -312,10 +313,12 @@ class Zygote:
         self._flush()
 
     def _flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._requests.flush()
         while self._outbox:
             data, passed = self._outbox[0]
             try:
-                fds.send_fds(self._requests, data, passed)
+                self._requests.send(data, passed)
             except BlockingIOError:
                 return
             except OSError:
@@ -339,12 +342,7 @@ class _Signals:
     @classmethod
     def now(cls) -> _Signals:
         numbers = [int(n) for n in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}]
-        status = Path("/proc/self/status").read_text()
-        ignored, caught = (_mask(status, name) for name in ("SigIgn", "SigCgt"))
-        return cls(
-            handlers={n: signal.getsignal(n) for n in numbers},
-            kernel={n: (bool(ignored >> n - 1 & 1), bool(caught >> n - 1 & 1)) for n in numbers},
-        )
+        return cls({n: signal.getsignal(n) for n in numbers}, _as_the_kernel_sees_them(numbers))
 
     def changed(self) -> dict[int, Any]:
         """Return the old handlers of the signals that are handled differently now.
@@ -357,8 +355,16 @@ class _Signals:
             for n, handler in self.handlers.items()
             # None: something that is not Python's own; it cannot be set again from here.
             if handler is not None
-            and (now.handlers[n] is not handler or now.kernel[n] != self.kernel[n])
+            and (now.handlers[n] is not handler or now.kernel.get(n) != self.kernel.get(n))
         }
+
+
+def _as_the_kernel_sees_them(numbers: list[int]) -> dict[int, tuple[bool, bool]]:
+    if sys.platform != "linux" or FALLBACKS:
+        return {}
+    status = Path("/proc/self/status").read_text()
+    ignored, caught = (_mask(status, name) for name in ("SigIgn", "SigCgt"))
+    return {n: (bool(ignored >> n - 1 & 1), bool(caught >> n - 1 & 1)) for n in numbers}
 
 
 def _mask(status: str, name: str) -> int:
@@ -378,7 +384,9 @@ def _changed(environ: Mapping[str, str], changes: Mapping[str, str | None]) -> d
 
 
 def _wakeup_pipe() -> tuple[int, int]:
-    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
     return fds.own(fds.high(read_end)), fds.own(fds.high(write_end))
 
 
@@ -397,16 +405,33 @@ def _drain(fd: int) -> None:
             pass
 
 
+def _readable(poll: select.poll, timeout: float | None) -> set[int]:
+    # POLLOUT alone is answered by the flush of every turn.
+    return {fd for fd, events in poll.poll(timeout) if events & ~select.POLLOUT}
+
+
 def _poll(fd: int, timeout: float | None) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.poll(None if timeout is None else timeout * 1000)
 
 
-def _dead_children() -> Iterable[int]:
+def _dead_children(before_reaping: Callable[[int], None]) -> Iterable[tuple[int, int]]:
+    """Reap the children that have ended; give the os pid and the wait status of each.
+
+    Args:
+        before_reaping: Is called while the number still belongs to the dead one; or right
+            after that, where the system cannot wait in two steps.
+    """
     with contextlib.suppress(ChildProcessError):
-        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-            yield dead.si_pid
+        if sys.platform == "linux" and not FALLBACKS:
+            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+                before_reaping(dead.si_pid)
+                yield os.waitpid(dead.si_pid, 0)
+        else:
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                before_reaping(reaped[0])
+                yield reaped
 
 
 def _kill_group(os_pid: int) -> None:
@@ -419,21 +444,9 @@ def _kill(os_pid: int) -> None:
         os.kill(os_pid, signal.SIGKILL)
 
 
-def _open_fds() -> list[int]:
-    return [int(fd) for fd in os.listdir("/proc/self/fd") if _is_open(int(fd))]
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 def _open_standard_fds() -> None:
     for fd in (0, 1, 2):
-        if not _is_open(fd):
+        if not is_open(fd):
             os.open(os.devnull, os.O_RDWR)
 
 
@@ -443,7 +456,7 @@ def main(fd: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _open_standard_fds()
     fds.raise_fd_limit()
-    requests = fds.high_socket(socket.socket(fileno=fd))
+    requests = packet_socket(fds.high_socket(socket.socket(fileno=fd)))
     try:
         zygote = Zygote(requests)
         if zygote.prepare():

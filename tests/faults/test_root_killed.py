@@ -14,9 +14,20 @@ from pathlib import Path
 import pytest
 
 from noex_mp.transport.paths import runtime_folder
+from noex_mp.transport.platform import FALLBACKS
 from tests.processes.harness import REPOSITORY, wait_for_ends
 
 pytestmark = pytest.mark.slow
+
+
+# Where among the processes of `node_program` are those in a session of their own. With the
+# fall-backs nobody finds them.
+ESCAPED = (5, 8, 11, 14)
+
+
+def to_be_gone(pidfds: list[int]) -> list[int]:
+    """Return the pidfds of the processes that nothing may leave behind."""
+    return [fd for n, fd in enumerate(pidfds) if not FALLBACKS or n not in ESCAPED]
 
 
 @contextlib.contextmanager
@@ -50,11 +61,12 @@ def test_nothing_outlives_a_killed_root(loop: str, tmp_path: Path) -> None:
         assert (runtime_folder() / "doomed.sock").exists()
         process.kill()
         process.wait()
-        assert wait_for_ends(pidfds) == []
+        assert wait_for_ends(to_be_gone(pidfds)) == []
         # The zygote, which was the last, has removed the control socket.
         assert not (runtime_folder() / "doomed.sock").exists()
 
 
+@pytest.mark.linux_only("a thread that watches the lifeline needs the GIL to act")
 def test_nothing_but_escapers_outlives_a_root_that_is_killed_with_its_zygote(
     tmp_path: Path,
 ) -> None:
@@ -63,10 +75,10 @@ def test_nothing_but_escapers_outlives_a_root_that_is_killed_with_its_zygote(
         process.kill()
         process.wait()
         # Grandchildren in a session of their own wait for the zygote; the rest is the kernel's.
-        escaped = {pidfds[i] for i in (5, 8, 11, 14)}
+        escaped = {pidfds[i] for i in ESCAPED}
         assert wait_for_ends([fd for fd in pidfds[1:] if fd not in escaped]) == []
         signal.pidfd_send_signal(pidfds[0], signal.SIGCONT)
-        assert wait_for_ends(pidfds) == []
+        assert wait_for_ends(to_be_gone(pidfds)) == []
 
 
 def test_a_root_that_is_interrupted_stops_its_servers(tmp_path: Path) -> None:
@@ -74,4 +86,4 @@ def test_a_root_that_is_interrupted_stops_its_servers(tmp_path: Path) -> None:
         signal.pidfd_send_signal(pidfds[2], signal.SIGKILL)
         process.send_signal(signal.SIGTERM)
         process.wait()
-        assert wait_for_ends(pidfds) == []
+        assert wait_for_ends(to_be_gone(pidfds)) == []

@@ -59,8 +59,8 @@ class Root:
 
     async def fork(self, code: str = SLEEP, **fields: Any) -> Worker:
         control, theirs = fds.socketpair()
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        err_read, err_write = os.pipe2(os.O_CLOEXEC)
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
         black_box = fds.anonymous_file("black-box")
         passed = [theirs.fileno(), out_write, err_write, black_box]
         try:
@@ -72,6 +72,8 @@ class Root:
         finally:
             theirs.close()
             fds.close_all([out_write, err_write])
+        if pidfd == fds.NO_FD:
+            pidfd = _open_pidfd(os_pid)
         worker = Worker(os_pid, pidfd, control, out_read, err_read, black_box)
         self.workers.append(worker)
         return worker
@@ -103,6 +105,15 @@ async def running_root(preload: Sequence[str] = (), **options: Any) -> AsyncGene
         for worker in root.workers:
             worker.close()
         fds.close_all([read_end, write_end])
+
+
+def _open_pidfd(os_pid: int) -> int:
+    """Return what the tests watch a worker by, where the runtime does without pidfds."""
+    try:
+        return os.pidfd_open(os_pid)
+    except ProcessLookupError:
+        # As readable as the pidfd of a process that has ended.
+        return os.open(os.devnull, os.O_RDONLY)
 
 
 def wait_for_ends(pidfds: Sequence[int], timeout: float = 5.0) -> list[int]:

@@ -19,9 +19,13 @@ import uvloop
 
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, lifeline
+from noex_mp.transport.platform import FALLBACKS
 from tests.processes.harness import SLEEP, Root, running_root, wait_for_ends
 
 WriteModule = Callable[..., str]
+
+NO_SUBREAPER = "what has left a dead worker's group is nobody's child any more"
+threads_have_names = pytest.mark.linux_only("native threads show no names elsewhere")
 
 # libuv keeps one pipe per process from its first loop on; that is no test's leak.
 uvloop.new_event_loop().close()
@@ -161,8 +165,9 @@ async def test_a_worker_holds_no_descriptor_but_its_own() -> None:
     kinds = sorted(link.split(":")[0] for link in links)
     # Twice the black box: faulthandler writes through a description of its own. The third pipe
     # is the lifeline.
-    expected = ["/dev/null", "/memfd", "/memfd", "pipe", "pipe", "pipe", "socket"]
-    assert kinds == expected
+    black_box = kinds[1]
+    assert kinds == ["/dev/null", black_box, black_box, "pipe", "pipe", "pipe", "socket"]
+    assert black_box == "/memfd" or FALLBACKS
 
 
 async def test_a_workers_descriptors_are_high_and_close_on_exec() -> None:
@@ -214,7 +219,10 @@ caught = int(open('/proc/self/status').read().split('SigCgt:')[1].split()[0], 16
 say([handlers, len(signal.pthread_sigmask(0, ())), caught >> signal.SIGUSR2 - 1 & 1])
 """
     async with running_root([name]) as root:
-        assert await (await root.fork(code)).hear() == [[1, 0, 0, 0, 0, 1], 0, 0]
+        handlers, blocked, caught_in_c = await (await root.fork(code)).hear()
+    assert (handlers, blocked) == ([1, 0, 0, 0, 0, 1], 0)
+    # Elsewhere nobody tells what C code has set.
+    assert not caught_in_c or FALLBACKS
 
 
 async def test_a_file_that_the_preload_left_open_stays_open(
@@ -288,7 +296,8 @@ libc.pthread_setname_np(handle, b'engine')
         ("import os; os.kill(os.getpid(), 9)", ["killed by signal 9", "imported preloaded_app"]),
         (THREAD, ["preloaded_app left a thread running: 'flusher'", "preloaded_app:wait"]),
         (RAW_THREAD, ["preloaded_app left a thread running"]),
-        (NATIVE_THREAD, ["preloaded_app left native threads running: engine"]),
+        (NATIVE_THREAD, ["preloaded_app left native threads running: "]),
+        pytest.param(NATIVE_THREAD, ["running: engine"], marks=threads_have_names),
         (SOCKET, ["preloaded_app left 2 open sockets"]),
         (LOOP, ["preloaded_app left an event loop open"]),
         (UVLOOP, ["preloaded_app left an event loop open"]),
@@ -307,7 +316,9 @@ async def test_a_preload_that_cannot_be_forked_is_refused_by_name(
             await root.fork()
 
 
-@pytest.mark.parametrize("allowed", ["engine", "preloaded_app"])
+@pytest.mark.parametrize(
+    "allowed", [pytest.param("engine", marks=threads_have_names), "preloaded_app"]
+)
 async def test_a_native_thread_may_be_allowed_by_its_name_or_module(
     app: WriteModule, allowed: str
 ) -> None:
@@ -399,6 +410,7 @@ async def escapee_of_a_killed_worker(root: Root) -> int:
     return escaped
 
 
+@pytest.mark.linux_only(NO_SUBREAPER)
 async def test_what_left_the_group_of_a_dead_worker_is_ended_too() -> None:
     async with running_root() as root:
         escaped = await escapee_of_a_killed_worker(root)
@@ -406,6 +418,7 @@ async def test_what_left_the_group_of_a_dead_worker_is_ended_too() -> None:
         os.close(escaped)
 
 
+@pytest.mark.linux_only(NO_SUBREAPER)
 async def test_orphans_of_a_living_worker_are_its_own() -> None:
     async with running_root() as root:
         parent = await root.fork(ESCAPE)
@@ -435,12 +448,14 @@ async def test_what_the_preload_started_is_spared_while_the_node_runs(app: Write
     async with running_root([name]) as root:
         worker = await root.fork(f"import sys; say(sys.modules[{name!r}].helper.pid)")
         helper = os.pidfd_open(await worker.hear())
-        escaped = await escapee_of_a_killed_worker(root)
-        assert wait_for_ends([escaped]) == []
+        # This one's orphan is found and ended, so the zygote has looked.
+        if not FALLBACKS:
+            escaped = await escapee_of_a_killed_worker(root)
+            assert wait_for_ends([escaped]) == []
+            os.close(escaped)
         assert wait_for_ends([helper], timeout=0) == [helper]
     assert wait_for_ends([helper]) == []
     os.close(helper)
-    os.close(escaped)
 
 
 async def test_close_ends_every_worker_and_removes_the_named_files(tmp_path: Path) -> None:

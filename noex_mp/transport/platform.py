@@ -1,0 +1,68 @@
+"""What this platform has: decided once, when it is imported, and never asked again.
+
+Linux is the home of noex-mp, and does with one call to the kernel what other systems do not do at
+all. Wherever it is used there is a **fall-back** beside it, in the same small function:
+
+| Linux | elsewhere |
+|---|---|
+| pidfd: a death is an event, a signal meets no stranger | the zygote's report, the end of a link |
+| memfd, opened once more through /proc | a temporary file without a name, one for each worker |
+| lifeline by signal (`O_ASYNC`, `F_SETSIG`) | a thread that reads the lifeline, and the zygote |
+| subreaper: what escapes a dead worker is found | it is not found |
+| `SOCK_SEQPACKET` | a stream, with a header before each packet |
+| timerfd | timers of the event loop |
+| `waitid` that leaves the zombie | `waitpid` |
+| /proc | /dev/fd, psutil |
+
+`NOEX_MP_FALLBACKS=1` takes the fall-backs on Linux too: that is how they are tested. Branches are
+written `if sys.platform == "linux" and not FALLBACKS`, since type checkers understand that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from typing import Final
+
+__all__ = ["FALLBACKS", "is_open", "open_fds", "peer_of"]
+
+#: Whether to do without what only Linux has. (A Python may be built without pidfds there too.)
+FALLBACKS: Final = (
+    sys.platform != "linux"
+    or os.environ.get("NOEX_MP_FALLBACKS", "0") not in ("", "0")
+    or not hasattr(os, "pidfd_open")
+)
+
+_FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
+# sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.
+_SOL_LOCAL: Final = 0
+_LOCAL_PEERCRED: Final = 1
+_LOCAL_PEERPID: Final = 2
+_XUCRED_SIZE: Final = 76
+
+
+def open_fds() -> list[int]:
+    """Return the numbers of all open descriptors of this process."""
+    return [int(fd) for fd in os.listdir(_FD_FOLDER) if is_open(int(fd))]
+
+
+def is_open(fd: int) -> bool:
+    """Return whether there is a descriptor of this number."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Return the os pid and the user id of the process at the other end of a Unix socket."""
+    if sys.platform == "linux":
+        os_pid, uid, _ = struct.unpack(
+            "iIi", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        return os_pid, uid
+    credentials = sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE)
+    return sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID), struct.unpack_from("II", credentials)[1]
