@@ -313,6 +313,8 @@ class Decoder:
         found = self.buffers[index]
         if found is None:
             raise ValueError(f"buffer {index} used twice")
+        if isinstance(found, MemoryError):
+            raise found
         # Kept here, it would outlive the value that it belongs to.
         self.buffers[index] = None
         return found

@@ -92,6 +92,8 @@ class FrameReader:
         self.feed = self.unpacker.feed
         # The buffers still to come, the last one first.
         self._announced: list[tuple[bool, int]] = []
+        # How much of a buffer there was no memory for is still to come, in bytes.
+        self._to_skip = 0
         # Where in the msgpack stream the frame that owns the buffers begins.
         self._owner_at: int | None = None
 
@@ -140,6 +142,8 @@ class FrameReader:
         filled = self.wanted
         if size < len(filled):
             self.wanted = filled[size:]
+        elif self._to_skip:
+            self._skip_some()
         else:
             self._next_buffer()
         # Whoever kept it would write into a value that others may have seen by now.
@@ -152,7 +156,7 @@ class FrameReader:
             TruncatedFrameError: The peer closed in the middle of a frame or a buffer.
         """
         if self.wanted is not None:
-            missing = len(self.wanted) + sum(size for _, size in self._announced)
+            missing = len(self.wanted) + self._to_skip + sum(size for _, size in self._announced)
             raise TruncatedFrameError(self.peer, f"a buffer of which {missing} bytes are missing")
         if self._owner_at == self.unpacker.tell():
             raise TruncatedFrameError(self.peer, "buffers without the frame they belong to")
@@ -165,7 +169,10 @@ class FrameReader:
             return error
         # msgpack has no class for a length above the limit, only this text.
         if isinstance(error, (BufferFull, MemoryError)) or "exceeds max_" in str(error):
-            return FrameTooLargeError(self.peer, f"a frame above the limit: {error}".rstrip(": "))
+            problem = f"a frame above the limit: {error}".rstrip(": ")
+            too_large = FrameTooLargeError(self.peer, problem)
+            too_large.__cause__ = error
+            return too_large
         problem = f"what is not valid msgpack: {type(error).__name__}: {error}".rstrip(": ")
         return RemoteProtocolError(self.peer, problem)
 
@@ -201,11 +208,18 @@ class FrameReader:
         # One at a time: a peer that announces much and sends nothing costs us no memory.
         try:
             buffer, self.wanted = _new_array(size) if is_array else _new_bytes(size)
-        except (MemoryError, OverflowError) as error:
-            raise FrameTooLargeError(
-                self.peer, f"a buffer of {size} bytes, for which there is no memory"
-            ) from error
+        except (MemoryError, OverflowError):
+            # It costs its own message, and not the link with all others on it.
+            buffer = MemoryError(f"no memory for a buffer of {size} bytes")
+            self._to_skip = size
+            self._skip_some()
         self._decoder.buffers.append(buffer)
+
+    def _skip_some(self) -> None:
+        """Let the next bytes of a buffer come that nobody will see."""
+        size = min(self._to_skip, _FIRST_BUFFER)
+        self._to_skip -= size
+        self.wanted = memoryview(bytearray(size))
 
     def _is_inside_a_frame(self) -> bool:
         # The unpacker does not tell, so ask it: a nil comes out as it went in only between two

@@ -136,7 +136,8 @@ def _attempt(pack: Pack, value: Any) -> Exception | None:
     try:
         pack(value)
     except Exception as error:  # the value's own code may raise anything
-        return error
+        # Its traceback would keep the value alive, and all frames down to here, in a cycle.
+        return error.with_traceback(None)
     return None
 
 

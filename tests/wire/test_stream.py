@@ -250,6 +250,43 @@ def test_buffers_above_the_limit_are_refused_before_anything_is_allocated(
     assert reader.wanted is None
 
 
+@pytest.mark.parametrize("cut", [1000, 70_000, 10**9])
+def test_a_buffer_without_memory_is_skipped_and_fails_its_own_frame_only(
+    cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(size: int) -> Any:
+        raise MemoryError
+
+    encoder, reader = Encoder(), FrameReader(peer="worker 1")
+    big = bytes(3 * BIG + 1)
+    stream = joined(encoder.pack_big([1, 2, "x", big, np.zeros(BIG), big]))
+    # A failure that is not looked at stays; the owner of the stream clears it after each frame.
+    monkeypatch.setattr("noex_mp.wire.stream._new_bytes", no_memory)
+    frames = list(receive(reader, stream, iter([cut] * len(stream))))
+    assert [frame[:3] for frame in frames] == [[1, 2, "x"]]
+    assert "no memory for a buffer of 393217 bytes" in str(reader.failures[0])
+    reader.failures.clear()
+    monkeypatch.undo()
+    stream = joined(encoder.pack_big([1, big]))
+    assert list(receive(reader, stream, iter([cut] * len(stream)))) == [[1, big]]
+    assert not reader.failures
+    reader.receive_eof()
+
+
+def test_the_end_within_a_buffer_that_is_skipped_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(size: int) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("noex_mp.wire.stream._new_bytes", no_memory)
+    reader = FrameReader(peer="worker 1")
+    reader.feed(msgpack.packb([BUFFERS, [[False, 200_000], [True, 5]]]) + b"x" * 1000)
+    list(reader.frames())
+    with pytest.raises(TruncatedFrameError, match="199005 bytes are missing"):
+        reader.receive_eof()
+
+
 def test_buffers_of_exactly_the_limit_are_accepted() -> None:
     reader = FrameReader(peer="worker 1", max_buffer_size=100)
     reader.feed(msgpack.packb([BUFFERS, [[True, 60], [False, 40]]]))

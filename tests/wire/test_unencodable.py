@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,3 +141,20 @@ def test_a_local_dataclass_or_enum_says_what_to_do() -> None:
 def test_without_a_culprit_the_error_itself_is_told() -> None:
     error = Encoder().explain([1, 2], None, MemoryError("all gone"))
     assert "all gone" in str(error)
+
+
+def test_what_cannot_be_sent_is_not_kept_alive_by_its_error() -> None:
+    class Big:
+        def __reduce__(self) -> Any:
+            raise ValueError("no")
+
+    big = Big()
+    gone = weakref.ref(big)
+    gc.disable()
+    try:
+        error = Encoder().explain([1, big], None, ValueError("no"))
+        del big
+        assert error.path == "args[1]"
+        assert gone() is None
+    finally:
+        gc.enable()
