@@ -17,12 +17,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.core.black_box import TEXT_OFFSET
-from noex_mp.errors import OutOfDescriptorsError, TruncatedFrameError
+from noex_mp.errors import OutOfDescriptorsError, ProtocolError, TruncatedFrameError
 from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
 from noex_mp.node.output import Output, Sink
 from noex_mp.node.zygote import Zygote
-from noex_mp.transport import fds
+from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import LEAVE
@@ -311,8 +311,12 @@ class Workers:
         # An end of file is its death, of which we hear otherwise. A worker that talks nonsense,
         # or closed its control link, is of no use any more. Half a frame is no nonsense: it died
         # in the middle of it.
-        if not isinstance(problem, TruncatedFrameError):
+        if problem is not None and not isinstance(problem, TruncatedFrameError):
             worker.problem = problem
+        elif worker.os_pid and not lifeline.is_ending(worker.os_pid):
+            worker.problem = ProtocolError(
+                "it closed or replaced descriptors of the runtime, and could not go on"
+            )
         worker.signal_group(signal.SIGKILL)
         if worker.pidfd == fds.NO_FD and worker.os_pid and worker.alive and not worker.is_gone:
             # No other news of its end is to be expected, should the zygote be dead.

@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 from collections.abc import Generator
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -36,6 +37,8 @@ from noex_mp.transport.platform import FALLBACKS
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # Not in the fcntl module before Python 3.13; the number is the same on every Linux.
 _F_SETSIG: Final = 10
+# include/linux/sched.h
+_PF_EXITING: Final = 0x4
 
 
 def create_lifeline() -> tuple[int, int]:
@@ -173,6 +176,19 @@ def children() -> list[int]:
     except FileNotFoundError:
         # The kernel was built without CONFIG_PROC_CHILDREN.
         return [child for child in _all_os_pids() if _parent_of(child) == pid]
+
+
+def is_ending(os_pid: int) -> bool:
+    """Return whether a process has begun to end, or is gone; True where nobody can tell.
+
+    Its descriptors close on the way to its end, a moment before its pidfd becomes readable.
+    """
+    try:
+        status = Path(f"/proc/{os_pid}/stat").read_text()
+    except OSError:
+        return True
+    state, flags = itemgetter(0, 6)(status.rpartition(")")[2].split())
+    return state in "ZX" or bool(int(flags) & _PF_EXITING)
 
 
 def _all_os_pids() -> list[int]:
