@@ -30,6 +30,7 @@ from noex_mp import (
     NoServerError,
     Ref,
     RemoteError,
+    RemoteProtocolError,
     ServerExitedError,
     Shutdown,
     ShutdownTimedOut,
@@ -44,10 +45,11 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client import current
-from tests.nodes.observed import ObservedNode, Whistles, whistles
+from tests.nodes.observed import SERVERS, ObservedNode, Whistles, whistles
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
+from tests.servers.hostile import Asker, Hostile
 
 __all__ = ["whistles"]
 
@@ -206,6 +208,21 @@ async def test_calls_to_a_server_that_is_gone_fail_with_its_last_report() -> Non
         assert failure.value.report.reason == Exited(7)
 
 
+@holds("delivery-10")
+async def test_what_a_client_had_sent_is_handled_though_it_has_ended(whistles: Whistles) -> None:
+    started, release = whistles(), whistles()
+    async with ObservedNode(preload=(*SERVERS, "tests.servers.hostile")):
+        hostile, asker = await spawn(Hostile), await spawn(Asker)
+        pausing = Hostile.pause(hostile.within(None), started.path, release.path)
+        await started.heard()
+        await Asker.cast_and_stop(asker, hostile, 100)
+        while await asker.is_running():
+            pass
+        release.blow()
+        await pausing
+        assert await Hostile.all(hostile) == list(range(100))
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 
@@ -289,6 +306,18 @@ async def test_nonsense_ends_a_link_and_no_process() -> None:
         line = await node.line("link closed")
         assert Path(sys.argv[0]).name in line
         assert await Counter.os_pid(counter) == os_pid
+
+
+@holds("errors-8")
+async def test_a_buffer_without_memory_fails_its_own_call() -> None:
+    async with ObservedNode(preload=(*SERVERS, "tests.servers.hostile")):
+        hostile = await spawn(Hostile)
+        await Hostile.limit_memory(hostile)
+        big = Hostile.echo(hostile, bytes(64 * 2**20))
+        behind = Hostile.step(hostile, 1)
+        with pytest.raises(RemoteProtocolError, match="no memory for a buffer of 67108864 bytes"):
+            await big
+        assert await behind == 1
 
 
 # --- refs and names ----------------------------------------------------------------------------
@@ -668,6 +697,18 @@ async def test_a_blocked_loop_delays_no_restart(whistles: Whistles, tmp_path: Pa
         # Blocks our loop until the next incarnation is in its init.
         in_init.wait()
         await stop(start)
+
+
+@holds("processes-8")
+async def test_a_process_that_a_handler_forks_is_no_second_server(tmp_path: Path) -> None:
+    async with ObservedNode(preload=(*SERVERS, "tests.servers.hostile")):
+        hostile = await spawn(Hostile)
+        log = tmp_path / "log"
+        forking = Hostile.fork(hostile, "return", str(tmp_path / "forked"))
+        behind = [Hostile.log_step(hostile, n, str(log)) for n in range(3)]
+        await asyncio.gather(forking, *behind)
+        assert await Hostile.child_status(hostile) == 70
+        assert log.read_text().split() == ["0", "1", "2"]
 
 
 # --- output and reports ------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class Directory:
         connection.located.clear()
         for worker, link_id in connection.links.items():
             worker.links.pop(link_id, None)
-            worker.connection.post([UNLINK, link_id])
+            worker.connection.post([UNLINK, link_id, True])
         connection.links.clear()
 
     # --- links -------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Directory:
         link_id = connection.links.get(worker)
         if link_id is not None and worker.alive and not connection.closed:
             self._unlinking[link_id] = problem
-            worker.connection.post([UNLINK, link_id])
+            worker.connection.post([UNLINK, link_id, False])
 
     def unlinked(self, worker: Worker, link_id: int, begun: dict[int, int]) -> None:
         """Take a worker's word that it has ended a data link, and what it had begun."""

@@ -130,6 +130,18 @@ def high(fd: int) -> int:
     return fd
 
 
+def take_numbers_below(limit: int) -> list[int]:
+    """Open every free number below `limit`, so that what is opened next gets another."""
+    taken: list[int] = []
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        while null < limit:
+            taken.append(null)
+            null = os.dup(null)
+        os.close(null)
+    return taken
+
+
 # --- the register -------------------------------------------------------------------------------
 
 

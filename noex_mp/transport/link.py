@@ -339,6 +339,14 @@ class Link:
             problem = error
         self.close(problem)
 
+    def abandon(self) -> None:
+        """Leave the link to the process that this one was forked from; drop what has come."""
+        self.closed = True
+        with contextlib.suppress(Exception):
+            # Until it says that there is no more.
+            while True:
+                self.unpacker.skip()
+
     def close(self, problem: Exception | None = None) -> None:
         """End the link; `on_close` is called once."""
         if self.closed:

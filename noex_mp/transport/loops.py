@@ -6,10 +6,15 @@ import asyncio
 import mmap
 import os
 import sys
+from typing import Final
 
+from noex_mp.transport import fds
 from noex_mp.transport.libc import libc
 
-__all__ = ["give_back_buffer", "new_event_loop"]
+__all__ = ["give_back_buffer", "new_event_loop", "new_high_event_loop"]
+
+# The numbers below are left to the user's code.
+_LOW: Final = 64
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -25,6 +30,18 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         else:
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+def new_high_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop for this thread whose descriptors are 64 and above.
+
+    A loop cannot be moved to other numbers, and without its epoll it ends the process. So the low
+    numbers are taken while it opens what it needs; some of that it opens when it begins to run.
+    """
+    taken = fds.take_numbers_below(_LOW)
+    loop = new_event_loop()
+    loop.call_soon(fds.close_all, taken)
+    return loop
 
 
 def give_back_buffer(loop: asyncio.AbstractEventLoop) -> None:

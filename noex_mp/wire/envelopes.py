@@ -59,7 +59,9 @@ STOP: Final = 31  # sid, reason
 KILL: Final = 40  # sid, reason: end it without its terminate; what it awaits is cancelled
 LEAVE: Final = 41  # -: the last server of a placement group is gone for good
 LINK: Final = 32  # link_id, peer, trusted; with an fd: serve this client
-UNLINK: Final = 37  # link_id: end it, and drop what came on it and has not begun
+# link_id, peer_is_gone: handle what its client had sent and forget it; or, where only the link is
+# broken, end it, and drop what came on it and has not begun: it is sent again.
+UNLINK: Final = 37
 LOCATED: Final = 33  # sid, incarnation, link_id, is_new; with an fd where it is new
 # sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
 # on: first read the link up to the END.

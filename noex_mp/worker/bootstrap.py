@@ -36,6 +36,7 @@ class Boot:
     Attributes:
         control_fd: Its end of the control socket to the root; non-blocking.
         black_box_fd: The file in memory that the root reads after a death.
+        stderr_fd: The pipe for standard error once more, out of the way of user code.
         black_box_offset: Where this worker's region of it begins, in bytes.
         node: The id of the node.
         worker: The number of the worker.
@@ -45,6 +46,7 @@ class Boot:
 
     control_fd: int
     black_box_fd: int
+    stderr_fd: int
     black_box_offset: int = 0
     node: str = ""
     worker: int = 0
@@ -108,6 +110,31 @@ def flush_output() -> None:
             stream.flush()
 
 
+def end_fork(error: BaseException | None) -> NoReturn:
+    """End a process that a handler forked and that comes back from it, as a program would end.
+
+    Args:
+        error: What left the handler; None if it returned, which is a mistake.
+    """
+    status = EXIT_SOFTWARE
+    with contextlib.suppress(BaseException):
+        if isinstance(error, SystemExit):
+            status = _status_of(error)
+        elif error is not None:
+            status = 1
+            traceback.print_exception(error)
+        else:
+            sys.stderr.write(f"noex-mp: {_BACK_FROM_HANDLER}\n")
+        flush_output()
+    os._exit(status)
+
+
+_BACK_FROM_HANDLER: Final = (
+    "a process that a handler forked came back from the handler, and was ended: there it would "
+    "be a second server with the same messages; end it with os._exit, or use subprocess"
+)
+
+
 def _status_of(end: SystemExit) -> int:
     if end.code is None or isinstance(end.code, int):
         return (end.code or 0) & 0xFF
@@ -143,7 +170,8 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
 def _take_descriptors(birth: Birth) -> Boot:
     os.dup2(birth.stdout_fd, 1)
     os.dup2(birth.stderr_fd, 2)
-    kept = {0, 1, 2, birth.control_fd, birth.black_box_fd, birth.lifeline_fd, *birth.kept_fds}
+    kept = {0, 1, 2, birth.control_fd, birth.black_box_fd, birth.lifeline_fd}
+    kept |= {birth.stderr_fd, *birth.kept_fds}
     _close_all_but(kept)
     fds.start_register()
     lifeline.arm(birth.lifeline_fd)
@@ -156,6 +184,7 @@ def _take_descriptors(birth: Birth) -> Boot:
     return Boot(
         control_fd=fds.own(fds.high(birth.control_fd)),
         black_box_fd=fds.own(fds.high(birth.black_box_fd)),
+        stderr_fd=fds.own(fds.high(birth.stderr_fd)),
         black_box_offset=fields.get("black_box_offset", 0),
         node=fields.get("node", ""),
         worker=fields.get("worker", 0),

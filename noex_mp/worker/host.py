@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import mmap
 import os
+import resource
 import signal
 import sys
 import time
@@ -43,7 +44,7 @@ from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
-from noex_mp.transport.loops import give_back_buffer, new_event_loop
+from noex_mp.transport.loops import give_back_buffer, new_high_event_loop
 from noex_mp.wire.classes import find_class
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
@@ -68,7 +69,7 @@ from noex_mp.wire.envelopes import (
     UNLINKED,
 )
 from noex_mp.wire.payload import pack_error, unpack_payload
-from noex_mp.worker.bootstrap import Boot
+from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Boot, end_fork
 from noex_mp.worker.mailbox import ODD_RESULTS, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
 from noex_mp.worker.process import prepare_process
@@ -80,17 +81,23 @@ __all__ = ["Host", "main"]
 BATCH_MESSAGES: Final = 64
 BATCH_SECONDS: Final = 200e-6
 
+# The id of a link whose client is gone, and the sid that the cell of all of them stands under.
+NOBODY: Final = 0
+SHARED: Final = 1
+
 # How long a worker that is about to end waits for a peer that does not read, in seconds.
 LAST_FLUSH: Final = 1.0
 
 
 def main(boot: Boot) -> NoReturn:
     """Run a worker until its last server has ended."""
-    loop = new_event_loop()
+    loop = new_high_event_loop()
     give_back_buffer(loop)
     host = Host(loop, boot)
+    loop.set_exception_handler(host.on_loop_error)
     host.start()
     loop.run_forever()
+    host.leave_fork(None)
     os._exit(0)
 
 
@@ -119,6 +126,10 @@ class Host:
         self._mailboxes: dict[int, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: dict[int, Link] = {}
+        # Those of clients that are gone, while there is something to read on them; and the one
+        # cell that they all write to.
+        self._orphans: set[Link] = set()
+        self._shared_cell = 0
         self._draining = False
         self._shared: bool = boot.fields.get("shared", False)
         self._prepared = False
@@ -146,6 +157,7 @@ class Host:
 
     def start(self) -> None:
         """Say hello to the root."""
+        os.register_at_fork(after_in_child=self._forked)
         current.join(self._boot.node, self._client_of, whole_process=True)
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
 
@@ -166,6 +178,23 @@ class Host:
         task = asyncio.current_task()
         return next((m.sid for m in self._mailboxes.values() if m.task is task), 0)
 
+    # --- a handler that forks ----------------------------------------------------------
+
+    def _forked(self) -> None:
+        # The child must not handle what its parent handles, nor touch what both have mapped. It
+        # may do in its handler whatever it likes, and ends when it comes back from there.
+        for link in (*self._links.values(), *self._orphans, self._control):
+            link.abandon()
+        for mailbox in self._mailboxes.values():
+            mailbox.abandon()
+        self._outbox.abandon()
+        self.loop.stop()
+
+    def leave_fork(self, error: BaseException | None) -> None:
+        """End the process if it is one that a handler forked, as a program would end."""
+        if fds.forked():
+            end_fork(error)
+
     # --- control -----------------------------------------------------------------------
 
     def _on_control(self, link: ControlLink, frame: list[Any]) -> None:
@@ -181,8 +210,8 @@ class Host:
             # end of the lifeline, and should we just leave then, nobody would be there to end
             # what we have started.
             os.killpg(os.getpgrp(), signal.SIGKILL)
-        _say(str(problem))
-        os._exit(70)
+        self._say(str(problem))
+        os._exit(EXIT_SOFTWARE)
 
     def _on_start(self, frame: list[Any]) -> None:
         _, sid, incarnation, spec = frame
@@ -226,7 +255,7 @@ class Host:
         # What was sent before the stop was asked for is in the sockets by now: it comes first.
         mailbox.idle = False
         self._draining = True
-        for link in list(self._links.values()):
+        for link in (*self._links.values(), *self._orphans):
             if link.resuming:
                 self._on_messages(link)
             link.drain()
@@ -263,20 +292,40 @@ class Host:
 
     def _on_link_closed(self, link: Link, problem: Exception | None) -> None:
         # Its cells are kept until the root has asked for them (UNLINK).
+        self._orphans.discard(link)
         if problem is not None:
-            _say(f"link closed: {problem}")
+            self._say(f"link closed: {problem}")
+            if isinstance(problem.__cause__, MemoryError):
+                self._out_of_memory()
 
     def _on_unlink(self, frame: list[Any]) -> None:
-        link_id = frame[1]
+        _, link_id, peer_is_gone = frame
         begun: dict[int, int] = {}
         if link_id in self._links:
             link = self._links.pop(link_id)
+            if peer_is_gone:
+                self._outlive(link)
+                return
             for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
                 target.mailbox.drop(link)
                 self._free_cell(target.cell)
             link.close()
         self._control.post([UNLINKED, link_id, begun])
+
+    def _outlive(self, link: Link) -> None:
+        """Go on with what a client that is gone had sent; nobody asks what of it has begun."""
+        for target in link.targets.values():
+            self._free_cell(target.cell)
+            target.cell = self._nobodys_cell()
+        link.state = NOBODY
+        if not link.closed:
+            self._orphans.add(link)
+
+    def _nobodys_cell(self) -> int:
+        if not self._shared_cell:
+            self._shared_cell = self._new_cell(SHARED, NOBODY)
+        return self._shared_cell
 
     def _on_forget(self, frame: list[Any]) -> None:
         for cell in self._kept_cells.pop(frame[1], ()):
@@ -403,6 +452,11 @@ class Host:
         if mailbox is None or mailbox.incarnation != incarnation:
             # It has ended; the root tells the sender.
             return
+        is_orphan = link.state == NOBODY
+        cell = self._nobodys_cell() if is_orphan else self._new_cell(sid, link.state)
+        link.targets[sid] = Target(mailbox, link, cell)
+
+    def _new_cell(self, sid: int, link_id: int) -> int:
         if self._free_cells:
             cell = self._free_cells.pop()
         else:
@@ -411,8 +465,8 @@ class Host:
         self.cells[cell] = 0
         self.cells[cell - BEGUN + SID] = sid
         # Last: from here on it counts.
-        self.cells[cell - BEGUN + LINK_ID] = link.state
-        link.targets[sid] = Target(mailbox, link, cell)
+        self.cells[cell - BEGUN + LINK_ID] = link_id
+        return cell
 
     def _free_cell(self, cell: int) -> None:
         self.cells[cell - BEGUN + LINK_ID] = 0
@@ -426,7 +480,17 @@ class Host:
 
     def complain(self, what: str, error: BaseException) -> None:
         """Tell the log about a message that could not be handled and has no caller to hear it."""
-        _say(f"{what}: {type(error).__name__}: {error}")
+        self._say(f"{what}: {type(error).__name__}: {error}")
+
+    def _say(self, text: str) -> None:
+        # Not through `sys.stderr`: a file of the user's may have its number by now.
+        with contextlib.suppress(OSError):
+            os.write(self._boot.stderr_fd, f"noex-mp: {text}\n".encode(errors="replace"))
+
+    def complain_of_end(self) -> None:
+        """Tell the log about the exception that a server's `terminate` has just raised."""
+        with contextlib.suppress(OSError):
+            os.write(self._boot.stderr_fd, traceback.format_exc().encode(errors="replace"))
 
     # --- what becomes of a server ------------------------------------------------------
 
@@ -475,6 +539,8 @@ class Host:
         """Take nothing more for a server; return what it had begun, by link."""
         mark = self.encoder.pack([END, sid, incarnation])
         begun: dict[int, int] = {}
+        for link in self._orphans:
+            link.targets.pop(sid, None)
         for link_id, link in self._links.items():
             target: Target | None = link.targets.pop(sid, None)
             if target is not None:
@@ -486,6 +552,24 @@ class Host:
     def _forget(self, mailbox: Mailbox) -> None:
         del self._mailboxes[mailbox.sid]
         self._leave_if_empty()
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what nobody has caught: without memory for a callback there is no going on."""
+        if isinstance(context.get("exception"), MemoryError) and "handle" in context:
+            self._out_of_memory()
+        loop.default_exception_handler(context)
+
+    def _out_of_memory(self) -> NoReturn:
+        reason = Crash("MemoryError", "its process had no memory left to go on")
+        with contextlib.suppress(Exception):
+            # For its last words a limit that it has set itself is lifted.
+            limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            for sid, mailbox in self._mailboxes.items():
+                begun = self._end_on_links(sid, mailbox.incarnation)
+                self._control.post([EXITED, sid, mailbox.incarnation, reason, b"", "", begun])
+            self._control.send_all_blocking(LAST_FLUSH)
+        os._exit(EXIT_SOFTWARE)
 
     def _leave_if_empty(self) -> None:
         # A placement group's worker is told when to leave: another member may be on its way.
@@ -510,13 +594,6 @@ def _init_failed(error: BaseException) -> InitFailed:
 
 def _traceback_of(error: BaseException | None) -> str:
     return "" if error is None else "".join(traceback.format_exception(error))
-
-
-def _say(text: str) -> None:
-    # Standard error is a pipe to the root, which knows whose it is.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"noex-mp: {text}\n")
-        sys.stderr.flush()
 
 
 def _build(spec: dict[str, Any]) -> GenServer[Any, Any, Any]:

@@ -9,7 +9,6 @@ goes on. Both ways end in `finish` or `failed`.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from asyncio.tasks import (
     _enter_task,  # pyright: ignore[reportPrivateUsage] - documented, in "Extending asyncio"
     _leave_task,  # pyright: ignore[reportPrivateUsage]
@@ -237,6 +236,10 @@ class Mailbox:
         self.queue.append((target, item))
         self.wake()
 
+    def abandon(self) -> None:
+        """Leave all messages to the process that this one was forked from."""
+        self.queue.clear()
+
     def drop(self, link: Link) -> None:
         """Drop the messages that came on a link and have not begun."""
         kept = [
@@ -309,6 +312,7 @@ class Mailbox:
             else:
                 self._then(await _maybe_await(self.server.handle_info(item)))
         except BaseException as error:
+            self._host.leave_fork(error)
             self._crash(error)
 
     # --- after a handler ---------------------------------------------------------------
@@ -365,6 +369,7 @@ class Mailbox:
 
     def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
+        self._host.leave_fork(error)
         callers_mistake = isinstance(error, TypeError) and _never_entered(error)
         if callers_mistake or isinstance(error, self._expected):
             self.refuse(target, frame, error)
@@ -415,7 +420,7 @@ class Mailbox:
                 await _maybe_await(self.server.terminate(reason))
         except BaseException:
             if self.killed is None:
-                traceback.print_exc()
+                self._host.complain_of_end()
         self._host.ended(self, self.killed or reason, error)
 
     def _callback(self, kind: int, name: str) -> Handler | None:

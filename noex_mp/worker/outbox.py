@@ -37,6 +37,12 @@ class Outbox:
         # Last: the root must never read half a reply.
         self._words[END] = self.end = end
 
+    def abandon(self) -> None:
+        """Leave the black box to the process that this one was forked from."""
+        self._view = memoryview(bytearray(OUTBOX_SIZE))
+        self._words = self._view[:OUTBOX_HEADER].cast("Q")
+        self.end = 0
+
     def flush(self, link: Link) -> None:
         """Send the replies."""
         if not self.end:
