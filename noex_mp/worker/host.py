@@ -517,6 +517,7 @@ class Host:
     def _not_ready(
         self, sid: int, incarnation: int, reason: ExitReason, error: BaseException | None
     ) -> None:
+        self.leave_fork(error)
         payload = pack_error(self.encoder, error)
         self._control.post([NOT_READY, sid, incarnation, reason, payload, _traceback_of(error)])
 
