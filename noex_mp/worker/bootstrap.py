@@ -170,8 +170,7 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
 def _take_descriptors(birth: Birth) -> Boot:
     os.dup2(birth.stdout_fd, 1)
     os.dup2(birth.stderr_fd, 2)
-    kept = {0, 1, 2, birth.control_fd, birth.black_box_fd, birth.lifeline_fd}
-    kept |= {birth.stderr_fd, *birth.kept_fds}
+    kept = {0, 1, 2, birth.control_fd, birth.black_box_fd, birth.lifeline_fd, *birth.kept_fds}
     _close_all_but(kept)
     fds.start_register()
     lifeline.arm(birth.lifeline_fd)
@@ -184,7 +183,7 @@ def _take_descriptors(birth: Birth) -> Boot:
     return Boot(
         control_fd=fds.own(fds.high(birth.control_fd)),
         black_box_fd=fds.own(fds.high(birth.black_box_fd)),
-        stderr_fd=fds.own(fds.high(birth.stderr_fd)),
+        stderr_fd=fds.own(fds.high(os.dup(2))),
         black_box_offset=fields.get("black_box_offset", 0),
         node=fields.get("node", ""),
         worker=fields.get("worker", 0),
