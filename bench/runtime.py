@@ -6,6 +6,7 @@ Each function is one run in a process of its own and returns what it found.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import statistics
@@ -20,7 +21,7 @@ import uvloop
 
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
-from noex_mp import CallError, Ref, shutdown, spawn, stop
+from noex_mp import CallError, Ref, child, shutdown, spawn, stop
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
 
@@ -32,6 +33,8 @@ CALLS = 20_000
 CASTS = 200_000
 BIG = 16 * 1024 * 1024
 MANY = 200
+GROUPS = 4
+MEMBERS = 10_000
 IDLE_SECONDS = 2.0
 
 
@@ -238,6 +241,41 @@ async def many() -> Numbers:
     await asyncio.gather(*(stop(echo) for echo in echoes))
     stopped = perf_counter() - start
     return {"start_s": started, "stop_s": stopped, "idle_percent": percent}
+
+
+async def groups() -> Numbers:
+    """10,000 servers in 4 placement groups: start all, their memory, call each once, stop all.
+
+    Memory is what all processes have for themselves, over that of a node whose four workers have
+    one server each: after the start, and once each server has answered.
+    """
+    first = [await spawn(child(Echo).options(placement=f"group {n}")) for n in range(GROUPS)]
+    await asyncio.gather(*(Echo.ping(echo, 1) for echo in first))
+    gc.collect()
+    before = _private_memory()
+    start = perf_counter()
+    echoes: list[Ref[Echo]] = await asyncio.gather(
+        *(spawn(child(Echo).options(placement=f"group {n % GROUPS}")) for n in range(MEMBERS))
+    )
+    started = perf_counter() - start
+    gc.collect()
+    idle = _private_memory() - before
+    for n in range(0, MEMBERS, 1000):
+        await asyncio.gather(*(Echo.ping(echo, 1) for echo in echoes[n : n + 1000]))
+    called = _private_memory() - before
+    start = perf_counter()
+    await shutdown()
+    return {
+        "start_s": started,
+        "kb_each": idle / MEMBERS / 1e3,
+        "kb_called": called / MEMBERS / 1e3,
+        "stop_s": perf_counter() - start,
+    }
+
+
+def _private_memory() -> int:
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(process.memory_full_info().uss for process in processes)
 
 
 async def _idle_percent() -> float:

@@ -641,6 +641,26 @@ async def test_a_death_costs_no_other_server_anything() -> None:
 
 
 @pytest.mark.slow
+@holds("processes-8")
+async def test_servers_of_one_placement_share_a_worker_and_its_death() -> None:
+    tree = Supervisor(
+        *(child(Faulty).options(id=n, name=n, placement="rooms") for n in "abc"), max_restarts=2
+    )
+    async with ObservedNode(tree) as node:
+        one, two, three = (named(n, Faulty) for n in "abc")
+        os_pid = await Faulty.os_pid(one)
+        with pytest.raises(ServerExitedError):
+            await Faulty.fail(two, "two arguments")
+        assert [await Faulty.os_pid(n) for n in (one, two, three)] == [os_pid] * 3
+        with pytest.raises(ServerExitedError):
+            await Faulty.kill(one)
+        again = {await Faulty.os_pid(n) for n in (one, two, three)}
+        assert len(again) == 1
+        assert again != {os_pid}
+        dead = [e.report for e in node.events if e.kind == "crashed"][1:]
+        assert [r and (r.reason, r.os_pid) for r in dead] == [(Killed("SIGKILL"), os_pid)] * 3
+
+
 @holds("processes-4")
 async def test_the_death_of_the_zygote_costs_nobody_anything() -> None:
     async with ObservedNode() as node:

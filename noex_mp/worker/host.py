@@ -225,14 +225,18 @@ class Host:
             self._leave_if_empty()
             return
         server._noex_ref = Ref(  # pyright: ignore[reportPrivateUsage]
-            self._boot.node, sid, label=spec["label"]
+            self._boot.node, sid, label=sys.intern(spec["label"])
         )
         mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server)
-        task = mailbox.task = self.loop.create_task(
-            mailbox.run(), name=f"noex-mp {spec['label']}", context=mailbox.context
-        )
+        mailbox.start()
+
+    def task_for(self, mailbox: Mailbox) -> asyncio.Task[None]:
+        """Return a new task that serves a server."""
+        name = f"noex-mp {mailbox.server.__class__.__qualname__}"
+        task = self.loop.create_task(mailbox.run(), name=name, context=mailbox.context)
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_done, mailbox))
+        return task
 
     def _task_done(self, mailbox: Mailbox, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -341,7 +345,7 @@ class Host:
         """
         cells, outbox = self.cells, self._outbox
         pack, buffers = self.encoder.pack, self.encoder.buffers
-        clock = time.perf_counter
+        clock, shared = time.perf_counter, self._shared
 
         def on_messages(link: Link) -> None:
             link.resuming = False
@@ -372,8 +376,11 @@ class Host:
                     mailbox = target.mailbox
                     handler = mailbox.inline.get(frame[3])
                     if handler is None or not mailbox.idle:
-                        mailbox.put(target, frame)
-                        continue
+                        # Bound at its first use.
+                        handler = None if handler else mailbox.bind(frame[3])
+                        if handler is None or not mailbox.idle:
+                            mailbox.put(target, frame)
+                            continue
                     if held is not None:
                         # What follows may be slow, or end the process.
                         outbox.add(link, held)
@@ -418,6 +425,10 @@ class Host:
                             continue
                         link.resuming = True
                         self.loop.call_soon(self._resume, link)
+                        if shared:
+                            # What follows for this server waits in its queue, and what follows
+                            # for its neighbours does not. Last: its task comes after that.
+                            mailbox.wake()
                         break
             except Exception as error:
                 problem = link.reader.translate(error)

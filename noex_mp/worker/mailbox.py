@@ -15,7 +15,7 @@ from asyncio.tasks import (
 )
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from inspect import CO_COROUTINE
 from time import perf_counter
@@ -74,6 +74,10 @@ class _Suspended(NamedTuple):
     waits_for: Any
 
 
+# What a server has before it needs more, shared by all.
+_NO_QUEUE: Final[deque[Any]] = deque(maxlen=0)
+_NOTHING: Final[dict[str, Any]] = {}
+
 # What a handler returned besides a plain value.
 ODD_RESULTS: Final = OUTCOMES | {_Suspended}
 
@@ -94,14 +98,39 @@ class Handler:
 class Mailbox:
     """A server's queue and loop.
 
+    Ten thousand may share a worker, and most of them wait: what a server needs to handle messages
+    is made at its first message, its task and queue when something has to wait.
+
     Attributes:
-        idle: The task waits and the queue is empty: an operation may run at once.
+        idle: Nothing waits or runs: an operation may run at once.
         inline: The operations that may run like that, bound to the instance, by name.
-        context: The context of the task, and of all handlers.
-        task: The server's task.
+        task: The server's task, or None while it has needed none.
         ready: Its `init` has returned.
         killed: Why it is ended without its `terminate`, or None.
     """
+
+    __slots__ = (
+        "_cells",
+        "_context",
+        "_encoder",
+        "_ending",
+        "_expected",
+        "_handlers",
+        "_host",
+        "_init_promise",
+        "_loop",
+        "_timeout",
+        "_wake",
+        "idle",
+        "incarnation",
+        "inline",
+        "killed",
+        "queue",
+        "ready",
+        "server",
+        "sid",
+        "task",
+    )
 
     def __init__(
         self, host: Host, sid: int, incarnation: int, server: GenServer[Any, Any, Any]
@@ -112,7 +141,7 @@ class Mailbox:
         self.idle = False
         self.ready = False
         self.killed: ExitReason | None = None
-        self.queue: deque[tuple[Target | None, Any]] = deque()
+        self.queue: deque[tuple[Target | None, Any]] = _NO_QUEUE
         self._host = host
         self._cells = host.cells
         self._encoder = host.encoder
@@ -121,17 +150,80 @@ class Mailbox:
         self._timeout: float | None = None
         self._ending: tuple[ExitReason, BaseException | None] | None = None
         self._expected: tuple[type[BaseException], ...] = server.__expected__
-        self._handlers = _bind_operations(server)
-        self.context = copy_context()
+        self._handlers: dict[str, Handler] = _NOTHING
+        self._context: Context | None = None
+        self._init_promise: Any = None
         self.task: asyncio.Task[None] | None = None
-        self.inline: dict[str, Callable[..., Any]] = {}
-        for name, handler in self._handlers.items():
-            if handler.wants_sender:
-                continue
-            if not handler.is_async:
-                self.inline[name] = handler.function
-            elif server.__operations__[name].function.__code__.co_flags & CO_COROUTINE:
-                self.inline[name] = self._up_to_its_first_wait(handler.function)
+        self.inline: dict[str, Callable[..., Any]] = _NOTHING
+
+    @property
+    def context(self) -> Context:
+        """The context of the task, and of `init` and all async handlers."""
+        if self._context is None:
+            self._context = copy_context()
+        return self._context
+
+    def bind(self, name: str) -> Callable[..., Any] | None:
+        """Return the operation of this name, if it may run inline, and keep it."""
+        info = self.server.__operations__.get(name)
+        if info is None or info.wants_sender:
+            return None
+        function: Callable[..., Any] = info.function.__get__(self.server)
+        if info.is_async:
+            if self.task is None or not info.function.__code__.co_flags & CO_COROUTINE:
+                # It runs in the name of a task, which has to be there, and waiting.
+                return None
+            function = self._up_to_its_first_wait(function)
+        if not self.inline:
+            self.inline = {}
+        self.inline[name] = function
+        return function
+
+    def _handler(self, kind: int, name: str) -> Handler | None:
+        found = self._handlers.get(name)
+        if found is None:
+            info = self.server.__operations__.get(name)
+            if info is None:
+                return self._callback(kind, name)
+            found = Handler(
+                info.function.__get__(self.server),
+                wants_sender=info.wants_sender,
+                is_async=info.is_async,
+            )
+            if not self._handlers:
+                self._handlers = {}
+            self._handlers[name] = found
+        return found
+
+    def _need_task(self) -> None:
+        if self.task is None:
+            self.queue = deque()
+            self.task = self._host.task_for(self)
+
+    def start(self) -> None:
+        """Run the server's `init`, here if it does not wait, and tell the host what came of it."""
+        if type(self.server).init is GenServer.init:
+            self._started(None)
+            return
+        try:
+            outcome = self.context.run(self.server.init)
+        except BaseException as error:
+            self._host.not_ready(self, error)
+            return
+        if hasattr(outcome, "__await__"):
+            self._init_promise = outcome
+            self._need_task()
+        else:
+            self._started(outcome)
+
+    def _started(self, outcome: Any) -> bool:
+        if isinstance(outcome, Ignore | Stop):
+            self._host.not_ready(self, outcome)
+            return False
+        self.idle = self._init_promise is None
+        self._then(outcome)
+        self._host.ready(self)
+        return True
 
     def _up_to_its_first_wait(
         self, operation: Callable[..., Coroutine[Any, Any, Any]]
@@ -161,8 +253,8 @@ class Mailbox:
     # --- the server's task -------------------------------------------------------------
 
     async def run(self) -> None:
-        """Start the server, serve it until it ends, and say how it ended."""
-        if not await self._init():
+        """Serve the server until it ends, and say how it ended."""
+        if self._init_promise is not None and not await self._init():
             return
         queue = self.queue
         turn_ends = 0.0
@@ -199,16 +291,11 @@ class Mailbox:
 
     async def _init(self) -> bool:
         try:
-            outcome = await _maybe_await(self.server.init())
+            outcome = await self._init_promise
         except BaseException as error:
             self._host.not_ready(self, error)
             return False
-        if isinstance(outcome, Ignore | Stop):
-            self._host.not_ready(self, outcome)
-            return False
-        self._then(outcome)
-        self._host.ready(self)
-        return True
+        return self._started(outcome)
 
     def _cancel_the_begun(self) -> bool:
         if self.killed is not None:
@@ -233,6 +320,8 @@ class Mailbox:
 
     def put(self, target: Target | None, item: Any) -> None:
         """Queue a message of a link, or (without a target) something of our own."""
+        if self.task is None:
+            self._need_task()
         self.queue.append((target, item))
         self.wake()
 
@@ -254,14 +343,18 @@ class Mailbox:
     def kill(self, reason: ExitReason) -> None:
         """End the server without its `terminate`; what it awaits is cancelled."""
         self.killed = reason
-        self.queue.clear()
         self._ending = (reason, None)
-        if self.task is not None:
+        if self.task is None:
+            self._host.ended(self, reason, None)
+        else:
+            self.queue.clear()
             self.task.cancel()
 
     def wake(self) -> None:
         """Let the task look at the queue; until then nothing runs inline."""
         self.idle = False
+        if self.task is None:
+            self._need_task()
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -272,7 +365,7 @@ class Mailbox:
         name = frame[3]
         if name.__class__ is not str:
             return self._begin_odd(target, frame)
-        handler = self._handlers.get(name) or self._callback(frame[0], name)
+        handler = self._handler(frame[0], name)
         if handler is None:
             self.unknown(target, frame)
             return None
@@ -343,6 +436,8 @@ class Mailbox:
 
     def _resume(self, target: Target, frame: list[Any], promise: Any) -> None:
         # Ahead of whatever waits: it has begun.
+        if self.task is None:
+            self._need_task()
         self.queue.appendleft((target, [*frame[:3], _Awaited(promise)]))
         self.wake()
 
@@ -400,6 +495,8 @@ class Mailbox:
             if self.idle:
                 self.wake()
             return
+        if self.task is None:
+            self._need_task()
         self.queue.appendleft((None, then))
         self.wake()
 
@@ -436,17 +533,6 @@ class Mailbox:
         # What outlives the server in its worker may still hold the sender.
         if target.link.targets.get(self.sid) is target:
             self.reply(target, seq, value)
-
-
-def _bind_operations(server: GenServer[Any, Any, Any]) -> dict[str, Handler]:
-    return {
-        name: Handler(
-            info.function.__get__(server),
-            wants_sender=info.wants_sender,
-            is_async=info.is_async,
-        )
-        for name, info in server.__operations__.items()
-    }
 
 
 def _text(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from noex_mp import (
+    InitTimedOutError,
     Killed,
     Node,
     NoServerError,
@@ -19,7 +20,7 @@ from noex_mp import (
     stop,
 )
 from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops, whistles
-from tests.servers.members import Member
+from tests.servers.members import Member, Stuck, Waiting
 
 __all__ = ["whistles"]
 
@@ -208,3 +209,54 @@ async def node_ref(node: Node, name: str) -> Ref[Member]:
     found = await whereis(name, Member)
     assert found is not None
     return found
+
+
+@on_both_loops
+async def test_a_busy_member_gives_its_neighbours_their_turns() -> None:
+    async with ObservedNode():
+        one, two = await members(2)
+        await asyncio.gather(Member.echo(one, 0), Member.echo(two, 0))
+        for work in (Member.work, Member.work_slowly):
+            busy = [work(one.within(None), n) for n in range(200)]
+            # Behind all of that, on the same link.
+            assert await Member.echo(two, 1) == 1
+            done = sum(future.done() for future in busy)
+            assert done < 100
+            assert await asyncio.gather(*busy) == list(range(200))
+
+
+async def test_an_init_that_blocks_is_ended_with_its_process_and_named(whistles: Whistles) -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Member, 1)
+        stuck = child(Stuck).options(init_timeout=0.1)
+        with pytest.raises(InitTimedOutError):
+            await spawn(stuck)
+        report = (await node.event("crashed", one)).report
+        assert report is not None
+        assert "because Stuck did not finish its init within 0.1 s" in report.shared
+        assert await Member.echo(one, 1) == 1
+
+
+async def test_an_init_that_waits_too_long_costs_its_neighbours_nothing() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Member, 1)
+        os_pid = await Member.os_pid(one)
+        with pytest.raises(InitTimedOutError):
+            await spawn(child(Waiting).options(init_timeout=0.1))
+        assert await Member.os_pid(one) == os_pid
+        assert not [e for e in node.events if e.kind == "crashed"]
+
+
+async def test_a_member_cannot_wait_for_its_own_end() -> None:
+    async with ObservedNode():
+        one = await spawn(Member, 1)
+        with pytest.raises(ServerExitedError, match="cannot wait for its own end"):
+            await Member.fire(one, one)
+
+
+async def test_ps_shows_who_shares_a_process() -> None:
+    async with ObservedNode() as node:
+        await members(2)
+        shown = await node.ps()
+        assert {server["placement"] for server in shown} == {"rooms"}
+        assert len({server["os_pid"] for server in shown}) == 1

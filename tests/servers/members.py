@@ -40,6 +40,22 @@ class Member(GenServer, placement="rooms"):
         return self.notes
 
     @call
+    def work(self, number: int) -> int:
+        """Take longer than a turn."""
+        return self._work(number)
+
+    @call
+    async def work_slowly(self, number: int) -> int:
+        """The same, in a coroutine that never waits."""
+        return self._work(number)
+
+    def _work(self, number: int) -> int:
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+        return number
+
+    @call
     def crash(self) -> None:
         raise ValueError("on purpose")
 
@@ -99,3 +115,18 @@ class Member(GenServer, placement="rooms"):
     @call
     async def fire(self, other: Ref[Member]) -> None:
         await stop(other)
+
+
+class Stuck(GenServer, placement="rooms"):
+    """Blocks its process in `init`."""
+
+    def init(self) -> None:
+        while True:
+            time.sleep(1)
+
+
+class Waiting(GenServer, placement="rooms"):
+    """Waits for ever in `init`."""
+
+    async def init(self) -> None:
+        await asyncio.Event().wait()
