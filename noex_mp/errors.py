@@ -102,26 +102,29 @@ class NotImportableError(ConfigError):
 
     Attributes:
         path: Where the class says it lives, as `module:qualname`.
+        is_by_value: It would have to be sent with its code, and pickle is switched off.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_by_value: bool = False) -> None:
         super().__init__(path)
         self.path = path
+        self.is_by_value = is_by_value
 
     def __str__(self) -> str:
         module, _, qualname = self.path.partition(":")
         name = qualname.rpartition(".")[2]
+        if self.is_by_value:
+            return (
+                f"a worker process cannot import {self.path}, and Node(pickle=False) sends no "
+                f"code.\n"
+                f"Move {name} to the top level of a module that can be imported, for example "
+                f"servers.py."
+            )
         if module == "__main__":
             return (
-                f"{name} is defined in __main__, which a worker process cannot import "
-                f"because it has no file.\n"
-                f"Move {name} into a module, for example servers.py, and import it."
-            )
-        if "<locals>" in qualname:
-            return (
-                f"{self.path} is defined inside a function, so a worker process cannot "
-                f"import it.\n"
-                f"Move {name} to the top level of {module}."
+                f"a worker process that imports your script finds no {name} in it.\n"
+                f"Define {name} at the script's top level, above: "
+                f'if __name__ == "__main__":'
             )
         return (
             f"a worker process cannot import {self.path}\n"

@@ -17,7 +17,7 @@ from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, child
 from noex_mp.errors import BadChildSpecError
-from noex_mp.wire.classes import path_of
+from noex_mp.wire.classes import goes_by_name, path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.payload import pack_payload
 
@@ -60,7 +60,8 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
         InitTimedOutError: They took longer than `init_timeout`.
         AlreadyRegisteredError: Its name is taken.
         BadChildSpecError: The description is wrong.
-        NotImportableError: A worker cannot import the class.
+        NotImportableError: A worker cannot import the class, and the node sends no code.
+        PreloadError: The script that defines the class cannot be imported by workers.
         UnencodableError: An argument cannot be sent to a worker.
 
     Example:
@@ -71,8 +72,8 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
     """
     spec = spec_of(server, args, kwargs)
     # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
-    preload = None if spec.start == "exec" else spec.server.__module__
-    client = await current.client_or_implicit(preload)
+    is_preloaded = spec.start != "exec" and goes_by_name(spec.server)
+    client = await current.client_or_implicit(spec.server.__module__ if is_preloaded else None)
     return await spawn_on(client, spec)
 
 
@@ -111,11 +112,13 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
     """Return a child spec as plain values, its arguments as a payload.
 
     Raises:
+        NotImportableError: The class has no name elsewhere, and pickle is switched off.
         UnencodableError: An argument cannot be sent.
     """
     return {
         "server": path_of(spec.server),
-        "payload": pack_payload(encoder, spec.args, spec.kwargs),
+        "by_name": goes_by_name(spec.server),
+        "payload": pack_payload(encoder, spec.server, spec.args, spec.kwargs),
         "id": spec.child_id,
         "name": spec.name,
         "restart": spec.restart,

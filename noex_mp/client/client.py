@@ -186,7 +186,7 @@ class Client:
             return future
         self._request_id += 1
         self._requests[self._request_id] = future
-        self._control.post([REQUEST, self._request_id, method, *parameters])
+        self._control.post_big([REQUEST, self._request_id, method, *parameters])
         return future
 
     # --- deadlines ---------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Client:
             self._held[sid] = [frame]
             return
         self._marks.discard(mark)
-        cause = unpack_error(error)
+        cause = unpack_error(error, allow_pickle=self._allow_pickle)
         lost = self._routes[sid].ended(begun, report, cause)
         if lost:
             self._control.post([LOST, sid, incarnation, lost])
@@ -317,7 +317,7 @@ class Client:
         route = self._routes.pop(sid, None)
         self._names = {name: known for name, known in self._names.items() if known != sid}
         if route is not None:
-            route.gone(report, unpack_error(error))
+            route.gone(report, unpack_error(error, allow_pickle=self._allow_pickle))
 
     def _on_response(self, frame: list[Any]) -> None:
         _, request_id, succeeded, value = frame
@@ -328,7 +328,7 @@ class Client:
             future.set_result(value)
         else:
             error, cause = value
-            error.__cause__ = unpack_error(cause)
+            error.__cause__ = unpack_error(cause, allow_pickle=self._allow_pickle)
             future.set_exception(error)
 
     # --- what the workers say ----------------------------------------------------------

@@ -57,6 +57,11 @@ class Connection:
         else:
             self.control.post(frame, *pass_fds)
 
+    def post_big(self, frame: list[Any]) -> None:
+        """Send a frame that may hold big bytes, unless the process is gone."""
+        if not self.closed:
+            self.control.post_big(frame)
+
     def close(self) -> None:
         """Close the link, if it has got that far."""
         if self._control is not None:

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Token
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec
@@ -28,13 +28,14 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Supervisor
-from noex_mp.errors import ConfigError, NodeDownError
+from noex_mp.errors import ConfigError, NodeDownError, PreloadError
 from noex_mp.node.events import Listener
 from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.root import Root, RootConfig
 from noex_mp.supervision.validate import validate
 from noex_mp.transport import fds
 from noex_mp.transport.loops import new_event_loop
+from noex_mp.wire.classes import MAIN_IN_WORKERS, goes_by_name
 from noex_mp.wire.codec import Encoder
 
 __all__ = ["Node", "implicit_node", "shutdown"]
@@ -107,8 +108,9 @@ class Node:
         """Return what a root needs to know of this node; for `noex-mp run`."""
         # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
         children = self.tree.children if self.tree else ()
-        specs = [spec for spec in children if spec.start != "exec"]
-        modules = dict.fromkeys((*self._preload, *(spec.server.__module__ for spec in specs)))
+        servers = [spec.server for spec in children if spec.start != "exec"]
+        names = [server.__module__ for server in servers if goes_by_name(server)]
+        modules = dict.fromkeys((*self._preload, *names))
         return RootConfig(
             name=name or self.name,
             preload=[module for module in modules if module != "__main__"],
@@ -324,11 +326,22 @@ def _share_processes(children: list[dict[str, Any]]) -> None:
 
 
 def _refuse_while_preloading() -> None:
-    if fds.preloading():
-        raise ConfigError(
-            "this script starts a node while a worker process imports it\n"
+    if not fds.preloading():
+        return
+    frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__") == MAIN_IN_WORKERS:
+        raise PreloadError(
+            "your script starts a node, and does so again when a worker process imports it\n"
             'Put what it does under: if __name__ == "__main__":'
         )
+    raise PreloadError(
+        f"{frame.f_code.co_filename}, line {frame.f_lineno}, starts a node while the module is "
+        f"imported, and worker processes import it too\n"
+        f"Move that into a function, and call it in your script under: "
+        f'if __name__ == "__main__":'
+    )
 
 
 # --- the implicit node ---------------------------------------------------------------------

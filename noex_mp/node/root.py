@@ -33,6 +33,7 @@ from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocke
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.output import Sink
+from noex_mp.node.sources import Sources
 from noex_mp.node.supervisor import StartFailedError, Supervision
 from noex_mp.node.workers import Worker, Workers, check_room
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
@@ -125,6 +126,8 @@ class Root:
         self._with_main = config.with_main
         self._zygotes: list[Zygote] = []
         self._zygote_task: asyncio.Task[Zygote] | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._sources = Sources(())
         self._connections: set[Connection] = set()
         self._door: ControlSocket | None = None
         self._complaints = Complaints(loop, self._say)
@@ -173,7 +176,8 @@ class Root:
         try:
             await self._supervision.start_tree(spec, children)
         except StartFailedError as failure:
-            raise failure.error from unpack_error(failure.cause)
+            cause = unpack_error(failure.cause, allow_pickle=self._config.allow_pickle)
+            raise failure.error from cause
 
     async def stop(self, reason: ExitReason | None = None) -> None:
         """Stop all servers in reverse order, then everything else; every call waits for it."""
@@ -193,6 +197,10 @@ class Root:
             await asyncio.wait((self._zygote_task,))
         self._zygote_task = None
         await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
+        if self._renewal is not None:
+            # It has heard of the end of its zygote, or has only just begun.
+            await asyncio.wait((self._renewal,))
+            await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._close()
 
@@ -214,15 +222,18 @@ class Root:
     def _current_zygote(self) -> asyncio.Task[Zygote]:
         task = self._zygote_task
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._zygote_task = self._loop.create_task(self._start_zygote())
+            task = self._zygote_task = self._loop.create_task(
+                self._start_zygote(with_main=self._with_main)
+            )
             # It may be started ahead of need; whoever needs it hears how that went.
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
 
-    async def _start_zygote(self) -> Zygote:
+    async def _start_zygote(self, *, with_main: bool) -> Zygote:
         config = config_of_this_process(
             preload=list(self._config.preload),
-            **(main_of_this_process() if self._with_main else {}),
+            **main_of_this_process(),
+            main_later=not with_main,
             allow_native_threads=list(self._config.allow_native_threads),
             label=self._config.name or self.id,
         )
@@ -236,11 +247,14 @@ class Root:
         self._zygotes.append(zygote)
         if self._door is not None:
             zygote.unlink_at_end(str(self._door.path))
+        # Now, while the zygote starts its interpreter: a change after this one is noticed.
+        self._sources = Sources(self._config.preload)
         return zygote
 
     def _on_zygote_death(self, zygote: Zygote) -> None:
         # Its workers go on, and what starts from now on comes from a new one.
-        self._zygotes.remove(zygote)
+        if zygote in self._zygotes:
+            self._zygotes.remove(zygote)
         self._workers.on_zygote_death(zygote)
         current = self._zygote_task
         dead = current is not None and current.done() and not current.exception()
@@ -250,11 +264,52 @@ class Root:
                 # Ahead of the next restart. One that cannot even preload waits for that.
                 self._current_zygote()
 
-    def need_main(self) -> None:
-        """Let the workers that start from now on know what the user's script defines."""
-        if not self._with_main:
-            self._with_main = True
-            self._zygote_task = None
+    async def _renew_zygote(self, *, with_main: bool) -> None:
+        """Let the workers that start from now on come from a new zygote, with the code of now.
+
+        Raises:
+            PreloadError: The new one could not preload the application; the old one goes on.
+        """
+        if self._renewal is None:
+            self._renewal = self._loop.create_task(self._renew(with_main=with_main))
+            self._renewal.add_done_callback(self._renewed)
+        await asyncio.shield(self._renewal)
+
+    async def _renew(self, *, with_main: bool) -> None:
+        if self._zygote_task is not None:
+            # One that is just being executed must be known before it is replaced.
+            await asyncio.wait((self._zygote_task,))
+        sources = self._sources
+        task = self._loop.create_task(self._start_zygote(with_main=with_main))
+        try:
+            await (await task).ready()
+        except BaseException:
+            self._sources = sources
+            raise
+        self._with_main, self._zygote_task = with_main, task
+
+    def _renewed(self, renewal: asyncio.Task[None]) -> None:
+        self._renewal = None
+        if not renewal.cancelled():
+            renewal.exception()
+        self._retire_zygotes()
+
+    def _retire_zygotes(self) -> None:
+        """End the zygotes of old code that have no workers any more."""
+        if self._stopping is not None or self._renewal is not None:
+            return
+        current = self._zygote_task
+        for zygote in list(self._zygotes):
+            is_current = current is not None and current.done() and zygote is current.result()
+            if not is_current and zygote.was_ready and not self._workers.of(zygote):
+                self._zygotes.remove(zygote)
+                closing = self._loop.create_task(zygote.close())
+                self._tasks.add(closing)
+                closing.add_done_callback(self._tasks.discard)
+
+    def _warn_of_changes(self, label: str) -> None:
+        for warning in self._sources.changed():
+            self._config.sink(label, "stderr", f"noex-mp: {warning}\n".encode())
 
     async def _start_worker(self, child: Child) -> Worker:
         first = child.incarnation == 1
@@ -272,6 +327,7 @@ class Root:
     async def _fork(self, child: Child) -> Worker:
         group = child.placement
         label = child.title if group is None else group.name
+        self._warn_of_changes(label)
         shared = group is not None
         start = partial(self._workers.start, label=label, shared=shared, process=child.process)
         try:
@@ -284,6 +340,8 @@ class Root:
     def _on_dead(self, worker: Worker) -> None:
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
+        if len(self._zygotes) > 1:
+            self._loop.call_soon(self._retire_zygotes)
 
     # --- processes that talk to us -----------------------------------------------------
 
@@ -448,8 +506,10 @@ class Root:
             )
 
     async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
-        if wire["server"].startswith("__main__:"):
-            self.need_main()
+        if wire["by_name"]:
+            needs_main = wire["server"].startswith("__main__:") and not self._with_main
+            if needs_main or self._sources.reloaded():
+                await self._renew_zygote(with_main=needs_main or self._with_main)
         child = await self._supervision.spawn(wire)
         return [child.sid, child.label]
 

@@ -265,7 +265,10 @@ class Supervision:
         worker.residents[child.sid] = child
         if not worker.alive:
             child.answered("dead")
-        worker.connection.post([START, child.sid, child.incarnation, _start_of(child)])
+        worker.connection.post_big([START, child.sid, child.incarnation, _start_of(child)])
+        if child.restart == "temporary":
+            # Its arguments may be large, and nobody needs them again.
+            child.spec = {**child.spec, "payload": b""}
         ended = await self._wait_for_init(child, worker)
         if ended is None:
             if child.stop_reason is None:

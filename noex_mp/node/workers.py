@@ -150,10 +150,15 @@ class Workers:
         self._allow_pickle = allow_pickle
         self._next = 0
         self._by_os_pid: dict[int, Worker] = {}
+        self._known: set[Worker] = set()
 
     def all(self) -> list[Worker]:
         """Return the workers that are not known to be dead."""
         return list(self._by_os_pid.values())
+
+    def of(self, zygote: Zygote) -> list[Worker]:
+        """Return the workers of one zygote that are not known to be dead, or are being born."""
+        return [worker for worker in self._known if worker.zygote is zygote]
 
     async def start(
         self,
@@ -177,6 +182,7 @@ class Workers:
         self._next += 1
         worker = Worker(self._next, label, self._black_box.take(), self._loop, shared=shared)
         worker.zygote = zygote
+        self._known.add(worker)
         passed: list[int] = []
         try:
             passed.append(self._control_pair(worker))
@@ -298,6 +304,7 @@ class Workers:
             self._discard(worker)
 
     def _discard(self, worker: Worker) -> None:
+        self._known.discard(worker)
         if worker.pidfd != fds.NO_FD:
             self._loop.remove_reader(worker.pidfd)
             fds.close_all([worker.pidfd])

@@ -27,6 +27,7 @@ from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters
 from noex_mp.transport.packet_socket import PacketSocket, packet_pair
 from noex_mp.wire import zygote_packets as packets
+from noex_mp.wire.classes import main_program
 
 # More requests on their way gain nothing, and the kernel limits the descriptors in flight.
 _WINDOW: Final = 64
@@ -55,20 +56,11 @@ def config_of_this_process(**options: Any) -> packets.ZygoteConfig:
 
 
 def main_of_this_process() -> dict[str, str | None]:
-    """Return `main_path` or `main_name` of the user's program, where it can be imported again.
-
-    A folder or an archive with a `__main__.py` cannot: it is run for what it does, and mostly
-    has no main guard. Neither can an interactive session.
-    """
-    main = sys.modules["__main__"]
-    name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
-    path: str | None = getattr(main, "__file__", None)
-    if path is not None and not os.path.isfile(path):
-        # A script from standard input calls itself "<stdin>".
-        path = None
-    if name is not None:
-        return {"main_name": None if name.rpartition(".")[2] == "__main__" else name}
-    return {"main_path": None if path is None else str(Path(path).absolute())}
+    """Return `main_path` or `main_name` of the user's program, where it can be imported again."""
+    main = main_program()
+    if main is None or main.path is None:
+        return {"main_name": None if main is None else main.name}
+    return {"main_path": str(Path(main.path).absolute())}
 
 
 class Zygote:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
 from noex_mp.core.specs import ChildSpec, Restart, Start, Strategy, Supervisor
-from noex_mp.errors import BadChildSpecError, NotImportableError
+from noex_mp.errors import BadChildSpecError
 
 __all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
 
@@ -144,10 +144,6 @@ def _server_wrongs(server: object) -> Iterator[_Wrong]:
     elif not _is_server(server):
         name = server.__name__
         yield f"expected a GenServer, got {_described(server)}", f"write class {name}(GenServer)"
-    elif "<locals>" in server.__qualname__:
-        error = NotImportableError(f"{server.__module__}:{server.__qualname__}")
-        problem, _, remedy = str(error).partition("\n")
-        yield problem, remedy
 
 
 def _label_wrongs(option: str, value: object, *, may_be_none: bool = True) -> Iterator[_Wrong]:

@@ -104,11 +104,24 @@ class ControlLink(Link):
         except Exception as error:
             fds.close_all(pass_fds)
             raise encoder.explain_value("frame", frame, error) from None
-        chunks = encoder.take(data) if encoder.buffers else [data]
+        self._enqueue(encoder.take(data) if encoder.buffers else [data], list(pass_fds))
+
+    def post_big(self, frame: list[Any]) -> None:
+        """Send a frame that may hold big bytes: they leave as they are, without a copy.
+
+        Raises:
+            UnencodableError: A value in the frame cannot be sent; nothing is sent then.
+        """
+        try:
+            chunks = self._encoder.pack_big(frame)
+        except Exception as error:
+            raise self._encoder.explain_value("frame", frame, error) from None
+        self._enqueue(chunks, [])
+
+    def _enqueue(self, chunks: list[bytes | memoryview], passed: list[int]) -> None:
         if self.closed:
-            fds.close_all(pass_fds)
+            fds.close_all(passed)
             return
-        passed = list(pass_fds)
         for chunk in chunks:
             self._queue.append((memoryview(chunk), passed))
             self._queued += len(chunk)

@@ -4,7 +4,8 @@ An exception arrives as the same class with the same args, attributes, notes and
 its cause or context, and with the remote traceback as its last note. Two things decide
 whether that is possible, and both are tried before anything is sent:
 
-1. The class must be found under its name. A class inside a function cannot.
+1. The class must be found under its name, or be sent with its code: a notebook's, or one inside
+   a function.
 2. A rebuilt twin must equal the original. Two ways are tried. NEW skips `__init__`, so the
    constructor may take whatever it likes: `cls.__new__(cls, *args)`, then args and attributes
    are put back. CALL is `cls(*args)`, for classes that keep something out of sight.
@@ -15,6 +16,7 @@ cannot import the class.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final, NamedTuple
@@ -22,7 +24,8 @@ from typing import Any, Final, NamedTuple
 from msgpack import ExtType
 
 from noex_mp.errors import RemoteError
-from noex_mp.wire.classes import can_be_found, find_class, path_of
+from noex_mp.wire import by_value
+from noex_mp.wire.classes import find_class, goes_by_name, path_of
 from noex_mp.wire.values import (
     EXCEPTION,
     ValueReader,
@@ -70,6 +73,8 @@ class _Record(NamedTuple):
     frames: str
     linked_as: int
     linked: BaseException | None
+    # The class itself, where its name means nothing to others.
+    code: bytes
 
 
 def dump_exception(writer: ValueWriter, error: BaseException) -> ExtType:
@@ -105,23 +110,37 @@ def _record(writer: ValueWriter, error: BaseException) -> _Record:
     parts, whole, packed = _packable(writer, _parts_of(error))
     notes, frames = _notes_and_frames(error)
     linked_as, linked = _linked(error)
+    by_name = goes_by_name(type(error))
+    code = b"" if by_name else _code_of(writer, type(error))
+    known = by_name or code
     return _Record(
         path=_clean(path_of(type(error))),
-        how=_how_to_rebuild(error, parts, text if whole else None),
+        how=_how_to_rebuild(error, parts, text if whole else None) if known else _REMOTE_ERROR,
         parts=packed,
         text=text,
         notes=notes,
         frames=frames,
         linked_as=linked_as,
         linked=linked,
+        code=code,
     )
+
+
+def _code_of(writer: ValueWriter, cls: type[BaseException]) -> bytes:
+    """Return a class as a pickle of its code; empty where that is not possible or allowed."""
+    if not writer.allow_pickle:
+        return b""
+    try:
+        return by_value.dump(cls, sys.maxsize)[0]
+    except Exception:  # anything may be in there, and an error must get through
+        return b""
 
 
 def _summary(writer: ValueWriter, error: BaseException) -> _Record:
     """Return a record of an exception too far down its chain: its name and text only."""
     nothing = writer.nested([[], {}, {}])
     path = _clean(path_of(type(error)))
-    return _Record(path, _REMOTE_ERROR, nothing, _text(error), [], "", 0, None)
+    return _Record(path, _REMOTE_ERROR, nothing, _text(error), [], "", 0, None, b"")
 
 
 def _parts_of(error: BaseException) -> _Parts:
@@ -170,16 +189,15 @@ def _or_text(writer: ValueWriter, value: Any) -> Any:
 
 def _how_to_rebuild(error: BaseException, parts: _Parts, text: str | None) -> int:
     cls = type(error)
-    if can_be_found(cls):
-        for how in (_NEW, _CALL):
-            try:
-                twin = _build(cls, how, parts)
-                # With a value replaced, the text differs; it must only work.
-                same_text = _clean(str(twin)) == text if text is not None else bool([str(twin)])
-                if type(twin) is cls and list(twin.args) == parts.args and same_text:
-                    return how
-            except Exception:  # the class's own code may raise anything
-                continue
+    for how in (_NEW, _CALL):
+        try:
+            twin = _build(cls, how, parts)
+            # With a value replaced, the text differs; it must only work.
+            same_text = _clean(str(twin)) == text if text is not None else bool([str(twin)])
+            if type(twin) is cls and list(twin.args) == parts.args and same_text:
+                return how
+        except Exception:  # the class's own code may raise anything
+            continue
     return _REMOTE_ERROR
 
 
@@ -190,7 +208,7 @@ def _rebuilt(reader: ValueReader, record: _Record) -> BaseException | None:
     try:
         parts = _Parts(*reader.nested(record.parts))
         if len(reader.failures) == failures:
-            cls = find_class(record.path)
+            cls = _class_of(reader, record)
             twin = _build(cls, record.how, parts) if issubclass(cls, BaseException) else None
             return twin if isinstance(twin, BaseException) else None
     except Exception:  # then it arrives as a RemoteError, which is no failure
@@ -198,6 +216,17 @@ def _rebuilt(reader: ValueReader, record: _Record) -> BaseException | None:
     # What could not be read in its args is no fault of the message: the text says it all.
     del reader.failures[failures:]
     return None
+
+
+def _class_of(reader: ValueReader, record: _Record) -> type[Any]:
+    if not record.code:
+        return find_class(record.path)
+    if not reader.allow_pickle:
+        raise TypeError("pickle is switched off")
+    cls = by_value.load(record.code)
+    if not isinstance(cls, type):
+        raise TypeError(f"{record.path} is no class")
+    return cls
 
 
 def _build(cls: type[BaseException], how: int, parts: _Parts) -> BaseException:

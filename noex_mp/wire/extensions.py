@@ -11,20 +11,16 @@ class with ways of its own, so it goes by pickle, which asks the class.
 
 from __future__ import annotations
 
-import copyreg
 import datetime as dt
-import io
-import pickle
 import struct
 import sys
-from collections.abc import Callable
 from typing import Any, Final
 from weakref import ref
 
 from msgpack import ExtType
 
 from noex_mp.wire import arrays, objects, values
-from noex_mp.wire.classes import local_module
+from noex_mp.wire.by_value import REDUCERS, dump_pickle, load_pickle
 from noex_mp.wire.exceptions import dump_exception, load_exception
 from noex_mp.wire.standard import load_standard, standard_dumper
 from noex_mp.wire.values import Dumper, Loader, ValueReader, ValueWriter, extension
@@ -207,63 +203,16 @@ def _load_ref(reader: ValueReader, data: bytes) -> Any:
 
 def _dump_array(writer: ValueWriter, value: Any) -> ExtType:
     plain = arrays.has_plain_memory(value)
-    return arrays.dump_array(writer, value) if plain else _dump_pickle(writer, value)
+    return arrays.dump_array(writer, value) if plain else dump_pickle(writer, value)
 
 
 def _dump_scalar(writer: ValueWriter, value: Any) -> ExtType:
     plain = arrays.has_plain_memory(value)
-    return arrays.dump_scalar(writer, value) if plain else _dump_pickle(writer, value)
+    return arrays.dump_scalar(writer, value) if plain else dump_pickle(writer, value)
 
 
 def _load_buffer(reader: ValueReader, data: bytes) -> Any:
     return reader.buffer(int.from_bytes(data, "big"))
-
-
-# --- the last resort --------------------------------------------------------------------
-
-
-# How pickle takes values of registered types apart.
-REDUCERS: Final[dict[type[Any], Callable[[Any], tuple[Any, ...]]]] = {}
-
-
-def _dump_pickle(writer: ValueWriter, value: Any) -> ExtType:
-    """Write a value by pickle; its big buffers (a data frame's columns) leave out of band."""
-    if not writer.allow_pickle:
-        raise TypeError(
-            "it could go by pickle only, which is switched off; "
-            "register its type: noex_mp.register_type(...)"
-        )
-    buffers: list[ExtType] = []
-
-    def stays(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            view = buffer.raw()
-        except BufferError:  # not contiguous
-            return True
-        if view.nbytes < values.BIG:
-            return True
-        buffers.append(writer.out_of_band(view, is_array=not view.readonly))
-        return False
-
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, protocol=5, buffer_callback=stays)
-    if REDUCERS:
-        pickler.dispatch_table = {**copyreg.dispatch_table, **REDUCERS}
-    pickler.dump(value)
-    data = file.getvalue()
-    return extension(values.PICKLE, writer.nested([data, buffers]))
-
-
-def _load_pickle(reader: ValueReader, data: bytes) -> Any:
-    if not reader.allow_pickle:
-        raise TypeError("pickle is switched off")
-    content, buffers = reader.nested(data)
-    return _Unpickler(io.BytesIO(content), buffers=buffers).load()
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        return super().find_class(local_module(module_name), global_name)
 
 
 # --- the tables -------------------------------------------------------------------------
@@ -313,7 +262,7 @@ LOADERS: dict[int, Loader] = {
     values.SCALAR: arrays.load_scalar,
     values.BUFFER: _load_buffer,
     values.STANDARD: load_standard,
-    values.PICKLE: _load_pickle,
+    values.PICKLE: load_pickle,
 }
 
 # By the id of the class, the quickest there is. A class made at run time can go, and its entry
@@ -351,7 +300,7 @@ def travels_already(cls: type[Any]) -> bool:
 def _choose_dumper(cls: type[Any]) -> Dumper:
     if issubclass(cls, BaseException):
         return dump_exception
-    return _dumper_of_libraries(cls) or objects.dumper_of_objects(cls) or _dump_pickle
+    return _dumper_of_libraries(cls) or objects.dumper_of_objects(cls) or dump_pickle
 
 
 def _dumper_of_libraries(cls: type[Any]) -> Dumper | None:

@@ -1,6 +1,7 @@
 """Members of enums, named tuples and dataclasses <-> msgpack.
 
-Their classes travel by name, and must be found under it in both processes. What travels beside
+Their classes travel by name; where others would not find them, values go by pickle, with the
+code of their class. What travels beside
 the name is the whole state: neither `__init__` nor `__post_init__` runs again, so `init=False`
 fields, `InitVar`s, frozen classes and attributes that are no fields arrive as they were.
 
@@ -20,7 +21,8 @@ from typing import Any, Final
 
 from msgpack import ExtType
 
-from noex_mp.wire.classes import find_class, path_of
+from noex_mp.wire.by_value import dump_pickle
+from noex_mp.wire.classes import find_class, goes_by_name, path_of
 from noex_mp.wire.values import (
     DATACLASS,
     ENUM,
@@ -72,14 +74,10 @@ def _is_own(cls: type[Any], hook: str) -> bool:
     return not generated and method is not getattr(object, hook, None)
 
 
-def _check(path: str, cls: type[Any]) -> None:
-    # Each time: a notebook or a reload may have put another class in its place.
-    try:
-        if find_class(path) is cls:
-            return
-    except Exception:  # the sentence below says it better
-        pass
-    raise TypeError(_NOT_FOUND)
+def _dump_by_value(writer: ValueWriter, value: object) -> ExtType:
+    if not writer.allow_pickle:
+        raise TypeError(_NOT_FOUND)
+    return dump_pickle(writer, value)
 
 
 # The functions below hold no class, so that one made at run time can go.
@@ -92,7 +90,9 @@ def _enum_dumper(cls: type[enum.Enum]) -> Dumper:
     members = frozenset(cls.__members__)
 
     def dump_enum(writer: ValueWriter, value: enum.Enum) -> ExtType:
-        _check(path, type(value))
+        # Each time: a notebook or a reload may have put another class in its place.
+        if not goes_by_name(type(value)):
+            return _dump_by_value(writer, value)
         name: str | None = value._name_
         # A combination of flags has no member; its value makes it again.
         fields = [path, name, None] if name in members else [path, None, value._value_]
@@ -121,7 +121,9 @@ def _named_tuple_dumper(cls: type[Any]) -> Dumper:
     path = path_of(cls)
 
     def dump_named_tuple(writer: ValueWriter, value: tuple[Any, ...]) -> ExtType:
-        _check(path, type(value))
+        # Each time: a notebook or a reload may have put another class in its place.
+        if not goes_by_name(type(value)):
+            return _dump_by_value(writer, value)
         fields: list[Any] = [path, list(value)]
         # A subclass that does without `__slots__` may have attributes too.
         if state := getattr(value, "__dict__", None):
@@ -153,7 +155,9 @@ def _dataclass_dumper(cls: type[Any]) -> Dumper:
     )
 
     def dump_dataclass(writer: ValueWriter, value: object) -> ExtType:
-        _check(path, type(value))
+        # Each time: a notebook or a reload may have put another class in its place.
+        if not goes_by_name(type(value)):
+            return _dump_by_value(writer, value)
         filled = _filled(value, slots) if slots else _NOTHING
         return extension(DATACLASS, writer.nested([path, state_of(value), filled]))
 

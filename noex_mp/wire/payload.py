@@ -9,37 +9,83 @@ from __future__ import annotations
 
 from typing import Any
 
-from noex_mp.errors import RemoteProtocolError
+from noex_mp.errors import NotImportableError, RemoteProtocolError
+from noex_mp.wire.classes import find_class, goes_by_name, path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.stream import FrameReader
 
 __all__ = ["pack_error", "pack_payload", "unpack_error", "unpack_payload"]
 
 
-def pack_payload(encoder: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Return the arguments of a call as bytes; none if there are no arguments.
+def pack_payload(
+    encoder: Encoder, cls: type[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bytes:
+    """Return what a server is made of as bytes: the constructor's arguments, and its class.
+
+    A class that has a name elsewhere is left out; so there may be nothing at all.
 
     Raises:
+        NotImportableError: The class has no name elsewhere, and pickle is switched off.
         UnencodableError: An argument cannot be sent; the error names its path.
     """
-    if not args and not kwargs:
+    by_name = goes_by_name(cls)
+    if by_name and not args and not kwargs:
         return b""
+    if not by_name:
+        _pack_class(encoder, cls)
     try:
-        return b"".join(encoder.pack_big([0, kwargs, *args]))
+        return b"".join(encoder.pack_big([0, False if by_name else cls, kwargs, *args]))
     except Exception as error:
         raise encoder.explain(args, kwargs, error) from None
 
 
-def unpack_payload(data: bytes, peer: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments and keyword arguments that `pack_payload` packed.
+def _pack_class(encoder: Encoder, cls: type[Any]) -> None:
+    """Try to pack a class by value on its own, so that an error names it and no argument."""
+    if not encoder.allow_pickle:
+        raise NotImportableError(path_of(cls), is_by_value=True)
+    try:
+        encoder.pack([cls])
+    except Exception as error:
+        raise encoder.explain_value(cls.__qualname__, cls, error) from None
+    finally:
+        encoder.buffers.clear()
+
+
+def unpack_payload(
+    path: str, data: bytes, *, allow_pickle: bool
+) -> tuple[type[Any], list[Any], dict[str, Any]]:
+    """Return the class, arguments and keyword arguments that `pack_payload` packed.
+
+    Args:
+        path: The name of the class, for when it was left out.
+        data: The payload.
+        allow_pickle: Whether pickles, and code by value, may be loaded.
 
     Raises:
+        NotImportableError: There is no class of this name here.
         RemoteProtocolError: They cannot be decoded here.
     """
     if not data:
-        return [], {}
-    frame = _unpack(data, peer)
-    return frame[2:], frame[1]
+        return find_class(path), [], {}
+    frame, failures = _unpack(data, "the node", allow_pickle=allow_pickle)
+    if failures:
+        raise _undecodable(frame, failures[0])
+    _, cls, kwargs, *args = frame
+    return cls or find_class(path), args, kwargs
+
+
+def _undecodable(frame: list[Any], failure: Exception) -> RemoteProtocolError:
+    """Return the error that names the argument that cannot be rebuilt here, where that is sure."""
+    _, cls, kwargs, *args = frame
+    places = [("its class", cls), *((f"kwargs[{name!r}]", kwargs[name]) for name in kwargs)]
+    places += [(f"args[{i}]", value) for i, value in enumerate(args)]
+    missing = [place for place, value in places if value is None]
+    place = missing[0] if len(missing) == 1 else "arguments"
+    cause = failure.__cause__ or failure
+    problem = f"{place}, which cannot be rebuilt in the worker: {type(cause).__name__}: {cause}"
+    error = RemoteProtocolError("the node", problem)
+    error.__cause__ = cause
+    return error
 
 
 def pack_error(encoder: Encoder, error: BaseException | None) -> bytes:
@@ -47,32 +93,34 @@ def pack_error(encoder: Encoder, error: BaseException | None) -> bytes:
     return b"" if error is None else b"".join(encoder.pack_big([0, error]))
 
 
-def unpack_error(data: bytes) -> BaseException | None:
+def unpack_error(data: bytes, *, allow_pickle: bool) -> BaseException | None:
     """Return the exception that `pack_error` packed."""
     if not data:
         return None
     try:
-        error = _unpack(data, "a server")[1]
+        frame, failures = _unpack(data, "a server", allow_pickle=allow_pickle)
     except RemoteProtocolError as problem:
         return problem
+    if failures:
+        return failures[0]
+    error = frame[1]
     return error if isinstance(error, BaseException) else None
 
 
-def _unpack(data: bytes, peer: str) -> list[Any]:
-    reader = FrameReader(peer=peer)
+def _unpack(data: bytes, peer: str, *, allow_pickle: bool) -> tuple[list[Any], list[Exception]]:
+    reader = FrameReader(peer=peer, allow_pickle=allow_pickle)
+    view = memoryview(data)
     position = 0
     frames: list[list[Any]] = []
     while position < len(data):
         # A wanted buffer is filled outside the msgpack stream, as a link does it.
         if reader.wanted is not None:
             size = len(reader.wanted)
-            reader.wanted[:] = data[position : position + size]
+            reader.wanted[:] = view[position : position + size]
             reader.advance(size)
             position += size
         else:
-            reader.feed(data[position : position + 65536])
+            reader.feed(view[position : position + 65536])
             position += 65536
             frames += reader.frames()
-    if reader.failures:
-        raise RemoteProtocolError(peer, f"a value that cannot be decoded: {reader.failures[0]}")
-    return frames[0]
+    return frames[0], reader.failures

@@ -207,8 +207,6 @@ def _name(value: Any) -> str:
 
 
 def _reason(value: Any, problem: Exception) -> str:
-    if isinstance(value, FunctionType) and "<" in value.__qualname__:
-        return "only functions at the top level of a module can be sent, by their name"
     if known := _known_reason(value):
         return known
     if isinstance(problem, UnicodeEncodeError):

@@ -48,6 +48,8 @@ class ZygoteConfig:
         main_path: The user's script, to be run under the name `__noex_main__`, or None.
         main_name: Instead: the name of the module that the user's program was started from
             (`python -m name`), or None.
+        main_later: Do not run the script ahead: a worker does it once it is asked for a class of
+            the script.
         allow_native_threads: Threads (by their name) and modules that may leave native threads.
         label: A word for people who look at the list of processes.
         entry: What a worker runs, as `module:function`; it gets a `Boot`.
@@ -61,6 +63,7 @@ class ZygoteConfig:
     preload: Sequence[str] = ()
     main_path: str | None = None
     main_name: str | None = None
+    main_later: bool = False
     allow_native_threads: Sequence[str] = ()
     label: str = ""
     entry: str = "noex_mp.worker.host:main"

@@ -45,7 +45,6 @@ from noex_mp.transport import fds
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, new_high_event_loop
-from noex_mp.wire.classes import find_class
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
     BUFFERS,
@@ -219,7 +218,7 @@ class Host:
             if spec["process"] and not self._prepared:
                 prepare_process(spec["process"])
                 self._prepared = True
-            server = _build(spec)
+            server = self._build(spec)
         except BaseException as error:
             self._not_ready(sid, incarnation, _init_failed(error), error)
             self._leave_if_empty()
@@ -237,6 +236,14 @@ class Host:
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_done, mailbox))
         return task
+
+    def _build(self, spec: dict[str, Any]) -> GenServer[Any, Any, Any]:
+        # Taken out, so that large arguments are not kept twice.
+        server_class, args, kwargs = unpack_payload(
+            spec["server"], spec.pop("payload"), allow_pickle=self._allow_pickle
+        )
+        server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)
+        return server
 
     def _task_done(self, mailbox: Mailbox, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -606,10 +613,3 @@ def _init_failed(error: BaseException) -> InitFailed:
 
 def _traceback_of(error: BaseException | None) -> str:
     return "" if error is None else "".join(traceback.format_exception(error))
-
-
-def _build(spec: dict[str, Any]) -> GenServer[Any, Any, Any]:
-    server_class = find_class(spec["server"])
-    args, kwargs = unpack_payload(spec["payload"], "the root")
-    server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)
-    return server

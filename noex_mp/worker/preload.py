@@ -22,13 +22,15 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS, open_fds
+from noex_mp.wire import classes
+from noex_mp.wire.classes import MAIN_IN_WORKERS
 from noex_mp.wire.zygote_packets import ZygoteConfig
-
-MAIN_NAME: Final = "__noex_main__"
 
 # Each library reads its variable once, when it is loaded.
 THREAD_VARIABLES: Final = (
@@ -115,6 +117,9 @@ def import_application(config: ZygoteConfig, report: Callable[[str], None]) -> N
         report(name)
         importlib.import_module(name)
         _audit(name, before, allowed)
+    if config.main_later:
+        import_script(config)
+        return
     if config.main_path is None and config.main_name is None:
         return
     shown = config.main_name or config.main_path or ""
@@ -139,20 +144,38 @@ def take_over(config: ZygoteConfig) -> None:
 def import_script(config: ZygoteConfig) -> None:
     """Run the user's script as a module of another name, so that its main guard holds.
 
-    Without a script it does nothing.
+    Without a script it does nothing, and one that is for later waits until it is asked for.
     """
-    path = config.main_path
-    if path is None and config.main_name is None:
+    if config.main_path is None and config.main_name is None:
         return
+    if config.main_later:
+        classes.import_main_on_demand(partial(_run_script, config))
+    else:
+        _run_script(config)
+
+
+def _run_script(config: ZygoteConfig) -> None:
+    path = config.main_path
     module, code = _main_by_name(config.main_name) if path is None else _main_by_path(path)
     # Registered before it runs: a dataclass looks its own module up. Not by runpy: it copies the
     # variables when it is done, and the functions would go on with the originals.
-    sys.modules[MAIN_NAME] = sys.modules["__main__"] = module
-    exec(code, vars(module))
+    before = sys.modules["__main__"]
+    sys.modules[MAIN_IN_WORKERS] = sys.modules["__main__"] = module
+    was_preloading = fds.preloading()
+    fds.set_preloading(value=True)
+    try:
+        exec(code, vars(module))
+    except BaseException:
+        # As an import does it: half a module must not pass for a whole one.
+        del sys.modules[MAIN_IN_WORKERS]
+        sys.modules["__main__"] = before
+        raise
+    finally:
+        fds.set_preloading(value=was_preloading)
 
 
 def _main_by_path(path: str) -> tuple[types.ModuleType, types.CodeType]:
-    module = types.ModuleType(MAIN_NAME)
+    module = types.ModuleType(MAIN_IN_WORKERS)
     module.__file__ = path
     with io.open_code(path) as file:
         return module, compile(file.read(), path, "exec")
@@ -163,7 +186,7 @@ def _main_by_name(name: str | None) -> tuple[types.ModuleType, types.CodeType]:
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"there is no module {name!r} on the import path", name=name)
     module = importlib.util.module_from_spec(spec)
-    module.__name__ = MAIN_NAME
+    module.__name__ = MAIN_IN_WORKERS
     if not isinstance(spec.loader, importlib.abc.InspectLoader):
         raise ImportError(f"the module {name!r} has no code that could be run again", name=name)
     code = spec.loader.get_code(spec.name)

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters, lifeline, paths
 from noex_mp.transport.packet_socket import PacketSocket, packet_socket
 from noex_mp.transport.platform import FALLBACKS, is_open, open_fds
@@ -41,6 +42,18 @@ _OVERDUE: Final = 1.0  # seconds
 _LAST_SWEEP: Final = 5.0  # seconds
 # The root pays for each byte of a failed preload's text; its end is what matters.
 _MAX_TEXT: Final = 32 * 1024
+
+
+# What a failed import's traceback begins with, and what is of no interest to the user.
+_OUR_FRAMES: Final = (
+    "noex_mp.worker.zygote",
+    "noex_mp.worker.preload",
+    "importlib",
+    "importlib._bootstrap",
+    "importlib._bootstrap_external",
+    "_frozen_importlib",
+    "_frozen_importlib_external",
+)
 
 
 class _RootGoneError(Exception):
@@ -78,8 +91,8 @@ class Zygote:
                 self._preload(config)
         except preload.PreloadRefusedError as refusal:
             return self._fail(str(refusal))
-        except BaseException:
-            return self._fail(traceback.format_exc())
+        except BaseException as error:
+            return self._fail(_how_it_failed(error))
         # From here on the zygote must outlive the root: to sweep.
         self._freeze()
         self._send([packets.READY])
@@ -327,6 +340,24 @@ class Zygote:
             self._outbox.popleft()
             for fd in passed:
                 os.close(fd)
+
+
+def _how_it_failed(error: BaseException) -> str:
+    """Return the text for a failed import: our own sentence, else the user's own traceback."""
+    refusal: Any = error
+    while isinstance(refusal, BaseExceptionGroup):
+        # Of a task group. What else it holds comes from the refusal.
+        group: Any = refusal.subgroup(PreloadError)  # pyright: ignore[reportUnknownMemberType]
+        refusal = group and group.exceptions[0]
+    if isinstance(refusal, PreloadError):
+        return str(refusal)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "") in _OUR_FRAMES:
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(error.with_traceback(trace)))
+    if isinstance(error, SystemExit):
+        text += 'Put what ends the program under: if __name__ == "__main__":\n'
+    return f"it cannot be imported by a worker process:\n{text}"
 
 
 # --- small things of the operating system --------------------------------------------------------

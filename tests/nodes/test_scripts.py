@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zipapp
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,12 @@ class Value:
 """
 
 
-def run(
-    tmp_path: Path, code: str, *, loop: str = "uvloop", stdin: bool = False
-) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, code: str, *, loop: str = "uvloop") -> subprocess.CompletedProcess[str]:
     script = tmp_path / "script.py"
-    text = textwrap.dedent(HEAD + SERVER) + textwrap.dedent(code)
-    script.write_text(text)
+    script.write_text(textwrap.dedent(HEAD + SERVER) + textwrap.dedent(code))
     return subprocess.run(
-        [sys.executable] if stdin else [sys.executable, str(script)],
-        input=text if stdin else "",
+        [sys.executable, str(script)],
+        input="",
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "NOEX_MP_LOOP": loop},
         capture_output=True,
@@ -189,24 +187,310 @@ def test_a_script_that_fails_stops_its_servers(tmp_path: Path) -> None:
     assert "RuntimeError: oh no" in done.stderr
 
 
-def test_a_script_without_a_main_guard_gets_a_sentence(tmp_path: Path) -> None:
-    done = run(
-        tmp_path,
-        """
-        async def main():
-            await spawn(Hello, "you")
-        asyncio.run(main())
-        """,
+# --- how a program is started ----------------------------------------------------------------
+
+PROGRAM = f"""
+{HEAD}{SERVER}
+from dataclasses import dataclass
+from enum import Enum
+
+class Colour(Enum):
+    RED = 1
+
+@dataclass
+class Order:
+    what: str
+    colour: Colour
+
+@dataclass
+class Ask:
+    order: Order
+
+class Shop(GenServer, expected=(Wrong,)):
+    def handle_call(self, request, sender):
+        from noex_mp import Reply
+        assert type(request) is Ask, request
+        return Reply(request.order)
+    @call
+    def take(self, order, function):
+        assert isinstance(order, Order) and order.colour is Colour.RED
+        return function(order)
+    @call
+    def crash(self):
+        raise Broken("oh")
+
+class Broken(Exception):
+    pass
+
+def twice(order):
+    return [order, order]
+
+async def main():
+    hello = await spawn(Hello, "you")
+    shop = await spawn(Shop)
+    try:
+        await Hello.refuse(hello)
+    except Wrong as error:
+        print("refused", error.b)
+    order = Order("tea", Colour.RED)
+    reply = await shop.call(Ask(order))
+    print(reply == order and type(reply) is Order and reply.colour is Colour.RED)
+    print(await Shop.take(shop, order, twice) == [order, order])
+    print(await Shop.take(shop, order, lambda given: (given.what, type(given) is Order)))
+    try:
+        await Shop.crash(shop)
+    except Exception as error:
+        print(type(error).__name__, isinstance(error.__cause__, Broken))
+    print(await Shop.take(shop, order, twice) == [order, order])
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+SAYS = "refused 2\nTrue\nTrue\n('tea', True)\nServerExitedError True\nTrue\n"
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def start(
+    cwd: Path, *arguments: str, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python like a user, in a folder."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=stdin,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **variables},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
-    assert done.returncode == 1
-    assert 'if __name__ == "__main__":' in done.stderr
 
 
-def test_a_script_without_a_file_gets_a_sentence(tmp_path: Path) -> None:
-    done = run(tmp_path, MAIN, stdin=True)
+RELATIVE = PROGRAM.replace("class Hello", "from .names import NAME\nclass Hello")
+PACKAGE = {"shop/__init__.py": "", "shop/names.py": "NAME = 1"}
+WAYS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "script": ({"script.py": PROGRAM}, ["script.py"]),
+    "script elsewhere": ({"far/script.py": PROGRAM}, ["far/script.py"]),
+    "script without an ending": ({"script": PROGRAM}, ["script"]),
+    "-m module": ({"script.py": PROGRAM}, ["-m", "script"]),
+    "-m package.module": ({**PACKAGE, "shop/app.py": RELATIVE}, ["-m", "shop.app"]),
+    "-m package": ({**PACKAGE, "shop/__main__.py": RELATIVE}, ["-m", "shop"]),
+    "folder": ({"app/__main__.py": PROGRAM}, ["app"]),
+    "-c": ({}, ["-c", PROGRAM]),
+    "-c without a guard": ({}, ["-c", PROGRAM.replace('"__main__"', "__name__")]),
+    "-m package without a guard": (
+        {**PACKAGE, "shop/__main__.py": RELATIVE.replace('"__main__"', "__name__")},
+        ["-m", "shop"],
+    ),
+    "-i": ({"script.py": PROGRAM}, ["-i", "script.py"]),
+    "cProfile": ({"script.py": PROGRAM}, ["-m", "cProfile", "-o", "profile", "script.py"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_program_is_started_its_classes_and_functions_work(
+    way: str, tmp_path: Path
+) -> None:
+    files, arguments = WAYS[way]
+    write(tmp_path, files)
+    done = start(tmp_path, *arguments)
+    assert done.stderr.replace(">>> ", "").strip() == ""
+    assert done.stdout.startswith(SAYS)
+    assert done.returncode == 0
+
+
+def test_a_program_from_standard_input_works(tmp_path: Path) -> None:
+    done = start(tmp_path, stdin=PROGRAM)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith(SAYS)
+
+
+def test_an_archive_works(tmp_path: Path) -> None:
+    write(tmp_path, {"app/__main__.py": "from pool import run\nrun()", "app/pool.py": PROGRAM})
+    (tmp_path / "app/pool.py").write_text(f"{PROGRAM}\ndef run():\n    asyncio.run(main())\n")
+    zipapp.create_archive(tmp_path / "app", tmp_path / "app.pyz")
+    done = start(tmp_path, "app.pyz")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith(SAYS)
+
+
+def test_a_session_at_the_prompt_works(tmp_path: Path) -> None:
+    lines = f"{HEAD}{SERVER}".replace("\n    @", "\n    @").split("\nclass ")
+    session = "\n\nclass ".join(lines) + textwrap.dedent(
+        """
+
+        async def ask():
+            hello = await spawn(Hello, "you")
+            return await Hello.hello(hello), type(await Hello.make(hello)) is Value
+
+        asyncio.run(ask())
+        """
+    )
+    done = start(tmp_path, "-i", "-q", stdin=session)
+    assert "('hello you', True)" in done.stdout, done.stderr
+
+
+def test_a_server_from_elsewhere_takes_values_of_the_script(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "lib.py": f"{HEAD}class Echo(GenServer):\n    @call\n    def echo(self, value):\n"
+            f"        return value\n",
+            "script.py": textwrap.dedent(
+                f"""
+                {HEAD.replace(chr(10), chr(10) + " " * 16)}
+                from dataclasses import dataclass
+                from lib import Echo
+
+                @dataclass
+                class Value:
+                    n: int
+
+                async def main():
+                    async with Node():
+                        value = await Echo.echo(await spawn(Echo), Value(3))
+                        print(value, type(value) is Value)
+
+                if __name__ == "__main__":
+                    asyncio.run(main())
+                """
+            ),
+        },
+    )
+    done = start(tmp_path, "script.py")
+    assert (done.stderr, done.stdout) == ("", "Value(n=3) True\n")
+
+
+# --- what is wrong with a script ---------------------------------------------------------------
+
+UNGUARDED = f"""
+{HEAD}{SERVER}
+async def main():
+    await spawn(Hello, "you")
+asyncio.run(main())
+"""
+GUARDED = 'if __name__ == "__main__":'
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("arguments", [["script.py"], ["-m", "script"]])
+def test_a_missing_main_guard_gets_one_sentence(
+    arguments: list[str], loop: str, tmp_path: Path
+) -> None:
+    write(tmp_path, {"script.py": UNGUARDED})
+    done = start(tmp_path, *arguments, NOEX_MP_LOOP=loop)
     assert done.returncode == 1
-    assert "which a worker process cannot import" in done.stderr
     assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith(
+        f"PreloadError: your script starts a node, and does so again when a worker process "
+        f"imports it\nPut what it does under: {GUARDED}\n"
+    )
+
+
+def test_a_missing_guard_in_an_imported_module_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"jobs.py": UNGUARDED, "script.py": "import jobs\n"})
+    done = start(tmp_path, "script.py")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    last = UNGUARDED.count("\n")
+    assert f"jobs.py, line {last}, starts a node while the module is imported" in done.stderr
+    assert GUARDED in done.stderr
+
+
+FAILING = f"""
+{HEAD}{SERVER}
+if __name__ != "__main__":
+    1 / 0
+
+async def main():
+    for _ in range(2):
+        try:
+            await spawn(Hello, "you")
+        except Exception as error:
+            print(type(error).__name__, error)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_what_a_script_raises_in_the_worker_fails_the_spawn_with_its_traceback(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, {"script.py": FAILING})
+    done = start(tmp_path, "script.py")
+    assert (done.stderr, done.returncode) == ("", 0)
+    first, second = done.stdout.split("PreloadError ")[1:]
+    assert first == second
+    assert first.startswith("it cannot be imported by a worker process:\nTraceback")
+    assert "script.py" in first
+    assert "ZeroDivisionError" in first
+    assert "noex_mp" not in first
+
+
+def test_a_script_that_cannot_be_imported_harms_no_other_server(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "lib.py": HEAD + SERVER.replace("Hello", "Other"),
+            "script.py": FAILING.replace(
+                "async def main():\n",
+                textwrap.dedent(
+                    """
+                    async def main():
+                        import os, signal
+                        from lib import Other
+                        async with Node():
+                            other = await spawn(Other, "there")
+                            await try_it()
+                            print(await Other.hello(await spawn(Other, "again")))
+                            print(await Other.hello(other))
+
+                    async def try_it():
+                    """
+                ),
+            ),
+        },
+    )
+    done = start(tmp_path, "script.py")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.count("PreloadError") == 2
+    assert "hello again\nhello there\n" in done.stdout
+
+
+def test_a_class_below_the_guard_is_told_where_it_belongs(tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+if __name__ == "__main__":
+    {HEAD.strip().replace(chr(10), chr(10) + "    ")}
+    class Hidden(GenServer):
+        pass
+    asyncio.run(spawn(Hidden))
+"""
+    write(tmp_path, {"script.py": program})
+    done = start(tmp_path, "script.py")
+    assert done.returncode == 1
+    assert "finds no Hidden in it" in done.stderr
+    assert GUARDED in done.stderr
+
+
+def test_a_node_without_pickle_sends_no_code(tmp_path: Path) -> None:
+    program = f"""
+{HEAD}{SERVER}
+async def main():
+    async with Node(pickle=False):
+        await spawn(Hello, "you")
+asyncio.run(main())
+"""
+    done = start(tmp_path, "-c", program)
+    assert done.returncode == 1
+    assert "NotImportableError: a worker process cannot import __main__:Hello" in done.stderr
+    assert "Node(pickle=False)" in done.stderr
 
 
 def test_a_tree_of_the_scripts_own_classes_runs(tmp_path: Path) -> None:

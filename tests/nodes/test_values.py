@@ -69,7 +69,7 @@ async def test_a_reply_names_its_place_inside_of_a_registered_value() -> None:
         with pytest.raises(UnencodableError) as failure:
             await Echo.unsent(await spawn(Echo), True)
     assert failure.value.path == "reply['rows'][0] (encoded)"
-    assert failure.value.value == "<lambda>"
+    assert failure.value.value == "<generator>"
 
 
 async def test_a_decode_that_fails_costs_one_call() -> None:

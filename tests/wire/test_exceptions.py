@@ -114,11 +114,20 @@ def test_the_object_of_an_attribute_error_stays_at_home() -> None:
     assert result.name == "nothing"
 
 
-def test_a_local_class_arrives_as_remote_error() -> None:
+def test_a_local_class_comes_home_as_the_class_it_was() -> None:
     class Local(Exception):
         pass
 
     result = sent(raised(Local("text")))
+    assert type(result) is Local
+    assert result.args == ("text",)
+
+
+def test_without_pickle_a_local_class_arrives_as_remote_error() -> None:
+    class Local(Exception):
+        pass
+
+    result = sent(raised(Local("text")), allow_pickle=False)
     assert type(result) is RemoteError
     assert result.type_name.endswith("<locals>.Local")
     assert result.message == "text"
@@ -240,7 +249,7 @@ def test_a_group_arrives_with_its_exceptions() -> None:
     inner: Any
     first, inner = result.exceptions
     assert (first.code, first.reason) == (1, "a")
-    assert type(inner.exceptions[0]) is RemoteError
+    assert type(inner.exceptions[0]) is Local
 
 
 def test_a_chain_ends_at_the_limit() -> None:

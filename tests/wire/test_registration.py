@@ -160,9 +160,9 @@ def test_an_encode_that_fails_is_named_with_its_place() -> None:
 
 
 def test_what_cannot_be_sent_in_it_is_named() -> None:
-    encoder, bad = Encoder(), Guarded({"rows": [1, lambda: 0]})
+    encoder, bad = Encoder(), Guarded({"rows": [1, (i for i in [1])]})
     error = encoder.explain([bad], None, TypeError())
-    assert (error.path, error.value) == ("args[0] (encoded)['rows'][1]", "<lambda>")
+    assert (error.path, error.value) == ("args[0] (encoded)['rows'][1]", "<generator>")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_view_with_gaps_cannot_be_sent() -> None:
 def test_a_failed_pack_big_leaves_nothing_behind() -> None:
     encoder = Encoder()
     with pytest.raises(Exception):  # noqa: B017 - what pickle raises
-        encoder.pack_big([1, bytes(BIG), lambda: 0])
+        encoder.pack_big([1, bytes(BIG), (i for i in [1])])
     assert encoder.buffers == []
     assert encoder.pack_big([1, 2]) == [encoder.pack([1, 2])]
 
@@ -165,7 +165,7 @@ def test_a_failed_pack_big_leaves_nothing_behind() -> None:
 def test_a_failed_pack_leaves_no_buffers() -> None:
     encoder = Encoder()
     with pytest.raises(Exception):  # noqa: B017 - what pickle raises
-        encoder.pack([1, np.zeros(BIG), lambda: 0])
+        encoder.pack([1, np.zeros(BIG), (i for i in [1])])
     assert encoder.buffers == []
     with pytest.raises(UnicodeEncodeError) as failure:
         encoder.pack([1, np.zeros(BIG), "\ud800"])

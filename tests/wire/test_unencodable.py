@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from noex_mp.wire.codec import BIG, Encoder
 from tests.wire.samples import Plain, Point, WithLock
 
 
-def explained(*args: Any, **kwargs: Any) -> UnencodableError:
-    encoder = Encoder()
+def explained(*args: Any, encoder: Encoder | None = None, **kwargs: Any) -> UnencodableError:
+    encoder = encoder or Encoder()
     with pytest.raises(Exception) as failure:  # each its own
         encoder.pack([1, kwargs, *args])
     error = encoder.explain(args, kwargs, failure.value)
@@ -28,6 +29,10 @@ def explained(*args: Any, **kwargs: Any) -> UnencodableError:
 
 def generator() -> Any:
     yield from ()
+
+
+def holding(value: object) -> Callable[[], object]:
+    return lambda: value
 
 
 def in_list(value: list[Any]) -> list[Any]:
@@ -81,10 +86,11 @@ class Nasty:
         (generator(), "", "<generator>", "generator"),
         ({"rows": [1, 2, 3, generator()]}, "['rows'][3]", "<generator>", "list(...)"),
         ((1, [generator()]), "[1][0]", "<generator>", ""),
-        (lambda: 0, "", "<lambda>", "top level of a module"),
-        ({1: {(2, 3): lambda: 0}}, "[1][(2, 3)]", "<lambda>", ""),
+        (holding(generator()), "", "<lambda>", "generator"),
+        (holding(sys.__stdin__), "", "<lambda>", "file"),
+        ({1: {(2, 3): holding(generator())}}, "[1][(2, 3)]", "<lambda>", ""),
         ({generator(): 1}, " (key)", "<generator>", ""),
-        ({lambda: 0}, " (member)", "<lambda>", ""),
+        ({holding(generator())}, " (member)", "<lambda>", ""),
         (Point(1, [generator()]), ".y[0]", "<generator>", ""),
         (WithLock(), ".lock", "<lock>", "a lock works in one process"),
         (Plain(Plain(generator())), ".content.content", "<generator>", ""),
@@ -99,7 +105,6 @@ class Nasty:
         (too_deep(), None, "<list>", "too deeply"),
         (Nasty(), "", "<Nasty>", "no reduce"),
         ([np.zeros(BIG), generator()], "[1]", "<generator>", ""),
-        (type("Local", (), {})(), "", "<Local>", ""),
         (memoryview(b"abcd")[::2], "", "<memoryview>", "contiguous"),
     ],
     ids=lambda v: type(v).__name__ if not isinstance(v, str) else ascii(v),
@@ -133,9 +138,15 @@ def test_a_local_dataclass_or_enum_says_what_to_do() -> None:
     class Local:
         x: int
 
-    error = explained(Local(1))
+    error = explained(Local(1), encoder=Encoder(allow_pickle=False))
     assert (error.path, error.value) == ("args[0]", "<Local>")
     assert "move it to the top level" in error.reason
+
+
+def test_without_pickle_a_lambda_says_so() -> None:
+    error = explained([lambda: 0], encoder=Encoder(allow_pickle=False))
+    assert (error.path, error.value) == ("args[0][0]", "<lambda>")
+    assert "pickle only, which is switched off" in error.reason
 
 
 def test_without_a_culprit_the_error_itself_is_told() -> None:
