@@ -32,7 +32,8 @@ PROGRAM_BOUNDS: Final = Bounds(frame=2**20, backlog=4 * 2**20, read=1024)
 # How long the socket rests when no descriptor is free, in seconds.
 ACCEPT_AGAIN: Final = 0.5
 
-# How often somebody at the door may be worth a line in the log, in seconds.
+# What happens at the door may be worth so many lines of the log in so many seconds.
+MAX_COMPLAINTS: Final = 10
 COMPLAIN_AGAIN: Final = 1.0
 
 
@@ -42,20 +43,21 @@ class Complaints:
     def __init__(self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None]) -> None:
         self._loop = loop
         self._say = say
-        self._resting = False
+        self._said = 0
         self._unsaid = 0
 
     def __call__(self, text: str) -> None:
-        """Complain, if the last time is long enough ago."""
-        if self._resting:
+        """Complain, unless that was done too often just now."""
+        if self._said == MAX_COMPLAINTS:
             self._unsaid += 1
             return
+        if self._said == 0:
+            self._loop.call_later(COMPLAIN_AGAIN, self._again)
+        self._said += 1
         self._say(text)
-        self._resting = True
-        self._loop.call_later(COMPLAIN_AGAIN, self._again)
 
     def _again(self) -> None:
-        self._resting = False
+        self._said = 0
         if self._unsaid:
             count, self._unsaid = self._unsaid, 0
             self(f"and {count} more like this")

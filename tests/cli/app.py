@@ -68,6 +68,15 @@ class Explorer(GenServer):
     """Looks at where it lives."""
 
     @call
+    def os_pid(self) -> int:
+        return os.getpid()
+
+    @call
+    def print_much(self, lines: int) -> None:
+        for number in range(lines):
+            print("line", number, "of many")
+
+    @call
     def variables(self) -> list[str]:
         return sorted(os.environ)
 

@@ -68,10 +68,12 @@ class Running:
             self._open -= 1
             self._changed.notify_all()
 
-    def until(self, pattern: str, *, in_: str = "err", times: int = 1) -> re.Match[str]:
+    def until(
+        self, pattern: str, *, in_: str = "err", times: int = 1, patience: float = PATIENCE
+    ) -> re.Match[str]:
         """Wait until so many lines match; return the last of these matches."""
         lines: list[str] = getattr(self, in_)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         with self._changed:
             while True:
                 found = [match for line in lines if (match := re.search(pattern, line))]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import stat
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from noex_mp.errors import ConfigError
-from noex_mp.transport.paths import bind_unix, connect_unix, runtime_folder
+from noex_mp.transport.fds import disown
+from noex_mp.transport.paths import (
+    bind_unix,
+    connect_unix,
+    remove_stale,
+    runtime_folder,
+    runtime_folders,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +101,68 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None
 def test_there_is_nobody_at_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         connect_unix(tmp_path, "node")
+
+
+def test_of_many_that_want_the_name_of_a_dead_one_at_once_one_gets_it(tmp_path: Path) -> None:
+    def try_to_bind(_: int) -> socket.socket | None:
+        try:
+            return bind_unix(tmp_path, "node")
+        except FileExistsError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            tried = list(threads.map(try_to_bind, range(8)))
+            [listener] = [each for each in tried if each is not None]
+            with connect_unix(tmp_path, "node"):
+                disown(listener.fileno())
+                listener.close()
+
+
+def test_what_is_left_is_removed_and_what_lives_is_not(tmp_path: Path) -> None:
+    remove_stale(tmp_path, "node")
+    with bind_unix(tmp_path, "node") as listener:
+        remove_stale(tmp_path, "node")
+        assert (tmp_path / "node").is_socket()
+        disown(listener.fileno())
+    remove_stale(tmp_path, "node")
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_lock_that_somebody_keeps_holds_nobody_up_for_ever(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with bind_unix(tmp_path, "node") as listener:
+        disown(listener.fileno())
+    os.close(descriptor)
+
+
+def test_nobody_waits_for_ever_for_a_process_that_takes_no_connections(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as hangs, socket.socket(socket.AF_UNIX) as other:
+        hangs.bind(str(tmp_path / "node"))
+        hangs.listen(0)
+        other.connect(str(tmp_path / "node"))
+        with pytest.raises(TimeoutError, match="nobody takes connections"):
+            connect_unix(tmp_path, "node", patience=1)
+
+
+def test_where_no_folder_can_be_made_the_error_is_the_systems(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file in the way of every candidate, which works for root too.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    (xdg / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(xdg / "file"))
+    with pytest.raises(NotADirectoryError):
+        runtime_folder()
+    assert runtime_folders() == []
+
+
+def test_whoever_looks_for_nodes_looks_in_both_places(
+    xdg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert runtime_folders() == []
+    (tmp_path / f"noex-mp-{os.getuid()}").mkdir(mode=0o700)
+    runtime_folder()
+    assert runtime_folders() == [xdg / "noex-mp", tmp_path / f"noex-mp-{os.getuid()}"]

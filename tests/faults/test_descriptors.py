@@ -1,0 +1,48 @@
+"""Few file descriptors: a clear error before the limit, and life goes on after."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.harness import command, running
+from tests.processes.harness import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "the_limit_is_met_by_a_typed_error_and_life_goes_on",
+        "starts_at_once_fail_with_nothing_else",
+        "a_program_that_eats_all_descriptors_delays_restarts_and_no_more",
+    ],
+)
+def test_with_256_descriptors(scenario: str, loop: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.few_descriptors", scenario, loop],
+        cwd=REPOSITORY,
+        env={**os.environ, "NOEX_MP_LOOP": loop},
+        capture_output=True,
+        text=True,
+        timeout=18,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    # Not a word of ours that sounds like a bug.
+    assert "never retrieved" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tree_that_is_too_large_for_the_limit_says_so() -> None:
+    program = ["sh", "-c", 'ulimit -n 30; exec "$@"', "sh", *command()]
+    with running("app:tree", program=program, until=None) as run:
+        assert run.status() == 1
+    run.until("visits did not start: .* of 30 file descriptors are in use")
+    run.until("Raise the limit")
+    assert not [line for line in run.err if "Traceback" in line]
