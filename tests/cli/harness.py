@@ -28,12 +28,14 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **changes}
 
 
-def noex_mp(*words: str, folder: Path = HERE, **variables: str) -> subprocess.CompletedProcess[str]:
+def noex_mp(
+    *words: str, folder: Path = HERE, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         command(*words),
         cwd=folder,
-        env=environment(**variables),
+        env=environment(**(variables or {})),
         capture_output=True,
         text=True,
         timeout=PATIENCE,

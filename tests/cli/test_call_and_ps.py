@@ -208,7 +208,7 @@ def test_a_node_without_the_variable_is_found_by_whoever_has_it(tmp_path: Path) 
     (tmp_path / "xdg").mkdir(mode=0o700)
     without = {"XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
     with running("app:tree", "--name", "service", variables=without):
-        done = noex_mp("ps", TMPDIR=str(tmp_path), XDG_RUNTIME_DIR=str(tmp_path / "xdg"))
+        done = noex_mp("ps", variables={**without, "XDG_RUNTIME_DIR": str(tmp_path / "xdg")})
         assert "node service" in done.stdout
 
 

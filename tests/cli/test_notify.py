@@ -117,7 +117,7 @@ def test_a_tree_that_does_not_start_says_so(
         "tree = Supervisor(child(A))\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    done = noex_mp("run", target, folder=tmp_path, NOTIFY_SOCKET=systemd.address)
+    done = noex_mp("run", target, folder=tmp_path, variables={"NOTIFY_SOCKET": systemd.address})
     assert done.returncode == code
     told = systemd.hear_until("STOPPING=1")
     assert told[-1][-1] == f"EXIT_STATUS={code}"

@@ -39,7 +39,7 @@ def _long(folder: Path) -> Path:
 def test_a_path_longer_than_a_socket_address(tmp_path: Path, variable: str) -> None:
     variables = {"XDG_RUNTIME_DIR": "", variable: str(_long(tmp_path))}
     with running("app:tree", variables=variables) as run:
-        assert noex_mp("call", "visits", "increment", **variables).stdout == "11\n"
+        assert noex_mp("call", "visits", "increment", variables=variables).stdout == "11\n"
         [path] = Path(variables[variable]).glob("*/app.sock")
         run.send(TERM)
         assert run.status() == 0
@@ -49,13 +49,13 @@ def test_a_path_longer_than_a_socket_address(tmp_path: Path, variable: str) -> N
 def test_a_runtime_folder_that_is_not_there(tmp_path: Path) -> None:
     variables = {"XDG_RUNTIME_DIR": str(tmp_path / "missing"), "TMPDIR": str(tmp_path)}
     with running("app:tree", variables=variables):
-        assert noex_mp("call", "visits", "increment", **variables).stdout == "11\n"
+        assert noex_mp("call", "visits", "increment", variables=variables).stdout == "11\n"
 
 
 @pytest.mark.parametrize("home", ["/nonexistent", "/proc", ""])
 def test_no_home(home: str) -> None:
     with running("app:tree", variables={"HOME": home}):
-        assert noex_mp("call", "visits", "increment", HOME=home).stdout == "11\n"
+        assert noex_mp("call", "visits", "increment", variables={"HOME": home}).stdout == "11\n"
 
 
 MOUNTS = ("unshare", "--mount", "sh", "-c")
@@ -93,7 +93,7 @@ def test_a_runtime_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with running("app:tree", program=program, variables=variables):
         # It is in the folder for temporary files then, and is looked for there.
         assert (tmp_path / f"noex-mp-{os.getuid()}" / "app.sock").is_socket()
-        assert noex_mp("call", "visits", "increment", **variables).stdout == "11\n"
+        assert noex_mp("call", "visits", "increment", variables=variables).stdout == "11\n"
 
 
 @mounts

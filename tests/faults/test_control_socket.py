@@ -158,7 +158,8 @@ def test_a_program_cannot_speak_for_a_worker(node: Running) -> None:
         for sid in (1, 2):
             for kind in (READY, EXITED):
                 sock.sendall(msgpack.packb([kind, sid, 1, None, b"", ""]))
-            sock.sendall(msgpack.packb([UNLINKED, sid, {}]))
+            begun: dict[int, int] = {}
+            sock.sendall(msgpack.packb([UNLINKED, sid, begun]))
         sock.sendall(msgpack.packb([REQUEST, 1, "ps"]))
         assert b"visits" in sock.recv(4096)
 
