@@ -30,6 +30,13 @@ if sys.platform == "win32":
         "On Windows, use it inside WSL."
     )
 
+# First of all: signals may come to the command line while it imports the rest.
+from noex_mp.cli import early as _early
+
+if _early.is_the_command():
+    _early.listen_from_the_start()
+
+# isort: split
 from noex_mp import node as _node
 from noex_mp.client import current as _current
 from noex_mp.client.api import named, spawn, stop, whereis

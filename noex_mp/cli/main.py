@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after `noex-mp`; None means those of this process.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        # See `early`.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = _parser()
     args = parser.parse_args(argv)
     try:

@@ -232,3 +232,34 @@ def test_an_embedded_node_whose_output_nobody_reads_goes_on(tmp_path: Path) -> N
         process.wait()
         os.close(read_end)
         os.close(write_end)
+
+
+# --- the first moments --------------------------------------------------------------------------
+
+# Says what it imports, so that a test can interrupt it there.
+IMPORTING = (sys.executable, "-X", "importtime", "-m", "noex_mp")
+
+
+@pytest.mark.parametrize("number", [TERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_a_command_that_still_imports_itself(number: signal.Signals) -> None:
+    with running("app:tree", program=IMPORTING, until=r"\| +signal$") as run:
+        run.until("asyncio.constants")
+        run.send(number)
+        assert run.status() == 0
+    assert not [line for line in run.err if "Traceback" in line]
+
+
+@pytest.mark.parametrize("words", [("ps",), ("call", "visits", "increment")])
+def test_ctrl_c_while_another_command_imports_itself_shows_no_traceback(
+    words: tuple[str, ...],
+) -> None:
+    process = subprocess.Popen(
+        [*IMPORTING, *words], cwd=HERE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr as err:
+        seen = next(line for line in err if "asyncio.constants" in line)
+        process.send_signal(signal.SIGINT)
+        seen += err.read()
+    assert process.wait(PATIENCE) in (-signal.SIGINT, 130, 1)
+    assert "Traceback" not in seen
