@@ -769,3 +769,56 @@ async def test_a_crash_of_the_interpreter_leaves_its_stack() -> None:
             await Faulty.segfault(faulty)
         assert failure.value.report.reason == Killed("SIGSEGV")
         assert "in segfault" in failure.value.report.traceback
+
+
+@holds("output-4")
+def test_a_reader_that_hangs_delays_nothing() -> None:
+    read_end, write_end = os.pipe()
+    code = (
+        "import asyncio, os, signal\n"
+        "from tests.nodes.observed import *; from tests.servers.faulty import Faulty\n"
+        "from noex_mp import Node, ServerExitedError, spawn\n"
+        "async def main():\n"
+        "    async with Node(preload=SERVERS):\n"
+        "        faulty = await spawn(Faulty)\n"
+        "        for _ in range(3):\n"
+        # More than a pipe holds.
+        "            try: await Faulty.say_and_kill(faulty, 'x' * 100_000)\n"
+        "            except ServerExitedError: pass\n"
+        "    os._exit(7)\n"
+        "asyncio.run(main())\n"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPOSITORY,
+            stderr=write_end,
+            timeout=15,
+            check=False,
+        )
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert done.returncode == 7
+
+
+# --- limits of the system ----------------------------------------------------------------------
+
+
+def _with_256_descriptors(scenario: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "tests.faults.few_descriptors", scenario, "uvloop"],
+        cwd=REPOSITORY,
+        timeout=18,
+        check=True,
+    )
+
+
+@holds("system-1")
+def test_a_start_that_would_take_the_last_descriptors_is_refused() -> None:
+    _with_256_descriptors("the_limit_is_met_by_a_typed_error_and_life_goes_on")
+
+
+@holds("system-2")
+def test_a_restart_waits_for_descriptors() -> None:
+    _with_256_descriptors("a_program_that_eats_all_descriptors_delays_restarts_and_no_more")
