@@ -12,6 +12,17 @@ from bench.harness import Measurement, Row
 __all__ = ["MEASUREMENTS", "ROWS"]
 
 
+def _blocking(name: str) -> Callable[[], Numbers]:
+    """Return what runs `bench.runtime`'s function `name`, which needs no event loop."""
+
+    def run() -> Numbers:
+        runtime = importlib.import_module("bench.runtime")
+        numbers: Numbers = runtime.without_loop(getattr(runtime, name))
+        return numbers
+
+    return run
+
+
 def _runtime(name: str, *args: int, plain: bool = False) -> Callable[[], Numbers]:
     """Return what runs `bench.runtime`'s function `name`.
 
@@ -35,6 +46,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "call": Measurement(_runtime("call_sync")),
     "call_async": Measurement(_runtime("call_async")),
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
+    "sync_call": Measurement(_blocking("sync_call")),
+    "sync_threads": Measurement(_blocking("sync_threads")),
     "calls_gather_64": Measurement(_runtime("calls_gathered", 64)),
     "calls_gather_1000": Measurement(_runtime("calls_gathered", 1000)),
     "calls_tasks_64": Measurement(_runtime("calls_tasks")),
@@ -62,6 +75,8 @@ ROWS: list[Row] = [
     Row("call p99", ("call", "p99"), "µs", 5.0, against=_FLOOR),
     Row("call p50, async handler", ("call_async", "p50"), "µs", 2.7, against=_FLOOR),
     Row("call p50, plain asyncio loop", ("call_plain_loop", "p50"), "µs", 3.2, against=_FLOOR),
+    Row("call p50, .sync", ("sync_call", "p50"), "µs", 2.0, 1.5, _FLOOR),
+    Row("calls, .sync, 8 threads", ("sync_threads", "per_second"), "/s", against=_FLOOR_RATE),
     *(
         Row(name, (source, "per_second"), "/s", 2.2, 3.3, _FLOOR_RATE, more_is_better=True)
         for name, source in [

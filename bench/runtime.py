@@ -11,6 +11,7 @@ import os
 import signal
 import statistics
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
@@ -21,7 +22,7 @@ import uvloop
 
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
-from noex_mp import CallError, Ref, child, shutdown, spawn, stop
+from noex_mp import CallError, Ref, child, shutdown, spawn, stop, sync
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
 
@@ -70,6 +71,42 @@ async def call_async() -> Numbers:
     """A call at a time, async handler."""
     echo = await spawn(Echo)
     return await _one_at_a_time(lambda i: Echo.ping_async(echo, i))
+
+
+def without_loop(main: Callable[[], Numbers]) -> Numbers:
+    """Run a measurement of a program that has no event loop."""
+    try:
+        return main()
+    finally:
+        sync.shutdown()
+
+
+def sync_call() -> Numbers:
+    """A call at a time from a plain thread."""
+    echo = sync.spawn(Echo)
+    for i in range(WARM_UP):
+        Echo.ping.sync(echo, i)
+    took: list[int] = []
+    for i in range(CALLS):
+        start = perf_counter_ns()
+        Echo.ping.sync(echo, i)
+        took.append(perf_counter_ns() - start)
+    return percentiles(took)
+
+
+def sync_threads() -> Numbers:
+    """8 plain threads, each with one call at a time to the same server."""
+    echo = sync.spawn(Echo)
+
+    def one(count: int) -> None:
+        for i in range(count):
+            Echo.ping.sync(echo, i)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, [WARM_UP // 8] * 8))
+        start = perf_counter()
+        list(pool.map(one, [CALLS // 8] * 8))
+        return {"per_second": CALLS / (perf_counter() - start)}
 
 
 async def _one_at_a_time(send: Callable[[int], Awaitable[int]]) -> Numbers:

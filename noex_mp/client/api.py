@@ -23,13 +23,16 @@ from noex_mp.wire.payload import pack_payload
 
 __all__ = [
     "allowed_cpus",
+    "module_to_preload",
     "named",
     "spawn",
     "spawn_on",
     "spec_of",
     "spec_to_wire",
     "stop",
+    "stop_on",
     "whereis",
+    "whereis_on",
 ]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
@@ -71,10 +74,15 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
         ```
     """
     spec = spec_of(server, args, kwargs)
+    client = await current.client_or_implicit(module_to_preload(spec))
+    return await spawn_on(client, spec)
+
+
+def module_to_preload(spec: ChildSpec[Any]) -> str | None:
+    """Return the module that the implicit node imports ahead for its first server, if any."""
     # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
     is_preloaded = spec.start != "exec" and goes_by_name(spec.server)
-    client = await current.client_or_implicit(spec.server.__module__ if is_preloaded else None)
-    return await spawn_on(client, spec)
+    return spec.server.__module__ if is_preloaded else None
 
 
 def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ChildSpec[Any]:
@@ -165,6 +173,13 @@ async def stop(
     client = current.client(ref.node or None)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(client.drained(ref), timeout)
+    await stop_on(client, ref, reason, timeout)
+
+
+async def stop_on(
+    client: Client, ref: Ref[Any], reason: ExitReason | None, timeout: float | None
+) -> None:
+    """End a server of a client's node for good."""
     await client.request(
         "stop", ref.sid or ref.name, reason or Shutdown(), timeout, client.serving()
     )
@@ -176,7 +191,11 @@ async def whereis(name: str, server: type[S]) -> Ref[S] | None:
     Args:
         server: The class you expect; it types the result.
     """
-    client = await current.client_or_implicit()
+    return await whereis_on(await current.client_or_implicit(), name)
+
+
+async def whereis_on(client: Client, name: str) -> Ref[Any] | None:
+    """Return the address registered as `name` on a client's node."""
     found = await client.request("whereis", name)
     if found is None:
         return None

@@ -22,6 +22,7 @@ from noex_mp.client.route import FOREVER, TICK, Route, ticks
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds
+from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.ticker import Ticker
@@ -78,9 +79,11 @@ class Client:
         node: str,
         *,
         allow_pickle: bool = True,
+        asks_again: bool = False,
     ) -> None:
         self.loop = loop
         self.node = node
+        self._asks_again = asks_again
         self.encoder = Encoder(allow_pickle=allow_pickle)
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)
@@ -258,7 +261,7 @@ class Client:
             self._routes[sid].located(incarnation, self._links[link_id])
 
     def _open(self, link_id: int, fd: int) -> Link:
-        link = Link(
+        link = (BlockingLink if self._asks_again else Link)(
             self.loop,
             fds.unix_socket(fd),
             peer=f"worker behind link {link_id}",
@@ -294,9 +297,14 @@ class Client:
             return
         self._marks.discard(mark)
         cause = unpack_error(error, allow_pickle=self._allow_pickle)
-        lost = self._routes[sid].ended(begun, report, cause)
+        route = self._routes[sid]
+        lost = route.ended(begun, report, cause)
         if lost:
             self._control.post([LOST, sid, incarnation, lost])
+        if self._asks_again:
+            route.incarnation = 0
+            if route.pending:
+                self.locate(route)
 
     def _on_end(self, link: Link, frame: list[Any]) -> None:
         _, sid, incarnation = frame
@@ -461,8 +469,15 @@ def connect_client(
     node: str,
     *,
     allow_pickle: bool = True,
+    asks_again: bool = False,
 ) -> Client:
-    """Return a client that talks to the root over a socket of its own."""
+    """Return a client that talks to the root over a socket of its own.
+
+    Args:
+        asks_again: After the end of a server it asks the root again where that is, once it needs
+            to know, for it only reads what the root says while it waits for something itself.
+            (See `Connection`.)
+    """
 
     def on_frame(link: ControlLink, frame: list[Any]) -> None:
         client.handle(frame)
@@ -479,5 +494,5 @@ def connect_client(
         encoder=Encoder(allow_pickle=allow_pickle),
         allow_pickle=allow_pickle,
     )
-    client = Client(loop, control, node, allow_pickle=allow_pickle)
+    client = Client(loop, control, node, allow_pickle=allow_pickle, asks_again=asks_again)
     return client

@@ -23,7 +23,16 @@ from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, NoNodeError
 from noex_mp.transport import fds
 
-__all__ = ["client", "current", "join", "leave", "set_implicit"]
+__all__ = [
+    "client",
+    "client_on",
+    "current",
+    "is_running_on",
+    "join",
+    "leave",
+    "node_of_thread",
+    "set_implicit",
+]
 
 ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 
@@ -85,6 +94,16 @@ def client(node: str | None = None) -> Client:
         raise NoNodeError(
             "there is no node here\nStart one: async with Node(...), or await spawn(...)."
         )
+    return client_on(node, loop)
+
+
+def client_on(node: str, loop: asyncio.AbstractEventLoop) -> Client:
+    """Return a loop's client of a node.
+
+    Raises:
+        NoNodeError: This process was forked from that of the node.
+        NodeDownError: The node has stopped.
+    """
     client_of = _clients.get(node)
     if client_of is None and fds.forked():
         raise NoNodeError(
@@ -94,6 +113,27 @@ def client(node: str | None = None) -> Client:
     if client_of is None:
         raise NodeDownError(f"the node {node} has stopped, or is not of this process")
     return client_of(loop)
+
+
+def node_of_thread() -> str | None:
+    """Return the node that a thread without an event loop means; None if none runs here.
+
+    A thread does not inherit the `with Node(...)` of whoever has started it, so a node that is
+    the only one of the process is meant by every thread.
+
+    Raises:
+        NoNodeError: Several run here, and nothing says which one is meant.
+    """
+    node = current.get() or _process_node
+    if node is not None or not _clients:
+        return node
+    nodes = list(_clients)
+    if len(nodes) > 1:
+        raise NoNodeError(
+            f"{len(nodes)} nodes run in this process, and this thread is in no `with Node(...)`\n"
+            "Name the node: node.spawn(...), or pass the thread the Ref."
+        )
+    return nodes[0]
 
 
 def _forget_the_parents() -> None:
@@ -123,13 +163,26 @@ async def client_or_implicit(preload: str | None = None) -> Client:
     return client(await _implicit(preload))
 
 
-async def _is_running(ref: Ref[Any]) -> bool:
-    running: bool = await client(ref.node or None).request("is_running", ref.sid or ref.name)
+async def is_running_on(its_client: Client, ref: Ref[Any]) -> bool:
+    """Ask a client's root whether a server is up."""
+    running: bool = await its_client.request("is_running", ref.sid or ref.name)
     return running
+
+
+async def _is_running(ref: Ref[Any]) -> bool:
+    return await is_running_on(client(ref.node or None), ref)
 
 
 def _connect(ref: Ref[Any]) -> Any:
     return client(ref.node or None).way_to(ref)
 
 
+def _this_thread() -> Any:
+    # It installs itself. Most programs have no use for it.
+    from noex_mp.client import blocking
+
+    return blocking.this_thread()
+
+
 core_ref.install(_connect, _is_running)
+core_ref.install_blocking(_this_thread)

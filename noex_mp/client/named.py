@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from _thread import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.errors import NoServerError
 
@@ -28,7 +28,10 @@ class NamedRoute:
         thread: The thread of its event loop; 0 once the name is resolved, so that a `Ref` asks
             the client again, which then has the route itself.
         is_running: Tells whether its event loop runs.
+        link: None, as long as nobody knows where to.
     """
+
+    link: Final = None
 
     def __init__(self, client: Client, name: str) -> None:
         self.thread = get_ident()

@@ -52,6 +52,7 @@ from typing import (
     overload,
 )
 
+from noex_mp.core import ref as core_ref
 from noex_mp.core.outcomes import NoReply, Reply, Then
 from noex_mp.core.ref import Ref, connect
 
@@ -120,6 +121,23 @@ class Operation(Protocol[S_contra, P, R, M_co]):
         Raises:
             NoNodeError: There is no node in this process.
             UnencodableError: An argument cannot be sent; nothing was sent.
+        """
+        ...
+
+    def sync(self, ref: Ref[S_contra], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Send the operation from a thread without an event loop, and block.
+
+        A call returns its reply. A cast returns once the sender's window has taken it.
+
+        Raises:
+            NoNodeError: An event loop runs in this thread: await the operation instead. Or there
+                is no node in this process.
+            UnencodableError: An argument cannot be sent; nothing was sent.
+
+        Example:
+            ```python
+            Counter.increment.sync(counter.within(0.5), by=3)
+            ```
         """
         ...
 
@@ -236,8 +254,26 @@ def _sending_cast(info: OperationInfo) -> Any:
     return _finished(operation, info)
 
 
+def _blocking(info: OperationInfo) -> Any:
+    if info.kind == "call":
+
+        def sync(ref: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if type(ref) is not _REF:
+                raise TypeError(_no_ref(info, f"{info.name}.sync", ref))
+            return core_ref.this_thread().invoke(ref, info, args, kwargs)
+    else:
+
+        def sync(ref: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if type(ref) is not _REF:
+                raise TypeError(_no_ref(info, f"{info.name}.sync", ref))
+            core_ref.this_thread().cast(ref, info, args, kwargs)
+
+    return sync
+
+
 def _finished(operation: Any, info: OperationInfo) -> Any:
     operation.__noex_operation__ = info
+    operation.sync = _blocking(info)
     operation.on = partial(_bind, operation, info)
     return operation
 
@@ -265,7 +301,8 @@ def _no_ref(info: OperationInfo, called: str, got: object) -> str:
     elif got is None:
         hint = "whereis(...) gives None when nobody has the name."
     else:
-        hint = f"Write await {owner}.{called}(ref, ...), where ref is what spawn(...) gave you."
+        verb = "" if called.endswith(".sync") else "await "
+        hint = f"Write {verb}{owner}.{called}(ref, ...), where ref is what spawn(...) gave you."
     return f"{owner}.{called} takes a Ref first, got {_shown(got)}\n{hint}"
 
 

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_TIMEOUT",
+    "BlockingEnd",
     "Ref",
     "Route",
     "SentOperation",
     "connect",
     "hint",
     "install",
+    "install_blocking",
     "route_to",
+    "this_thread",
 ]
 
 R = TypeVar("R")
@@ -118,6 +121,37 @@ class Route(Protocol):
         ...
 
 
+class BlockingEnd(Protocol):
+    """What sends for a thread without an event loop; both methods block it.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node in this process.
+        UnencodableError: An argument cannot be sent; nothing was sent.
+    """
+
+    def invoke(
+        self,
+        ref: Ref[Any],
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        /,
+    ) -> Any:
+        """Send a call and return the reply."""
+        ...
+
+    def cast(
+        self,
+        ref: Ref[Any],
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        /,
+    ) -> None:
+        """Send a cast; return when the sender's window has taken it."""
+        ...
+
+
 def _no_node(_: Ref[Any]) -> NoReturn:
     raise NoNodeError(
         "there is no node in this process, so nothing can be sent from it\n"
@@ -125,8 +159,17 @@ def _no_node(_: Ref[Any]) -> NoReturn:
     )
 
 
+def _no_node_to_wait_for() -> NoReturn:
+    raise NoNodeError(
+        "there is no node in this process, so nothing can be sent from it\n"
+        "Start one: `noex_mp.sync.spawn(...)` or `with Node(...)`."
+    )
+
+
 _connect: Callable[[Ref[Any]], Route] = _no_node
 _ask_running: Callable[[Ref[Any]], Awaitable[bool]] = _no_node
+this_thread: Callable[[], BlockingEnd] = _no_node_to_wait_for
+"""Returns what sends for the calling thread, and blocks; `install_blocking` sets it."""
 
 
 def install(
@@ -143,6 +186,16 @@ def install(
     global _connect, _ask_running
     _connect = connect
     _ask_running = is_running or _ask_running
+
+
+def install_blocking(of_this_thread: Callable[[], BlockingEnd]) -> None:
+    """Set how threads without an event loop reach servers. For the client layer, as `install`.
+
+    Args:
+        of_this_thread: Returns what sends for the calling thread.
+    """
+    global this_thread
+    this_thread = of_this_thread
 
 
 def connect(ref: Ref[Any]) -> Route:
@@ -231,7 +284,7 @@ class Ref(Generic[S_co]):
             NoNodeError: There is no node in this process.
             UnencodableError: The request cannot be sent.
         """
-        return route_to(self).invoke(_CALLBACK, (request,), {}, self.timeout)
+        return route_to(self).invoke(CALLBACK, (request,), {}, self.timeout)
 
     def cast(self, message: object) -> asyncio.Future[None]:
         """Send a message to the server's `handle_cast`.
@@ -243,7 +296,7 @@ class Ref(Generic[S_co]):
             NoNodeError: There is no node in this process.
             UnencodableError: The message cannot be sent.
         """
-        return route_to(self).cast(_CALLBACK, (message,), {}, self.timeout)
+        return route_to(self).cast(CALLBACK, (message,), {}, self.timeout)
 
     def is_running(self) -> Awaitable[bool]:
         """Ask the root whether the server is up.
@@ -319,7 +372,8 @@ class _Callback:
     idempotent = False
 
 
-_CALLBACK: Final = _Callback()
+CALLBACK: Final = _Callback()
+"""What `ref.call(message)` and `ref.cast(message)` send instead of an operation."""
 
 
 def _is_limit(seconds: object) -> bool:

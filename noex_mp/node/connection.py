@@ -23,15 +23,26 @@ class Connection:
         links: The ids of its data links, by the worker they lead to.
         located: The servers that it has been told of and wants to hear about.
         requests: How many of its requests are in work.
+        asks_again: It may not read for a long time, as a thread that does other things. Told of
+            every restart meanwhile, with a new link each, it would have a heap of them to read. So
+            it is told of the end of a server, and then no more until it asks again.
     """
 
-    def __init__(self, label: str, *, trusted: bool, worker: Worker | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        trusted: bool,
+        worker: Worker | None = None,
+        asks_again: bool = False,
+    ) -> None:
         self.label = label
         self.trusted = trusted
         self.worker = worker
         self.links: dict[Worker, int] = {}
         self.located: set[int] = set()
         self.requests = 0
+        self.asks_again = asks_again
         self._control: ControlLink | None = None
 
     def attach(self, control: ControlLink) -> None:

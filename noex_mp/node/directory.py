@@ -105,6 +105,8 @@ class Directory:
         for connection in list(child.watchers or ()):
             mark, begun = _begun_of(child, worker, connection)
             connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error])
+            if connection.asks_again:
+                self._unwatch(connection, child)
 
     def worker_died(self, worker: Worker) -> None:
         """Take the links to a dead worker from its clients; what it left unsent goes with that."""
@@ -128,6 +130,11 @@ class Directory:
             connection.located.discard(child.sid)
             connection.post([GONE, child.sid, child.report, child.error])
         child.watchers = None
+
+    def _unwatch(self, connection: Connection, child: Child) -> None:
+        connection.located.discard(child.sid)
+        if child.watchers is not None:
+            child.watchers.discard(connection)
 
     def forget(self, connection: Connection) -> None:
         """Note that a client is gone, and let the workers end its links."""
@@ -204,7 +211,10 @@ class Directory:
                 report = _broken(child, problem)
                 last = begun.get(child.sid, 0)
                 connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b""])
-                self._tell_location(connection, child)
+                if connection.asks_again:
+                    self._unwatch(connection, child)
+                else:
+                    self._tell_location(connection, child)
 
 
 def _begun_of(child: Child, worker: Worker, connection: Connection) -> tuple[int, int]:

@@ -14,8 +14,9 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Token
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
@@ -23,6 +24,7 @@ from typing_extensions import ParamSpec
 
 from noex_mp.client import current
 from noex_mp.client.api import allowed_cpus, spawn_on, spec_of, spec_to_wire
+from noex_mp.client.blocking import refuse_in_a_loop, this_thread
 from noex_mp.client.client import Client, connect_client
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
@@ -34,15 +36,22 @@ from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.root import Root, RootConfig
 from noex_mp.supervision.validate import validate
 from noex_mp.transport import fds
+from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.loops import new_event_loop
 from noex_mp.wire.classes import MAIN_IN_WORKERS, goes_by_name
 from noex_mp.wire.codec import Encoder
 
-__all__ = ["Node", "implicit_node", "shutdown"]
+__all__ = [
+    "BlockingNode",
+    "Node",
+    "blocking_implicit_node",
+    "blocking_shutdown",
+    "implicit_node",
+    "shutdown",
+]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
-T = TypeVar("T")
 
 # How long the servers may take to stop when a program just ends, in seconds.
 EXIT_PATIENCE: Final = 5.0
@@ -58,7 +67,8 @@ class Node:
     ```
 
     A node can be started once. Inside the `async with` it is the current node: `spawn` starts
-    servers there.
+    servers there. A program without an event loop writes `with Node(tree) as node`, and gets a
+    `BlockingNode`.
     """
 
     def __init__(
@@ -147,6 +157,33 @@ class Node:
             PreloadError: The application could not be preloaded.
             StartError: A child did not start; those before it were stopped again.
         """
+        root = self._launch()
+        try:
+            await asyncio.wrap_future(root)
+        except BaseException:
+            await self.stop()
+            raise
+        current.join(self.id, self._client_of)
+        return self
+
+    def start_blocking(self) -> BlockingNode:
+        """Start the node from a thread without an event loop; `with` does it for you.
+
+        Raises:
+            BadChildSpecError, PreloadError, StartError: As `start`.
+        """
+        refuse_in_a_loop("with Node(...)", "Write async with Node(...) instead.")
+        starting = self._launch()
+        try:
+            starting.result()
+        except BaseException:
+            starting.cancel()
+            self.stop_blocking()
+            raise
+        current.join(self.id, self._client_of)
+        return BlockingNode(self)
+
+    def _launch(self) -> concurrent.futures.Future[None]:
         _refuse_while_preloading()
         if self._thread is not None:
             raise ConfigError("this node was started before; make another")
@@ -157,15 +194,13 @@ class Node:
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()
         _running.add(self)
-        try:
-            await self._in_root(self._root.start())
-            if self.tree is not None:
-                await self._in_root(self._root.start_tree(self.tree, children))
-        except BaseException:
-            await self.stop()
-            raise
-        current.join(self._root.id, self._client_of)
-        return self
+        starting = self._start_root(self._root, children)
+        return asyncio.run_coroutine_threadsafe(starting, self._loop)
+
+    async def _start_root(self, root: Root, children: list[dict[str, Any]]) -> None:
+        await root.start()
+        if self.tree is not None:
+            await root.start_tree(self.tree, children)
 
     def _run(self) -> None:
         loop, root = self._loop, self._root
@@ -176,10 +211,6 @@ class Node:
             loop.run_forever()
         finally:
             loop.close()
-
-    async def _in_root(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        assert self._loop is not None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     async def stop(self) -> None:
         """Stop all servers in reverse order, and the node; every call waits until it is done.
@@ -198,6 +229,19 @@ class Node:
             stopping = self._begin_stop()
         await asyncio.shield(asyncio.wrap_future(stopping))
         self._finish()
+
+    def stop_blocking(self) -> None:
+        """Stop the node from a thread without an event loop; as `stop`."""
+        if self._root is None or self._thread is None:
+            return
+        try:
+            with contextlib.suppress(TimeoutError, NodeDownError):
+                this_thread().run(this_thread().client(self.id).all_drained(), EXIT_PATIENCE)
+        finally:
+            stopping = self._begin_stop()
+        stopping.result()
+        self._finish()
+        this_thread().catch_up()
 
     def _begin_stop(self) -> concurrent.futures.Future[None]:
         assert self._root is not None
@@ -240,7 +284,18 @@ class Node:
         Raises:
             MaxRestartsExceededError: Its children died more often than it allows.
         """
-        report = await asyncio.shield(asyncio.wrap_future(self._over))
+        self._raise_if_given_up(await asyncio.shield(asyncio.wrap_future(self._over)))
+
+    def wait_blocking(self, timeout: float | None = None) -> None:
+        """As `wait`, from a thread without an event loop.
+
+        Raises:
+            MaxRestartsExceededError: Its children died more often than it allows.
+            TimeoutError: That took more than `timeout` seconds.
+        """
+        self._raise_if_given_up(self._over.result(timeout))
+
+    def _raise_if_given_up(self, report: ExitReport | None) -> None:
         if report is not None:
             assert self._root is not None
             raise self._root.give_up_error(report)
@@ -261,10 +316,27 @@ class Node:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leave_context()
+        await self.stop()
+
+    def __enter__(self) -> BlockingNode:
+        node = self.start_blocking()
+        self._token = current.current.set(node.id)
+        return node
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave_context()
+        self.stop_blocking()
+
+    def _leave_context(self) -> None:
         if self._token is not None:
             with contextlib.suppress(ValueError):
                 current.current.reset(self._token)
-        await self.stop()
 
     # --- use ---------------------------------------------------------------------------
 
@@ -291,8 +363,7 @@ class Node:
 
     async def ps(self) -> list[dict[str, Any]]:
         """Return the servers of this node, each as plain values."""
-        servers: list[dict[str, Any]] = await current.client(self.id).request("ps")
-        return servers
+        return await _ps(current.client(self.id))
 
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
         client = self._clients.get(loop)
@@ -302,8 +373,16 @@ class Node:
             assert self._loop is not None
             ours, theirs = fds.socketpair()
             label = f"{sys.argv[0] or 'python'} ({threading.current_thread().name})"
-            self._loop.call_soon_threadsafe(self._root.connect, theirs, label)
-            client = connect_client(loop, ours, self._root.id, allow_pickle=self._pickle)
+            asks_again = isinstance(loop, BlockingLoop)
+            connect = partial(self._root.connect, theirs, label, asks_again=asks_again)
+            try:
+                self._loop.call_soon_threadsafe(connect)
+            except RuntimeError:
+                fds.close_all([ours.detach(), theirs.detach()])
+                raise NodeDownError("the node has stopped") from None
+            client = connect_client(
+                loop, ours, self._root.id, allow_pickle=self._pickle, asks_again=asks_again
+            )
             self._clients[loop] = client
         return client
 
@@ -311,7 +390,70 @@ class Node:
         for loop, client in list(self._clients.items()):
             if loop.is_closed():
                 client.close()
-                del self._clients[loop]
+                self._clients.pop(loop, None)
+
+
+class BlockingNode:
+    """A running node, in the hands of a program without an event loop: its methods block.
+
+    ```python
+    with Node(tree, name="shop") as node:
+        Orders.place.sync(named("orders", Orders), "tea")
+        node.wait()
+    ```
+
+    Inside the `with` it is the current node of this thread, and of every thread as long as it is
+    the only node of the process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @property
+    def id(self) -> str:
+        """The id that the refs of this node's servers carry."""
+        return self._node.id
+
+    @property
+    def name(self) -> str | None:
+        """What the command line calls it."""
+        return self._node.name
+
+    @overload
+    def spawn(self, server: ChildSpec[S], /) -> Ref[S]: ...
+    @overload
+    def spawn(self, server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
+    def spawn(self, server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Start a server on this node; see `noex_mp.sync.spawn`."""
+        spec = spec_of(server, args, kwargs)
+        end = this_thread()
+        return end.run(spawn_on(end.client(self.id), spec))
+
+    def ps(self) -> list[dict[str, Any]]:
+        """Return the servers of this node, each as plain values."""
+        end = this_thread()
+        return end.run(_ps(end.client(self.id)))
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the node has been stopped, or its tree gives up.
+
+        Args:
+            timeout: How long to wait, in seconds; None is for ever.
+
+        Raises:
+            MaxRestartsExceededError: Its children died more often than it allows.
+            TimeoutError: The node still runs.
+        """
+        self._node.wait_blocking(timeout)
+
+    def stop(self) -> None:
+        """Stop all servers in reverse order, and the node; every call waits until it is done."""
+        self._node.stop_blocking()
+
+
+async def _ps(client: Client) -> list[dict[str, Any]]:
+    servers: list[dict[str, Any]] = await client.request("ps")
+    return servers
 
 
 def _share_processes(children: list[dict[str, Any]]) -> None:
@@ -348,6 +490,9 @@ def _refuse_while_preloading() -> None:
 
 _running: set[Node] = set()
 _implicit: dict[asyncio.AbstractEventLoop, asyncio.Task[Node]] = {}
+# That of the threads without an event loop: one for the process, which it outlives only in order.
+_blocking_implicit: Node | None = None
+_blocking_implicit_lock = threading.Lock()
 _guards: set[asyncio.Task[None]] = set()
 
 
@@ -397,8 +542,31 @@ async def shutdown() -> None:
         await (await starting).stop()
 
 
+def blocking_implicit_node(preload: str | None) -> str:
+    """Return the id of the implicit node of threads without a loop, and start it on first use."""
+    global _blocking_implicit
+    with _blocking_implicit_lock:
+        if _blocking_implicit is None or _blocking_implicit not in _running:
+            node = Node(preload=[] if preload is None else [preload])
+            node.start_blocking()
+            _blocking_implicit = node
+        return _blocking_implicit.id
+
+
+def blocking_shutdown() -> None:
+    """Stop the implicit node of threads without a loop, if there is one."""
+    global _blocking_implicit
+    with _blocking_implicit_lock:
+        node, _blocking_implicit = _blocking_implicit, None
+        if node is not None:
+            node.stop_blocking()
+
+
 def _forget_the_parents() -> None:
     # In a child that the program has forked: the nodes are its parent's.
+    global _blocking_implicit, _blocking_implicit_lock
+    _blocking_implicit = None
+    _blocking_implicit_lock = threading.Lock()
     _running.clear()
     _implicit.clear()
     _guards.clear()

@@ -38,9 +38,10 @@ from noex_mp.node.supervisor import StartFailedError, Supervision
 from noex_mp.node.workers import Worker, Workers, check_room
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
 from noex_mp.transport import fds, lifeline
-from noex_mp.transport.control_link import ControlLink
+from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
+    CONNECT,
     EXITED,
     HELLO,
     LINK_LOST,
@@ -142,6 +143,7 @@ class Root:
             LOST: self._on_lost,
             LINK_LOST: self._on_link_lost,
             UNLINKED: self._on_unlinked,
+            CONNECT: self._on_connect,
             REQUEST: self._on_request,
         }
         self._methods: dict[str, Callable[..., Any]] = {
@@ -345,9 +347,17 @@ class Root:
 
     # --- processes that talk to us -----------------------------------------------------
 
-    def connect(self, sock: socket.socket, label: str, *, trusted: bool = True) -> Connection:
-        """Take a new client: an event loop of the program, or a local program like the CLI."""
-        connection = Connection(label, trusted=trusted)
+    def connect(
+        self,
+        sock: socket.socket,
+        label: str,
+        *,
+        trusted: bool = True,
+        worker: Worker | None = None,
+        asks_again: bool = False,
+    ) -> Connection:
+        """Take a new client: an event loop or a thread, or a local program like the CLI."""
+        connection = Connection(label, trusted=trusted, worker=worker, asks_again=asks_again)
         connection.attach(
             ControlLink(
                 self._loop,
@@ -464,6 +474,17 @@ class Root:
     def _on_unlinked(self, connection: Connection, frame: list[Any]) -> None:
         if connection.worker is not None:
             self._directory.unlinked(connection.worker, frame[1], frame[2])
+
+    def _on_connect(self, connection: Connection, frame: list[Any]) -> None:
+        fd = connection.control.take_fd()
+        if fd == NO_FD:
+            # The thread reads the end of it: its node is down, as far as it can see.
+            return
+        sock = fds.high_socket(socket.socket(fileno=fd))
+        if connection.worker is None:
+            sock.close()
+            return
+        self.connect(sock, frame[1], worker=connection.worker, asks_again=True)
 
     def _on_request(self, connection: Connection, frame: list[Any]) -> None:
         _, request, method, *parameters = frame

@@ -52,6 +52,7 @@ LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
 REQUEST: Final = 26  # request id, method, *parameters
 LINK_LOST: Final = 27  # link_id, problem: a data link has ended at my end
 UNLINKED: Final = 28  # link_id, {sid: begun}: the answer to UNLINK
+CONNECT: Final = 29  # label; with an fd: the control link of another client, a thread of mine
 
 # Control plane, the root to a process.
 START: Final = 30  # sid, incarnation, spec

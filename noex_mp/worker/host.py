@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final, NoReturn
 
 from noex_mp.client import current
-from noex_mp.client.client import Client
+from noex_mp.client.client import Client, connect_client
 from noex_mp.core.black_box import (
     BEGUN,
     CELL_WORDS,
@@ -42,6 +42,7 @@ from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
+from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, new_high_event_loop
@@ -50,6 +51,7 @@ from noex_mp.wire.envelopes import (
     BUFFERS,
     CALL,
     CALL_KW,
+    CONNECT,
     END,
     EXITED,
     FORGET,
@@ -144,6 +146,7 @@ class Host:
         )
         # Made when a server first calls another: many never do.
         self._client: Client | None = None
+        self._thread_clients: dict[asyncio.AbstractEventLoop, Client] = {}
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             START: self._on_start,
             STOP: self._on_stop,
@@ -161,10 +164,12 @@ class Host:
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
 
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
+        if isinstance(loop, BlockingLoop):
+            return self._client_of_thread(loop)
         if loop is not self.loop:
             raise NoNodeError(
                 "a server calls others from its own event loop, not from one of another thread\n"
-                "Hand the work to the loop: asyncio.run_coroutine_threadsafe(...)."
+                "Hand the work to the loop (asyncio.run_coroutine_threadsafe), or use .sync(...)."
             )
         if self._client is None:
             self._client = Client(
@@ -172,6 +177,20 @@ class Host:
             )
             self._client.serving = self._serving
         return self._client
+
+    def _client_of_thread(self, loop: asyncio.AbstractEventLoop) -> Client:
+        client = self._thread_clients.get(loop)
+        if client is None or client.closed:
+            for known in [known for known in list(self._thread_clients) if known.is_closed()]:
+                self._thread_clients.pop(known, None)
+            ours, theirs = fds.socketpair()
+            connect = [CONNECT, f"a thread of worker {self._boot.worker}"]
+            self.loop.call_soon_threadsafe(self._control.post, connect, fds.disown(theirs.detach()))
+            client = connect_client(
+                loop, ours, self._boot.node, allow_pickle=self._allow_pickle, asks_again=True
+            )
+            self._thread_clients[loop] = client
+        return client
 
     def _serving(self) -> int:
         task = asyncio.current_task()

@@ -1,0 +1,194 @@
+"""The runtime for programs and threads without an event loop: everything here blocks.
+
+```python
+from noex_mp import sync
+
+counter = sync.spawn(Counter, start=10)
+Counter.increment.sync(counter, by=3)  # 13
+```
+
+The functions have the names of those in `noex_mp` that are awaited, and do the same. The implicit
+node is one for the whole process: the first `spawn` starts it in the background, and it ends with
+the interpreter or by `shutdown`. `with Node(tree) as node` starts one of your own, and gives you a
+`BlockingNode`.
+
+Any thread may call, many at once; each has connections of its own, which end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from typing_extensions import ParamSpec
+
+from noex_mp.client import current
+from noex_mp.client.api import module_to_preload, spawn_on, spec_of, stop_on, whereis_on
+from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.messages import Call
+from noex_mp.core.reasons import ExitReason
+from noex_mp.core.ref import CALLBACK, Ref
+from noex_mp.core.specs import ChildSpec
+
+if TYPE_CHECKING:
+    from noex_mp.node.node import BlockingNode
+
+__all__ = [
+    "BlockingNode",
+    "call",
+    "cast",
+    "is_running",
+    "shutdown",
+    "spawn",
+    "stop",
+    "whereis",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=GenServer[Any, Any, Any])
+
+
+@overload
+def spawn(server: ChildSpec[S], /) -> Ref[S]: ...
+@overload
+def spawn(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
+def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
+    """Start a server in a worker process of its own, and return its address.
+
+    It runs on the current node: that of the `with Node(...)` around this code, else the only
+    one of this process, else the implicit one, which is started. In a thread of a server, it is
+    the server's own node.
+
+    Args:
+        server: The class, followed by the constructor's arguments; or `child(...)`, with
+            options.
+
+    Returns:
+        The server's `Ref`, once its `init` has returned.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or several nodes run and nothing says
+            which one is meant.
+        InitFailedError, InitTimedOutError, AlreadyRegisteredError, BadChildSpecError,
+            NotImportableError, UnencodableError: As `noex_mp.spawn`.
+
+    Example:
+        ```python
+        counter = sync.spawn(Counter, start=10)
+        visits = sync.spawn(child(Counter).options(name="visits"))
+        ```
+    """
+    end = _end("spawn")
+    spec = spec_of(server, args, kwargs)
+    node = current.node_of_thread() or _implicit_node(spec)
+    return end.run(spawn_on(end.client(node), spec))
+
+
+def _implicit_node(spec: ChildSpec[Any]) -> str:
+    from noex_mp.node.node import blocking_implicit_node
+
+    return blocking_implicit_node(module_to_preload(spec))
+
+
+def stop(ref: Ref[Any], reason: ExitReason | None = None, timeout: float | None = 5.0) -> None:
+    """End a server for good, and return once it has ended; see `noex_mp.stop`.
+
+    Args:
+        reason: What `terminate` and the exit report are told; `Shutdown()` by default.
+        timeout: How long the server may take, in seconds; then its process group gets
+            SIGTERM, and SIGKILL after that. None waits without limit.
+
+    Raises:
+        NoServerError: It was given by name, and nobody has that name.
+        NoNodeError: An event loop runs in this thread, or there is no node.
+    """
+    end = _end("stop")
+    client = end.client(ref.node or None)
+    with contextlib.suppress(TimeoutError):
+        end.run(client.drained(ref), timeout)
+    end.run(stop_on(client, ref, reason, timeout))
+
+
+def whereis(name: str, server: type[S]) -> Ref[S] | None:
+    """Return the address registered as `name`, or None if there is none.
+
+    Args:
+        server: The class you expect; it types the result.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+    """
+    end = _end("whereis")
+    return end.run(whereis_on(end.client(), name))
+
+
+def is_running(ref: Ref[Any]) -> bool:
+    """Ask the root whether the server is up; `await ref.is_running()` without a loop.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+    """
+    end = _end("is_running")
+    return end.run(current.is_running_on(end.client(ref.node or None), ref))
+
+
+@overload
+def call(ref: Ref[Any], request: Call[R]) -> R: ...
+@overload
+def call(ref: Ref[Any], request: object) -> Any: ...
+def call(ref: Ref[Any], request: object) -> Any:
+    """Send a request to the server's `handle_call`, and return the reply.
+
+    `await ref.call(request)` without a loop.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+        UnencodableError: The request cannot be sent.
+
+    Example:
+        ```python
+        top = sync.call(stack, Pop())
+        ```
+    """
+    return this_thread().invoke(ref, CALLBACK, (request,), {})
+
+
+def cast(ref: Ref[Any], message: object) -> None:
+    """Send a message to the server's `handle_cast`; return when the sender's window has taken it.
+
+    `await ref.cast(message)` without a loop.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+        UnencodableError: The message cannot be sent.
+    """
+    this_thread().cast(ref, CALLBACK, (message,), {})
+
+
+def shutdown() -> None:
+    """Stop the implicit node of the threads without an event loop, if there is one.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread.
+    """
+    _end("shutdown")
+    from noex_mp.node.node import blocking_shutdown
+
+    blocking_shutdown()
+
+
+def _end(name: str) -> ThreadEnd:
+    refuse_in_a_loop(f"noex_mp.sync.{name}", f"Await noex_mp.{name}(...) instead.")
+    return this_thread()
+
+
+def __getattr__(name: str) -> Any:
+    # The root's side of things is loaded when somebody starts a node.
+    if name == "BlockingNode":
+        from noex_mp.node.node import BlockingNode
+
+        return BlockingNode
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
