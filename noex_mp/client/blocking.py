@@ -40,13 +40,9 @@ T = TypeVar("T")
 
 
 class ThreadEnd:
-    """One thread's end of everything: its loop, its clients, the routes that it has used.
-
-    A `threading.local` keeps it, and nobody else: it goes when the thread ends.
-    """
+    """One thread's end of everything: its loop, its clients, the routes that it has used."""
 
     def __init__(self) -> None:
-        self._os_pid = os.getpid()
         self._loop = BlockingLoop()
         self._clients: dict[str, Client] = {}
         self._routes: dict[tuple[str, int], Route | NamedRoute] = {}
@@ -184,11 +180,9 @@ class ThreadEnd:
         loop, self._loop = self._loop, BlockingLoop()
         _close(loop, clients)
 
-    def __del__(self) -> None:
-        # In a process that another thread has forked, this is not the end of a thread: the
-        # sockets are the parent's.
-        if os.getpid() == self._os_pid:
-            _close(self._loop, self._clients)
+    def close(self) -> None:
+        """End the clients: the thread has ended."""
+        _close(self._loop, self._clients)
 
 
 def _close(loop: BlockingLoop, clients: dict[str, Client]) -> None:
@@ -199,8 +193,26 @@ def _close(loop: BlockingLoop, clients: dict[str, Client]) -> None:
     loop.close()
 
 
+class _Farewell:
+    """Closes what a thread has, when the thread ends.
+
+    Only the thread refers to it. Of the rest, tracebacks of errors that it raised may outlive it.
+    """
+
+    def __init__(self, end: ThreadEnd) -> None:
+        self._end = end
+        self._os_pid = os.getpid()
+
+    def __del__(self) -> None:
+        # In a process that another thread has forked, this is not the end of a thread: the
+        # sockets are the parent's.
+        if os.getpid() == self._os_pid:
+            self._end.close()
+
+
 class _Local(threading.local):
     end: ThreadEnd | None = None
+    farewell: _Farewell | None = None
 
 
 _local = _Local()
@@ -211,6 +223,7 @@ def this_thread() -> ThreadEnd:
     end = _local.end
     if end is None:
         end = _local.end = ThreadEnd()
+        _local.farewell = _Farewell(end)
     return end
 
 
@@ -231,8 +244,7 @@ def _refuse(ref: Ref[Any], operation: SentOperation, kind: str) -> None:
 
 
 def _forget_the_parents() -> None:
-    # In a child that the program has forked: the sockets are the parent's. Nobody else refers to
-    # this thread's end, and its `__del__` does nothing here.
+    # In a child that the program has forked: the sockets are the parent's.
     global _local
     _local = _Local()
 

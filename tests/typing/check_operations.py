@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, assert_never, assert_type
 
 from typing_extensions import override
 
+from noex_mp import Node, sync
 from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.operations import cast
 from noex_mp.core.outcomes import NoReply, Outcome, Reply
@@ -89,6 +90,25 @@ async def check_bound(counter: Ref[Counter], stack: Ref[Stack]) -> None:
     assert_type(await Counter.wait_for.on(counter)(3), int)
     await bump(by="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Counter.increment.on(stack)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def check_sync(counter: Ref[Counter], loud: Ref[LoudCounter], stack: Ref[Stack]) -> None:
+    assert_type(Counter.increment.sync(counter, by=2), int)
+    assert_type(Counter.increment.sync(loud.within(0.5)), int)
+    assert_type(Counter.value.sync(counter), int)
+    assert_type(Counter.close.sync(counter), int)
+    assert_type(Counter.wait_for.sync(counter, target=9), int)
+    Counter.increment.sync(counter, by="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Counter.increment.sync(stack)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Counter.add.sync(counter)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    LoudCounter.shout.sync(counter)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(sync.spawn(Counter, start=3), Ref[Counter])
+    sync.spawn(Counter, start="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    assert_type(sync.whereis("counter", Counter), Ref[Counter] | None)
+    assert_type(sync.call(stack, Pop()), str)
+    assert_type(sync.call(stack, "get"), Any)
+    with Node() as node:
+        assert_type(node.spawn(Counter, start=3), Ref[Counter])
 
 
 async def check_instances(sender: From[int]) -> None:
