@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from asyncio import (
     Future,
     _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
 )
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from noex_mp.client import current
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from noex_mp.client.route import Route
     from noex_mp.core.ref import Ref, SentOperation
 
-__all__ = ["ThreadEnd", "refuse_in_a_loop", "this_thread"]
+__all__ = ["ThreadEnd", "catch_up", "refuse_in_a_loop", "this_thread"]
 
 T = TypeVar("T")
 
@@ -168,10 +169,6 @@ class ThreadEnd:
                 self._interrupted(None)
             raise
 
-    def catch_up(self) -> None:
-        """Do what has become due meanwhile, without waiting."""
-        self._loop.catch_up()
-
     # --- the end -----------------------------------------------------------------------
 
     def _start_anew(self) -> None:
@@ -203,10 +200,14 @@ class _Farewell:
         self._end = end
         self._os_pid = os.getpid()
 
-    def __del__(self) -> None:
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         # In a process that another thread has forked, this is not the end of a thread: the
-        # sockets are the parent's.
-        if os.getpid() == self._os_pid:
+        # sockets are the parent's. And when the interpreter ends, not even `os` may be left.
+        if not finalizing() and getpid() == self._os_pid:
             self._end.close()
 
 
@@ -225,6 +226,13 @@ def this_thread() -> ThreadEnd:
         end = _local.end = ThreadEnd()
         _local.farewell = _Farewell(end)
     return end
+
+
+def catch_up() -> None:
+    """Let this thread do what has become due meanwhile, without waiting."""
+    end = _local.end
+    if end is not None:
+        end._loop.catch_up()  # pyright: ignore[reportPrivateUsage]
 
 
 def refuse_in_a_loop(what: str, remedy: str) -> None:

@@ -24,7 +24,7 @@ from typing_extensions import ParamSpec
 
 from noex_mp.client import current
 from noex_mp.client.api import allowed_cpus, spawn_on, spec_of, spec_to_wire
-from noex_mp.client.blocking import refuse_in_a_loop, this_thread
+from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.client import Client, connect_client
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
@@ -241,7 +241,7 @@ class Node:
             stopping = self._begin_stop()
         stopping.result()
         self._finish()
-        this_thread().catch_up()
+        catch_up()
 
     def _begin_stop(self) -> concurrent.futures.Future[None]:
         assert self._root is not None
@@ -277,6 +277,7 @@ class Node:
             # The lifeline ends what is left.
             return
         self._finish()
+        catch_up()
 
     async def wait(self) -> None:
         """Wait until the node has been stopped, or its tree gives up.

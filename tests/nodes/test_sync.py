@@ -117,7 +117,7 @@ def test_an_argument_that_cannot_be_sent_costs_nothing_else(node: sync.BlockingN
     faulty = sync.spawn(Faulty)
     assert Faulty.echo.sync(faulty, 1) == 1
     with pytest.raises(UnencodableError):
-        Faulty.echo.sync(faulty, iter([1]))
+        Faulty.echo.sync(faulty, threading.Lock())
     with pytest.raises(TypeError, match=r"Write Faulty.echo.sync\(ref"):
         Faulty.echo.sync(Faulty(), 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert Faulty.echo.sync(faulty, 2) == 2

@@ -43,7 +43,8 @@ def environment() -> dict[str, str]:
 
 def run(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(script(tmp_path, code))],
+        # With every warning, among them those of what is still open at the end.
+        [sys.executable, "-X", "dev", str(script(tmp_path, code))],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
