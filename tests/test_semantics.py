@@ -19,6 +19,7 @@ import pytest
 from noex_mp import (
     AlreadyRegisteredError,
     CallTimedOutError,
+    ConfigError,
     Continue,
     Crash,
     Exited,
@@ -46,10 +47,15 @@ from noex_mp import (
 )
 from noex_mp.client import current
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, whistles
+from tests.nodes.outside import SentEcho, outside
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
+from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
+from tests.wire.anatomy import NATIVE, anatomy
+from tests.wire.registered import Guarded, Moody
+from tests.wire.samples import Plain, Point
 
 __all__ = ["whistles"]
 
@@ -317,6 +323,45 @@ async def test_a_buffer_without_memory_fails_its_own_call() -> None:
         with pytest.raises(RemoteProtocolError, match="no memory for a buffer of 67108864 bytes"):
             await big
         assert await behind == 1
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+@holds("values-1")
+async def test_values_keep_their_type_and_value() -> None:
+    async with ObservedNode(pickle=False):
+        echo = await spawn(Echo)
+        for value in NATIVE:
+            assert anatomy(await Echo.echo(echo, value)) == anatomy(value)
+        shared = [1]
+        one, other = await Echo.echo(echo, [shared, shared])
+        assert one == other == [1]
+        assert one is not other
+
+
+@holds("values-2")
+async def test_registered_values_go_their_own_way() -> None:
+    async with ObservedNode():
+        echo = await spawn(Echo)
+        assert (await Echo.echo(echo, Guarded((1, 2)))).content == (1, 2)
+        with pytest.raises(UnencodableError, match="not today"):
+            Echo.echo(echo, Moody("encode"))
+        with pytest.raises(RemoteProtocolError, match="not there"):
+            await Echo.echo(echo, Moody("decode"))
+        assert await Echo.echo(echo, 1) == 1
+
+
+@holds("values-3")
+async def test_programs_send_plain_values_only() -> None:
+    async with ObservedNode(name="shop"), outside("shop") as client:
+        route = client.route((await spawn(Echo)).sid, "Echo")
+        for value in (Plain(1), Point(1), Guarded(1)):
+            with pytest.raises(RemoteProtocolError, match="forbidden extension type"):
+                await route.invoke(SentEcho(), (value,), {}, 5.0)
+        with pytest.raises(ConfigError):
+            await client.request("spawn", {})
+        assert await route.invoke(SentEcho(), ((1,),), {}, 5.0) == (1,)
 
 
 # --- refs and names ----------------------------------------------------------------------------

@@ -39,6 +39,11 @@ REMOTE_TRACEBACK: Final = "Remote traceback (most recent call last):\n"
 MAX_CHAIN: Final = 10
 """How many exceptions may hang on each other (causes, contexts, groups, args)."""
 
+MAX_SIZE: Final = 16 * 2**20
+"""How large an exception may be, in bytes; a larger one arrives as its name and text."""
+
+_MAX_TEXT: Final = 10_000  # characters of such a one
+
 # How the receiver rebuilds it.
 _REMOTE_ERROR: Final = 0
 _NEW: Final = 1
@@ -84,9 +89,12 @@ def dump_exception(writer: ValueWriter, error: BaseException) -> ExtType:
     else:
         writer.exceptions.append(id(error))
         try:
-            return extension(EXCEPTION, writer.nested(list(_record(writer, error))))
+            payload = writer.nested(list(_record(writer, error)))
         finally:
             writer.exceptions.pop()
+        if len(payload) <= MAX_SIZE:
+            return extension(EXCEPTION, payload)
+        record = _summary(writer, error)
     return extension(EXCEPTION, writer.nested(list(record)))
 
 
@@ -137,10 +145,10 @@ def _code_of(writer: ValueWriter, cls: type[BaseException]) -> bytes:
 
 
 def _summary(writer: ValueWriter, error: BaseException) -> _Record:
-    """Return a record of an exception too far down its chain: its name and text only."""
+    """Return a record of one too large, or too far down a chain: its name and text only."""
     nothing = writer.nested([[], {}, {}])
     path = _clean(path_of(type(error)))
-    return _Record(path, _REMOTE_ERROR, nothing, _text(error), [], "", 0, None, b"")
+    return _Record(path, _REMOTE_ERROR, nothing, _text(error)[:_MAX_TEXT], [], "", 0, None, b"")
 
 
 def _parts_of(error: BaseException) -> _Parts:

@@ -88,7 +88,7 @@ def test_a_reply_is_shown_as_json() -> None:
         [1, 2],
         [1, 3],
         "2020-02-29",
-        "Point(1, 2)",
+        [1, 2],
         "b'raw'",
     ]
 

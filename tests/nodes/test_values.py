@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,11 +19,10 @@ from noex_mp import (
     spawn,
 )
 from noex_mp.client.api import spec_to_wire
-from noex_mp.client.client import Client, connect_client
-from noex_mp.transport.paths import connect_unix, runtime_folder
 from noex_mp.wire import codec, extensions, registration
 from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.outside import SentEcho, outside
 from tests.servers.echoing import Echo
 from tests.wire.anatomy import NATIVE, PICKLED, anatomy
 from tests.wire.registered import Guarded, Moody, Unshared
@@ -122,22 +119,6 @@ async def test_a_message_that_is_too_large_is_refused_where_it_is_sent(
 
 
 # --- from outside of the node -------------------------------------------------------------
-
-
-class SentEcho:
-    """The operation, as a program names it that does not know its class."""
-
-    name = "echo"
-    idempotent = False
-
-
-@asynccontextmanager
-async def outside(name: str) -> AsyncGenerator[Client]:
-    """Connect as another program of this user would."""
-    sock: socket.socket = connect_unix(runtime_folder(), f"{name}.sock")
-    client = connect_client(asyncio.get_running_loop(), sock, "")
-    yield client
-    client.close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from noex_mp.errors import CallTimedOutError, RemoteError, UnencodableError
 from noex_mp.wire.codec import Encoder
-from noex_mp.wire.exceptions import MAX_CHAIN, REMOTE_TRACEBACK
+from noex_mp.wire.exceptions import MAX_CHAIN, MAX_SIZE, REMOTE_TRACEBACK
 from noex_mp.wire.stream import FrameReader
 from tests.wire.samples import (
     BrokenText,
@@ -285,3 +285,10 @@ def test_an_exception_that_fails_leaves_no_buffers_behind() -> None:
     error = ValueError([numpy.zeros(10**6), threading.Lock()])
     encoder.pack([1, error])
     assert encoder.buffers == []
+
+
+def test_one_that_is_too_large_arrives_as_its_name_and_the_beginning_of_its_text() -> None:
+    error = sent(ValueError("text" * (MAX_SIZE // 4)))
+    assert type(error) is RemoteError
+    assert error.type_name == "builtins:ValueError"
+    assert error.message == "text" * 2500

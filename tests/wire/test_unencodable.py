@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextvars
+import functools
 import gc
+import queue
+import socket
+import sqlite3
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +21,9 @@ import numpy as np
 import pytest
 
 from noex_mp.errors import UnencodableError
+from noex_mp.wire import codec
 from noex_mp.wire.codec import BIG, Encoder
-from tests.wire.samples import Plain, Point, WithLock
+from tests.wire.samples import Pair, Plain, Point, Row, WithLock
 
 
 def explained(*args: Any, encoder: Encoder | None = None, **kwargs: Any) -> UnencodableError:
@@ -169,3 +178,119 @@ def test_what_cannot_be_sent_is_not_kept_alive_by_its_error() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def coroutine() -> None:
+    pass
+
+
+def open_file() -> Any:
+    return open(__file__)
+
+
+def variable() -> Any:
+    return contextvars.ContextVar[int]("v")
+
+
+def view() -> Any:
+    return {1: 2}.keys()
+
+
+HELP: list[tuple[str, Callable[[], Any], str]] = [
+    ("generator", generator, "send list(...)"),
+    ("coroutine", coroutine, "await it"),
+    ("open file", open_file, "its path or its content"),
+    ("lock", threading.Lock, "let one server own"),
+    ("rlock", threading.RLock, "let one server own"),
+    ("event", threading.Event, "let one server own"),
+    ("socket", socket.socket, "let one server own"),
+    ("queue", queue.Queue, "a server's mailbox"),
+    ("simple queue", queue.SimpleQueue, "a server's mailbox"),
+    ("thread", threading.Thread, "runs in one process"),
+    ("future", concurrent.futures.Future, "send its result"),
+    ("database", lambda: sqlite3.connect(":memory:"), "let one server own"),
+    ("context variable", variable, "send its value"),
+    ("weak reference", functools.partial(weakref.ref, Point), "send the object"),
+    ("dict view", view, "send list(...)"),
+    ("mapping proxy", functools.partial(vars, Point), "send dict(...)"),
+    ("module", lambda: sys, "send its name"),
+    ("frame", sys._getframe, "this process's stack"),  # pyright: ignore[reportPrivateUsage]
+]
+
+
+@pytest.mark.parametrize(("name", "make", "remedy"), HELP, ids=[name for name, _, _ in HELP])
+def test_what_people_try_to_send_gets_a_sentence_that_helps(
+    name: str, make: Callable[[], Any], remedy: str
+) -> None:
+    value = make()
+    try:
+        error = explained({"rows": (1, value)})
+        assert error.path == "args[0]['rows'][1]"
+        assert remedy in error.reason
+        assert len(str(error)) < 200
+    finally:
+        getattr(value, "close", int)()
+
+
+@dataclass
+class Tree:
+    children: Any = ()
+
+
+def test_the_path_leads_through_what_is_pickled() -> None:
+    values: list[tuple[Any, str]] = [
+        (collections.defaultdict(holding(generator())), ".default_factory"),
+        (collections.deque([1, generator()]), "[1]"),
+        (collections.OrderedDict(a=generator()), "['a']"),
+        (functools.partial(print, generator()), ".args[0]"),
+        (functools.partial(holding(generator())), ".func"),
+        (Pair(1, generator()), "[1]"),
+        (Row(a=[generator()]), "['a'][0]"),
+        (Plain(generator()).__eq__, ".__self__.content"),
+    ]
+    for value, path in values:
+        error = explained(value)
+        assert error.path == f"args[0]{path}"
+
+
+def in_itself(wrap: Callable[[Any], Any], depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+def a_list(value: Any) -> Any:
+    return [value]
+
+
+def a_tuple(value: Any) -> Any:
+    return (value,)
+
+
+def a_dict(value: Any) -> Any:
+    return {1: value}
+
+
+@pytest.mark.parametrize("wrap", [a_list, a_tuple, a_dict, Tree, Pair])
+def test_deep_nesting_is_refused_and_no_crash(wrap: Callable[[Any], Any]) -> None:
+    for depth in (1030, 5000):
+        assert "too deeply" in explained(in_itself(wrap, depth)).reason
+
+
+def test_a_list_longer_than_the_peer_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_LENGTH", 1000)
+    encoder = Encoder()
+    assert encoder.pack_big([1, [None] * 1000])
+    for value in ([None] * 1001, {"a": (1, [None] * 1001)}, dict.fromkeys(range(1001))):
+        with pytest.raises(ValueError, match="send it in parts"):
+            encoder.pack_big([1, value])
+    assert encoder.pack_big([1, 2])
+
+
+def test_a_message_larger_than_the_peer_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_FRAME_SIZE", 1000)
+    encoder = Encoder()
+    with pytest.raises(ValueError, match="send it in parts"):
+        encoder.pack_big([1, ["text"] * 250])
+    assert encoder.pack_big([1, ["text"] * 100])

@@ -1,0 +1,27 @@
+"""A node as another program of its user sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from noex_mp.client.client import Client, connect_client
+from noex_mp.transport.paths import connect_unix, runtime_folder
+
+
+class SentEcho:
+    """The operation, as a program names it that does not know its class."""
+
+    name = "echo"
+    idempotent = False
+
+
+@asynccontextmanager
+async def outside(name: str) -> AsyncGenerator[Client]:
+    """Connect as another program of this user would."""
+    sock: socket.socket = connect_unix(runtime_folder(), f"{name}.sock")
+    client = connect_client(asyncio.get_running_loop(), sock, "")
+    yield client
+    client.close()
