@@ -763,7 +763,7 @@ async def test_a_blocked_loop_delays_no_restart(whistles: Whistles, tmp_path: Pa
         await stop(start)
 
 
-@holds("processes-8")
+@holds("processes-9")
 async def test_a_process_that_a_handler_forks_is_no_second_server(tmp_path: Path) -> None:
     async with ObservedNode(preload=(*SERVERS, "tests.servers.hostile")):
         hostile = await spawn(Hostile)
