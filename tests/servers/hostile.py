@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from noex_mp import GenServer, Ref, Reply, Stop, call, cast
+from noex_mp import GenServer, Ref, Reply, Stop, call, cast, named
 from noex_mp.client import current
-from tests.servers.counters import RefusedError, blow, listen
+from tests.servers.counters import Counter, RefusedError, blow, listen
 from tests.servers.faulty import Faulty
 
 MIB = 2**20
@@ -50,6 +50,11 @@ class Hostile(Faulty, expected=(RefusedError,)):
     def refuse(self) -> None:
         """Raise what is no crash; of a cast, the log hears of it."""
         raise RefusedError(1, 0)
+
+    @call
+    def big_and_say(self, size: int, started: str) -> bytes:
+        blow(started)
+        return bytes(size)
 
     @call
     async def recall(self, value: object) -> object:
@@ -139,7 +144,7 @@ class Hostile(Faulty, expected=(RefusedError,)):
         os.dup2(null, _runtime_fds()[kind])
         os.close(null)
 
-    @call
+    @cast
     def loop_without_fds(self, started: str) -> None:
         os.closerange(0, 51)
         blow(started)
@@ -295,6 +300,10 @@ class Hostile(Faulty, expected=(RefusedError,)):
         os.close(fifo)
         return size
 
+    @cast
+    def flood_on(self, started: str, release: str) -> None:
+        self.flood(started, release)
+
     @call
     async def spin(self, started: str) -> None:
         """Never await."""
@@ -377,6 +386,14 @@ class Asker(GenServer):
         return len(await Faulty.big(faulty.within(None), size))
 
     @call
+    async def ask_for_big_and_stop(self, hostile: Ref[Hostile], size: int, started: str) -> int:
+        """Ask, and stop the whole process before anything can be read."""
+        await Hostile.echo(hostile, 1)
+        asking = Hostile.big_and_say(hostile.within(None), size, started)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return len(await asking)
+
+    @call
     async def ask_for_big_without_memory(self, faulty: Ref[Faulty], size: int) -> int:
         await Faulty.echo(faulty, 1)
         _limit_memory(MIB)
@@ -416,3 +433,38 @@ class Asker(GenServer):
         blow(started)
         listen(release)
         return [len(reply) for reply in await asyncio.gather(*calls)]
+
+
+class Calls(NamedTuple):
+    """How many calls a pump has made, and how long the slowest took, in seconds."""
+
+    calls: int
+    slowest: float
+
+
+class Pump(GenServer):
+    """Calls the counter called "target" without end, and writes down how often."""
+
+    @call
+    async def begin(self, path: str) -> None:
+        await Counter.increment(named("target", Counter))
+        self._pump(path, 1, 0.0)
+        self.task = asyncio.create_task(self._run(path))
+
+    async def _run(self, path: str) -> None:
+        slowest = 0.0
+        while True:
+            begun = time.monotonic()
+            calls = await Counter.increment(named("target", Counter))
+            slowest = max(slowest, time.monotonic() - begun)
+            self._pump(path, calls, slowest)
+
+    def _pump(self, path: str, calls: int, slowest: float) -> None:
+        # Replaced as a whole, so that nobody reads half a line.
+        _write(f"{path}.new", f"{calls} {slowest}")
+        os.rename(f"{path}.new", path)
+
+    @staticmethod
+    def read(path: Path) -> Calls:
+        calls, slowest = path.read_text().split()
+        return Calls(int(calls), float(slowest))
