@@ -40,6 +40,8 @@ if _early.is_the_command():
 from noex_mp import node as _node
 from noex_mp.client import current as _current
 from noex_mp.client.api import named, spawn, stop, whereis
+from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
+from noex_mp.core.current_call import CurrentCall, current_call
 from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.messages import Call, Cast, Timeout
 from noex_mp.core.operations import Operation, call, cast
@@ -65,6 +67,7 @@ from noex_mp.errors import (
     BadEnvelopeError,
     BadRegistrationError,
     BadTargetError,
+    CallCycleError,
     CallError,
     CallTimedOutError,
     ConfigError,
@@ -107,6 +110,7 @@ __all__ = [
     "BadTargetError",
     # core.messages
     "Call",
+    "CallCycleError",
     "CallError",
     "CallTimedOutError",
     "Cast",
@@ -117,6 +121,8 @@ __all__ = [
     "Continue",
     # core.reasons
     "Crash",
+    # core.current_call
+    "CurrentCall",
     "DuplicateChildError",
     "ExitReason",
     "ExitReport",
@@ -163,18 +169,24 @@ __all__ = [
     "Supervisor",
     "Timeout",
     "TimeoutAfter",
+    # client.timers
+    "Timer",
     "TruncatedFrameError",
     "UnencodableError",
     "Unknown",
     "UnknownOperationError",
     "UnregisteredTypeError",
     "call",
+    "cancel_timer",
     "cast",
     "child",
+    "current_call",
     # client.api
     "named",
     # wire.registration
     "register_type",
+    "send_after",
+    "send_interval",
     "shutdown",
     "spawn",
     "stop",

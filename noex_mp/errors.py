@@ -23,6 +23,7 @@ NoexError
 │   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
 │   ├── ServerExitedError        the server ended while it had the call
 │   ├── MailboxFullError         too many messages wait for the server
+│   ├── CallCycleError           servers wait for each other in a circle
 │   ├── NodeDownError            the node has stopped
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
@@ -51,6 +52,7 @@ __all__ = [
     "BadEnvelopeError",
     "BadRegistrationError",
     "BadTargetError",
+    "CallCycleError",
     "CallError",
     "CallTimedOutError",
     "ConfigError",
@@ -404,6 +406,25 @@ class MailboxFullError(CallError):
 
     def __str__(self) -> str:
         return f"{self.limit} messages wait for {self.server} already; this one was not sent"
+
+
+class CallCycleError(CallError):
+    """Servers call each other in a circle, and each waits for the next.
+
+    Attributes:
+        path: The servers of the circle; the one that called first comes last again.
+    """
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        circle = " -> ".join(self.path)
+        return (
+            f"these servers wait for each other: {circle}\n"
+            f"Let one of them cast, or call from a task of its own and reply later."
+        )
 
 
 class NodeDownError(CallError):

@@ -134,6 +134,7 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         "init_timeout": spec.init_timeout,
         "placement": spec.placement,
         "process": _process_of(spec),
+        "mailbox": (spec.max_messages, spec.max_bytes, spec.when_full),
     }
 
 

@@ -14,11 +14,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
 from noex_mp.client.named import NamedRoute
-from noex_mp.client.route import FOREVER, TICK, Route, ticks
+from noex_mp.client.route import Route
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds
@@ -31,9 +32,11 @@ from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     BUFFERS,
     DOWN,
+    DROPPED,
     END,
     ERROR,
     GONE,
+    GRANT,
     LINK_DOWN,
     LINK_LOST,
     LOCATE,
@@ -48,12 +51,15 @@ from noex_mp.wire.stream import FrameReader
 
 __all__ = ["Client", "connect_client"]
 
+# While calls are out, their deadlines are looked at so often, in seconds: a limit is late by one
+# of these, and never early.
+TICK: Final = 0.015
+
 # How often the tick looks whether anybody waits at all, in ticks.
 IDLE_CHECK: Final = 16
 
-# The tick may be late by so many ticks; more than that, and the loop was blocked.
-LATE: Final = 2
-
+# A route with more pending calls than this is looked at more rarely, unless one is out of time.
+SWEPT_AT_ONCE: Final = 1000
 
 # Those of this process, for its forks.
 _clients: WeakSet[Client] = WeakSet()
@@ -66,11 +72,11 @@ class Client:
         loop: The event loop.
         node: The node's id; refs carry it.
         encoder: Packs the messages of this client.
-        tick: The current tick of `loop.time()`; only kept up to date while calls are out.
-        ticking: Whether `tick` is being kept up to date.
         done: A future that is done, for casts that had no need to wait.
         serving: Returns the sid of the server in whose name the current task runs, or 0.
     """
+
+    route_class: type[Route] = Route
 
     def __init__(
         self,
@@ -89,10 +95,10 @@ class Client:
         self.done.set_result(None)
         self.serving: Callable[[], int] = int
         _clients.add(self)
-        self.tick = 0
-        self.ticking = False
+        self._ticks = 0
+        self._ticking = False
         self._ticker = Ticker(loop, TICK, self._on_tick)
-        self._due_routes: dict[int, set[Route]] = {}
+        self._dropped: dict[int, int] = {}
         self._allow_pickle = allow_pickle
         self._control = control
         self._routes: dict[int, Route] = {}
@@ -119,7 +125,7 @@ class Client:
         """Return the route to a server, and make it on first use."""
         route = self._routes.get(sid)
         if route is None:
-            route = self._routes[sid] = Route(self, sid, label)
+            route = self._routes[sid] = self.route_class(self, sid, label)
         return route
 
     def way_to(self, ref: Ref[Any]) -> Route | NamedRoute:
@@ -155,6 +161,8 @@ class Client:
         sid = ref.sid or self._names.get(ref.name or "", 0)
         route = self._routes.get(sid)
         if route is not None and route.link is not None:
+            await route.all_sent()
+        if route is not None and route.link is not None:
             route.link.flush()
             await route.link.wait_until_drained(0)
 
@@ -162,6 +170,9 @@ class Client:
         """Wait until everything that was sent has left this process."""
         with contextlib.suppress(NodeDownError):
             await self._hear()
+        for route in list(self._routes.values()):
+            if route.link is not None:
+                await route.all_sent()
         for link in list(self._links.values()):
             link.flush()
             await link.wait_until_drained(0)
@@ -194,47 +205,39 @@ class Client:
 
     # --- deadlines ---------------------------------------------------------------------
 
-    def due(self, timeout: float | None) -> int:
-        """Return the tick in which a call that starts now is out of time."""
-        if timeout is None:
-            return FOREVER
-        if not self.ticking:
-            self._start_ticking()
-        # The tick under way has begun already, and the last one has to be complete.
-        return self.tick + ticks(timeout)
-
-    def watch(self, route: Route, due: int) -> None:
-        """Look at the route's calls when tick `due` has passed."""
-        if due != FOREVER:
-            self._due_routes.setdefault(due, set()).add(route)
-
-    def _start_ticking(self) -> None:
-        self.ticking = True
-        self.tick = int(self.loop.time() / TICK)
-        self._ticker.start()
+    def tick(self) -> None:
+        """Look at the deadlines from now on, while calls are out."""
+        if not self._ticking:
+            self._ticking = True
+            self._ticker.start()
 
     def _on_tick(self) -> None:
-        last = self.tick
-        self.tick = int(self.loop.time() / TICK)
-        if self.tick - last > LATE:
-            self._make_up_for(last, self.tick - last)
-        for tick in range(last + 1, self.tick + 1):
-            for route in self._due_routes.pop(tick, ()):
-                route.expire(self.tick)
-        if self.tick % IDLE_CHECK == 0 and not any(r.pending for r in self._routes.values()):
+        self._ticks += 1
+        now = monotonic()
+        for route in list(self._routes.values()):
+            count = len(route.pending)
+            if count and (route.soonest <= now or not self._ticks % (1 + count // SWEPT_AT_ONCE)):
+                route.sweep(now)
+        if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self._routes.values()):
             self._stop_ticking()
 
-    def _make_up_for(self, last: int, late: int) -> None:
-        # The loop was blocked, and `tick` stood still: what was sent meanwhile has its time yet.
-        for route in self._routes.values():
-            route.postpone(last, late)
-
     def _stop_ticking(self) -> None:
-        self.ticking = False
+        self._ticking = False
         self._ticker.stop()
-        self._due_routes.clear()
         for route in self._routes.values():
-            route.unwatch()
+            route.rest()
+
+    def count_dropped(self, sid: int) -> None:
+        """Count a message that was refused or dropped for want of room; the root hears of it."""
+        if not self._dropped:
+            self.loop.call_soon(self._report_dropped)
+        self._dropped[sid] = self._dropped.get(sid, 0) + 1
+
+    def _report_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, {}
+        if not self._control.closed:
+            for sid, count in dropped.items():
+                self._control.post([DROPPED, sid, count])
 
     # --- what the root says ------------------------------------------------------------
 
@@ -247,7 +250,7 @@ class Client:
         return True
 
     def _on_located(self, frame: list[Any]) -> None:
-        _, sid, incarnation, link_id, is_new = frame
+        _, sid, incarnation, link_id, is_new, mailbox = frame
         if is_new:
             fd = self._control.take_fd()
             if fd == NO_FD:
@@ -256,9 +259,9 @@ class Client:
                 return
             self._links[link_id] = self._open(link_id, fd)
         if sid in self._held:
-            self._held[sid].append([LOCATED, sid, incarnation, link_id, False])
+            self._held[sid].append([LOCATED, sid, incarnation, link_id, False, mailbox])
         elif link_id in self._links:
-            self._routes[sid].located(incarnation, self._links[link_id])
+            self._routes[sid].located(incarnation, self._links[link_id], mailbox)
 
     def _open(self, link_id: int, fd: int) -> Link:
         link = (BlockingLink if self._asks_again else Link)(
@@ -370,6 +373,10 @@ class Client:
                         future.set_exception(_raisable(frame[3], link.peer))
                 elif kind == BUFFERS:
                     link.begin_buffers(frame)
+                elif kind == GRANT:
+                    route = routes.get(frame[1])
+                    if route is not None and route.link is link:
+                        route.granted(*frame[2:])
                 elif kind == END:
                     self._on_end(link, frame)
                 else:

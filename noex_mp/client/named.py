@@ -61,6 +61,16 @@ class NamedRoute:
         """Keep a cast until the name is resolved."""
         return self._keep("cast", operation, args, kwargs, timeout)
 
+    def cast_nowait(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> None:
+        """Keep a cast until the name is resolved: nobody knows of any window yet."""
+        self._keep("cast", operation, args, kwargs, timeout).add_done_callback(_look_away)
+
     def _keep(self, method: str, *message: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._client.loop.create_future()
         self._waiting.append((future, method, message))
@@ -90,6 +100,11 @@ class NamedRoute:
             future.set_exception(error)
         else:
             _chain(sent, future)
+
+
+def _look_away(sent: asyncio.Future[Any]) -> None:
+    if not sent.cancelled():
+        sent.exception()
 
 
 def _chain(source: asyncio.Future[Any], target: asyncio.Future[Any]) -> None:

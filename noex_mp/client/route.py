@@ -3,12 +3,16 @@
 A `Route` belongs to one client (an event loop in some process) and one server. It numbers
 the messages, keeps each call until its reply has come, and outlives the server's restarts:
 
-1. While the server runs, a message goes to the `link` to its worker.
-2. When the server dies, the link is drained, and `ended` sorts the pending calls by the
+1. While the server runs and the sender has window, a message goes to the `link` to its worker.
+2. Without window, or while there is no server, messages wait here, in their order.
+3. When the server dies, the link is drained, and `ended` sorts the pending calls by the
    worker's started cell: what had begun fails (unless it is idempotent), the rest waits.
-3. While the server restarts, new messages wait behind the old ones.
-4. `located` sends all of them to the next incarnation, in their old order.
+4. `located` sends what waits to the next incarnation, in its old order.
 5. When the server is gone for good, `gone` fails whatever waits.
+
+**One number decides whether a message may leave at once: `limit`.** What comes behind it takes
+the slow way, `_hold`: since there is no server, since the window is used up (see `window`), or
+just since it is time to ask for more.
 
 What `invoke` costs is what a call costs: it makes one list, one bytes object, one future and
 one tuple. There is no coroutine, no timer and no message object.
@@ -18,9 +22,12 @@ from __future__ import annotations
 
 import asyncio
 from _thread import get_ident
+from collections import deque
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from noex_mp.core.ref import DEFAULT_TIMEOUT
+from noex_mp.client.window import Ranges, Window
 from noex_mp.errors import (
     CallTimedOutError,
     MailboxFullError,
@@ -31,36 +38,25 @@ from noex_mp.errors import (
 )
 from noex_mp.transport.link import Link
 from noex_mp.wire.codec import BIG
-from noex_mp.wire.envelopes import CALL, CALL_KW, CAST, CAST_KW, OPEN
+from noex_mp.wire.envelopes import ASK, CALL, CALL_KW, CANCEL, CAST, CAST_KW, OPEN, PROBE
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import SentOperation
 
-__all__ = ["FOREVER", "TICK", "Route"]
-
-# Deadlines are counted in ticks of this many seconds. A call that is out of time is found at
-# the end of its tick, so a limit is late by three of them at most (45 ms), and never early.
-TICK: Final = 0.015
-FOREVER: Final = 1 << 62
+__all__ = ["Route"]
 
 # This many casts leave at once if the sender does not let the loop run by itself.
-BATCH: Final = 256
+BATCH: Final = 512
 
-# How many messages may wait for a server that restarts.
-MAX_WAITING: Final = 10_000
+# How many messages may wait in this process for a server that restarts or has given no window, and
+# how many bytes of casts: their sender may not even wait, and has nobody to hold it up.
+MAX_WAITING: Final = 100_000
+MAX_WAITING_BYTES: Final = 64 * 2**20
 
-# Future, packed message, operation (None: a cast that waits), due tick, limit in seconds.
+# Future, packed message, operation (None: a cast that waits), due time, limit in seconds.
 Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", float, "float | None"]
-
-
-def ticks(timeout: float) -> int:
-    """Return how many ticks a call has: the one under way has begun, the last has to be over."""
-    return int(timeout / TICK) + 2
-
-
-_DEFAULT_TICKS: Final = ticks(DEFAULT_TIMEOUT)
 
 _BUFFERS: Final = frozenset((bytes, bytearray, memoryview))
 
@@ -73,8 +69,9 @@ class Route:
             again.
         is_running: Tells whether its event loop runs.
         link: The link to the server's worker, or None while there is none.
-        pending: The calls without a reply (and, while there is no link, the casts that wait),
-            by number, oldest first.
+        limit: The last number that may be sent without a further look.
+        pending: The calls without a reply and the casts that wait, by number, oldest first.
+        soonest: No call is out of time before this moment of the monotonic clock.
     """
 
     __slots__ = (
@@ -84,17 +81,27 @@ class Route:
         "_client",
         "_create_future",
         "_done",
-        "_due",
+        "_hurried",
         "_late_casts",
+        "_max_waiting",
         "_pack",
+        "_skipped",
+        "_unlooked",
+        "_waiting",
+        "_waiting_bytes",
+        "_weighed_from",
+        "_when_full",
+        "_window",
         "incarnation",
         "is_running",
         "label",
+        "limit",
         "link",
         "pending",
         "report",
         "seq",
         "sid",
+        "soonest",
         "thread",
     )
 
@@ -106,6 +113,8 @@ class Route:
         self.link: Link | None = None
         self.incarnation = 0
         self.seq = 0
+        self.limit = 0
+        self.soonest = inf
         self.report: ExitReport | None = None
         self.pending: dict[int, Pending] = {}
         self._client = client
@@ -113,9 +122,20 @@ class Route:
         self._buffers = client.encoder.buffers
         self._done = client.done
         self._create_future = client.loop.create_future
-        self._due = 0
-        # Calls that were sent and given up before their reply.
+        self._window = Window()
+        self._weighed_from = self._window.weighed_from
+        self._when_full = "wait"
+        # The last number that the window has counted.
+        self._unlooked = 0
+        # The numbers of the pending messages that have not been sent.
+        self._waiting: deque[int] = deque()
+        self._waiting_bytes = 0
+        self._max_waiting = MAX_WAITING
+        # Who waits until nothing waits any more.
+        self._hurried: list[asyncio.Future[None]] = []
+        # Calls that were sent and given up before their reply, and numbers that never were sent.
         self._abandoned: set[int] = set()
+        self._skipped = Ranges()
         # The number up to which messages were sent again to this incarnation, and which of
         # those were casts.
         self._base = 0
@@ -136,40 +156,34 @@ class Route:
             UnencodableError: An argument cannot be sent; nothing was sent.
         """
         seq = self.seq + 1
+        due = inf if timeout is None else monotonic() + timeout
         if kwargs:
-            frame = [CALL_KW, self.sid, seq, operation.name, kwargs, *args]
+            frame = [CALL_KW, self.sid, seq, operation.name, due, kwargs, *args]
         else:
-            frame = [CALL, self.sid, seq, operation.name, *args]
+            frame = [CALL, self.sid, seq, operation.name, due, *args]
         for arg in args:
             if arg.__class__ in _BUFFERS and len(arg) >= BIG:
-                data: Any = self._pack_big(frame, args, kwargs)
+                data: Any = self._pack_heavy(frame, args, kwargs)
                 break
         else:
             try:
                 data = self._pack(frame)
             except Exception as error:
                 raise self._explain(args, kwargs, error) from None
-            if len(data) >= BIG or self._buffers:
-                data = self._pack_big(frame, args, kwargs)
-        client = self._client
-        if timeout == DEFAULT_TIMEOUT and client.ticking:
-            due = client.tick + _DEFAULT_TICKS
-        else:
-            due = client.due(timeout)
-        if due != self._due:
-            self._due = due
-            client.watch(self, due)
+            if len(data) >= self._weighed_from or self._buffers:
+                data = self._pack_heavy(frame, args, kwargs, data)
+        if due <= self.soonest:
+            self._watch(due)
         self.seq = seq
         future: asyncio.Future[Any] = self._create_future()
         pending = self.pending
         idle = not pending
         pending[seq] = (future, data, operation, due, timeout)
-        link = self.link
-        if link is None:
-            self._wait(seq, future)
-        elif data.__class__ is not bytes:
-            link.send_chunks(data)
-        elif idle and not link.scheduled:
+        if seq > self.limit:
+            self._call_slowly(seq, data, future)
+            return future
+        link: Any = self.link
+        if idle and not link.scheduled:
             link.send(data)
         else:
             link.out.append(data)
@@ -184,10 +198,11 @@ class Route:
         kwargs: dict[str, Any],
         timeout: float | None,
     ) -> asyncio.Future[None]:
-        """Send a cast and return a future that is done once it is on its way.
+        """Send a cast and return a future that is done once the window has taken it.
 
         Raises:
             UnencodableError: An argument cannot be sent; nothing was sent.
+            MailboxFullError: Too much waits already, or the server rather rejects messages.
         """
         seq = self.seq + 1
         if kwargs:
@@ -200,28 +215,49 @@ class Route:
             data: Any = self._pack(frame)
         except Exception as error:
             raise self._explain(args, kwargs, error) from None
-        if len(data) >= BIG or self._buffers:
-            data = self._pack_big(frame, args, kwargs)
+        if len(data) >= self._weighed_from or self._buffers:
+            data = self._pack_heavy(frame, args, kwargs, data)
+        if seq > self.limit:
+            return self._cast_slowly(seq, data, timeout)
         self.seq = seq
-        link = self.link
-        if link is None:
-            return self._cast_later(seq, data, timeout)
-        if data.__class__ is not bytes:
-            link.send_chunks(data)
-        else:
-            out = link.out
-            out.append(data)
-            if not link.scheduled:
-                link.flush_soon()
-            elif len(out) >= BATCH:
-                # The sender awaits nothing but this, and the loop has to run now and then.
-                link.flush()
-                if not link.congested:
-                    return self._client.next_turn()
+        link: Any = self.link
+        out = link.out
+        out.append(data)
+        if not link.scheduled:
+            link.flush_soon()
+        elif len(out) >= BATCH:
+            # The sender awaits nothing but this, and the loop has to run now and then.
+            link.flush()
+            if not link.congested:
+                return self._client.next_turn()
         return link.wait_until_drained() if link.congested else self._done
 
-    def _pack_big(self, frame: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def cast_nowait(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> None:
+        """Send a cast, or raise if it would have to wait for the server's window.
+
+        Raises:
+            MailboxFullError: The window is used up; nothing was sent.
+        """
+        if self.link is not None and self.seq >= self.limit and not self._may_send_small():
+            self._client.count_dropped(self.sid)
+            raise MailboxFullError(self.label, self._window.messages)
+        self.cast(operation, args, kwargs, timeout)
+
+    def _pack_heavy(
+        self, frame: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Any = b""
+    ) -> Any:
         """Return a message as chunks, its big buffers apart; as bytes if it turns out small."""
+        # Whatever counts by itself in the window takes the slow way.
+        self._look(self.seq)
+        self.limit = 0
+        if data and len(data) < BIG and not self._buffers:
+            return data
         try:
             chunks = self._client.encoder.pack_big(frame)
         except Exception as error:
@@ -233,73 +269,260 @@ class Route:
     ) -> UnencodableError:
         return self._client.encoder.explain(args, kwargs, error)
 
-    def _cast_later(self, seq: int, data: Any, timeout: float | None) -> asyncio.Future[None]:
-        due = self._client.due(timeout)
-        self._client.watch(self, due)
+    # --- the slow way: no window, no server, or time to ask for more -------------------------
+
+    def _look(self, seq: int) -> None:
+        """Count what was sent since the last look, up to number `seq`."""
+        if self.limit:
+            self._window.add_small(seq - self._unlooked)
+        self._unlooked = seq
+
+    def _may_send_small(self) -> bool:
+        self._look(self.seq)
+        return not self._waiting and self._window.takes(0)
+
+    def _try(self, seq: int, data: Any) -> bool:
+        """Send a new message if there is a server, and window; return whether it was sent."""
+        self._look(seq - 1)
+        link, size = self.link, _size(data)
+        if link is None or self._waiting or not self._window.takes(size):
+            return False
+        self._send(link, seq, data, size)
+        return True
+
+    def _send(self, link: Link, seq: int, data: Any, size: int) -> None:
+        window = self._window
+        window.add(size)
+        if data.__class__ is bytes:
+            link.out.append(data)
+        else:
+            link.send_chunks(data)
+        if window.should_ask:
+            self._ask(link, seq)
+        link.flush_soon()
+        self._unlooked = seq
+        self.limit = 0 if self._waiting else seq + window.free()
+
+    def _ask(self, link: Link, seq: int) -> None:
+        link.out.append(self._pack([ASK, self.sid, self._window.ask(seq)]))
+        link.flush_soon()
+
+    def _call_slowly(self, seq: int, data: Any, future: asyncio.Future[Any]) -> None:
+        if self._try(seq, data):
+            if len(self.pending) == 1 and self.link is not None:
+                self.link.flush()
+            return
+        try:
+            self._check_room(0)
+            if self.link is not None and self._when_full in ("reject", "drop_newest"):
+                self._client.count_dropped(self.sid)
+                raise MailboxFullError(self.label, self._window.messages)
+        except (NoServerError, MailboxFullError) as error:
+            # Its number has not been used.
+            del self.pending[seq]
+            self.seq = seq - 1
+            future.set_exception(error)
+        else:
+            self._wait(seq, data)
+
+    def _cast_slowly(self, seq: int, data: Any, timeout: float | None) -> asyncio.Future[None]:
+        if self.thread and self._try(seq, data):
+            self.seq = seq
+            link: Any = self.link
+            return link.wait_until_drained() if link.congested else self._done
         future: asyncio.Future[None] = self._create_future()
+        if not self.thread:
+            future.set_exception(NoServerError(self.label, self.report))
+            return future
+        if self.link is not None and self._when_full in ("reject", "drop_newest"):
+            self._client.count_dropped(self.sid)
+            if self._when_full == "reject":
+                raise MailboxFullError(self.label, self._window.messages)
+            return self._done
+        self._check_room(_size(data))
+        due = inf if timeout is None else monotonic() + timeout
+        if due <= self.soonest:
+            self._watch(due)
+        self.seq = seq
         self.pending[seq] = (future, data, None, due, timeout)
-        self._wait(seq, future)
+        self._wait(seq, data)
+        return self._done if self._when_full == "drop_oldest" else future
+
+    def _check_room(self, size: int) -> None:
+        if not self.thread:
+            raise NoServerError(self.label, self.report)
+        count = self._count_waiting()
+        full = count >= self._max_waiting or (
+            size and self._waiting_bytes + size > MAX_WAITING_BYTES
+        )
+        if full and not (self._when_full == "drop_oldest" and self._drop_oldest()):
+            raise MailboxFullError(self.label, count)
+
+    def _count_waiting(self) -> int:
+        waiting, pending = self._waiting, self.pending
+        while waiting and waiting[0] not in pending:
+            waiting.popleft()
+        return len(waiting)
+
+    def _drop_oldest(self) -> bool:
+        for seq in self._waiting:
+            entry = self.pending.get(seq)
+            if entry is not None and entry[2] is None:
+                self._client.count_dropped(self.sid)
+                self._remove(seq).set_result(None)
+                return True
+        return False
+
+    def _wait(self, seq: int, data: Any) -> None:
+        self.limit = 0
+        self._waiting.append(seq)
+        self._waiting_bytes += _size(data)
+        if self.incarnation == 0:
+            self._client.locate(self)
+        elif self.link is not None and not self._window.has_asked:
+            self._ask(self.link, self._waiting[0] - 1)
+
+    def _send_waiting(self) -> None:
+        """Send what waits, as far as there is window; oldest first."""
+        link, waiting = self.link, self._waiting
+        if link is None:
+            return
+        while waiting:
+            entry = self.pending.get(waiting[0])
+            if entry is None:
+                waiting.popleft()
+                continue
+            size = _size(entry[1])
+            if not self._window.takes(size):
+                if not self._window.has_asked:
+                    self._ask(link, waiting[0] - 1)
+                break
+            seq = waiting.popleft()
+            self._waiting_bytes -= size
+            self._send(link, seq, entry[1], size)
+            if entry[2] is None:
+                del self.pending[seq]
+                if seq <= self._base:
+                    self._late_casts.append(seq)
+                if not entry[0].done():
+                    entry[0].set_result(None)
+        self._unlooked = self.seq
+        self.limit = 0 if waiting else self.seq + self._window.free()
+        self._tell_if_all_is_sent()
+
+    def _remove(self, seq: int) -> asyncio.Future[Any]:
+        """Take out a message that nobody waits for any more; return its future."""
+        future, data, operation, _, _ = self.pending.pop(seq)
+        if self._waiting and seq >= self._waiting[0]:
+            # It stays in the row for a while, as a number without a message.
+            self._waiting_bytes -= _size(data)
+            self._skipped.add(seq)
+        elif self.link is not None and operation is not None:
+            self._abandoned.add(seq)
         return future
 
-    def _wait(self, seq: int, future: asyncio.Future[Any]) -> None:
-        # The server restarts, or nobody has told us yet where it is.
-        if not self.thread:
-            del self.pending[seq]
-            future.set_exception(NoServerError(self.label, self.report))
-        elif len(self.pending) > MAX_WAITING:
-            del self.pending[seq]
-            future.set_exception(MailboxFullError(self.label, MAX_WAITING))
-        elif self.incarnation == 0:
-            self._client.locate(self)
+    def granted(self, count: int, messages: int, size: int) -> None:
+        """Take the worker's answer to an ASK, and send what has waited for it."""
+        self._look(self.seq)
+        seq = self._window.grant(count, messages, size)
+        if self._abandoned:
+            self._abandoned = {n for n in self._abandoned if n > seq}
+        self._skipped.forget(seq)
+        if self._waiting:
+            self._send_waiting()
+        elif self.link is not None:
+            self.limit = self.seq + self._window.free()
 
-    # --- what becomes of the server ----------------------------------------------------
+    def all_sent(self) -> asyncio.Future[None]:
+        """Return a future that is done once nothing waits here any more."""
+        future: asyncio.Future[None] = self._create_future()
+        self._hurried.append(future)
+        self._tell_if_all_is_sent()
+        return future
 
-    def expire(self, tick: int) -> None:
-        """Fail the calls that are due at `tick` or before."""
-        overdue = [seq for seq, entry in self.pending.items() if entry[3] <= tick]
-        for seq in overdue:
-            future, _, operation, _, timeout = self.pending.pop(seq)
-            if self.link is not None and operation is not None:
-                self._abandoned.add(seq)
+    def _tell_if_all_is_sent(self) -> None:
+        if self._hurried and not self._waiting:
+            hurried, self._hurried = self._hurried, []
+            for future in hurried:
+                if not future.done():
+                    future.set_result(None)
+
+    # --- deadlines and cancellation ------------------------------------------------------
+
+    def _watch(self, due: float) -> None:
+        self.soonest = due
+        self._client.tick()
+
+    def sweep(self, now: float) -> None:
+        """Fail the calls that are out of time, and drop those that nobody waits for."""
+        pending = self.pending
+        if self.soonest <= now and self.link is not None:
+            # The loop may have been blocked for long, with the replies in the socket.
+            self.link.drain()
+        over = [seq for seq, entry in pending.items() if entry[3] <= now or entry[0].done()]
+        for seq in over:
+            entry = pending.get(seq)
+            if entry is None:
+                continue
+            is_sent = not self._waiting or seq < self._waiting[0]
+            future = self._remove(seq)
             if not future.done():
-                name = operation.name if operation else "cast"
-                future.set_exception(CallTimedOutError(f"{self.label}.{name}", timeout or 0.0))
+                name = entry[2].name if entry[2] else "cast"
+                _fail(entry, CallTimedOutError(f"{self.label}.{name}", entry[4] or 0.0))
+            elif is_sent and self.link is not None:
+                self.cancel(seq)
+        self._count_waiting()
+        if self.soonest <= now:
+            self.soonest = min((entry[3] for entry in pending.values()), default=inf)
 
-    def postpone(self, issued: int, late: int) -> None:
-        """Give more time to the calls that were sent while the tick stood still at `issued`."""
-        for seq, (future, data, operation, due, timeout) in self.pending.items():
-            if timeout is not None and due == issued + ticks(timeout):
-                # Half a tick more, so that no call is taken for a newer one and gets time twice.
-                self.pending[seq] = (future, data, operation, due + late + 0.5, timeout)
-                self._client.watch(self, issued + ticks(timeout) + late + 1)
+    def cancel(self, seq: int) -> None:
+        """Tell the worker that nobody waits for a call that was sent."""
+        link = self.link
+        if link is not None:
+            link.out.append(self._pack([CANCEL, self.sid, seq]))
+            link.flush_soon()
 
-    def unwatch(self) -> None:
-        """Note that no tick is going to look at this route."""
-        self._due = 0
+    def probe(self, seq: int, path: list[Any]) -> None:
+        """Ask whether a call that was sent is part of a circle; see the workers' `cycles`."""
+        link = self.link
+        if link is not None and seq in self.pending:
+            link.out.append(self._pack([PROBE, self.sid, seq, path]))
+            link.flush_soon()
+
+    def rest(self) -> None:
+        """Note that the client looks at nobody's deadlines any more."""
+        self.soonest = inf
 
     def forget(self, seq: int) -> None:
         """Note the reply to a call that nobody waits for any more."""
         self._abandoned.discard(seq)
 
-    def located(self, incarnation: int, link: Link) -> None:
-        """Send what waits to the server's next incarnation, oldest first."""
+    # --- what becomes of the server ----------------------------------------------------
+
+    def located(self, incarnation: int, link: Link, mailbox: tuple[int, int, str]) -> None:
+        """Send what waits to the server's next incarnation, oldest first.
+
+        Args:
+            mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
+        """
         self.incarnation = incarnation
         self.link = link
         self._base = self.seq
         link.out.append(self._pack([OPEN, self.sid, incarnation]))
-        for seq, (future, data, operation, _, _) in list(self.pending.items()):
-            if future.done():
+        max_messages, max_bytes, self._when_full = mailbox
+        self._max_waiting = max_messages if self._when_full == "drop_oldest" else MAX_WAITING
+        self._window = Window(max_messages, max_bytes)
+        self._weighed_from = self._window.weighed_from
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        for seq, entry in list(self.pending.items()):
+            if entry[0].done():
                 del self.pending[seq]
-                continue
-            if operation is None:
-                del self.pending[seq]
-                self._late_casts.append(seq)
-                future.set_result(None)
-            if data.__class__ is bytes:
-                link.out.append(data)
             else:
-                link.send_chunks(data)
-        link.flush_soon()
+                self._waiting.append(seq)
+                self._waiting_bytes += _size(entry[1])
+        self._skipped.clear()
+        self._send_waiting()
 
     def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
         """Sort the pending calls after the death of an incarnation.
@@ -313,10 +536,8 @@ class Route:
             How many casts are lost: sent, and never begun.
         """
         lost = self._count_lost(begun)
-        self.link = None
+        self._leave()
         self.report = report
-        self._abandoned.clear()
-        self._late_casts.clear()
         for seq, (future, _, operation, _, _) in list(self.pending.items()):
             if seq > begun or (operation is not None and operation.idempotent):
                 continue
@@ -325,7 +546,17 @@ class Route:
                 error = ServerExitedError(report)
                 error.__cause__ = cause
                 future.set_exception(error)
+        # All that is left waits for the next incarnation.
+        self._waiting = deque(self.pending)
+        self._waiting_bytes = sum(_size(entry[1]) for entry in self.pending.values())
         return lost
+
+    def _leave(self) -> None:
+        self.link = None
+        self.limit = 0
+        self._abandoned.clear()
+        self._skipped.clear()
+        self._late_casts.clear()
 
     def _count_lost(self, begun: int) -> int:
         # Numbers are given to casts and calls alike, so what was sent and is no call was a
@@ -335,28 +566,42 @@ class Route:
             # Nothing has reached that incarnation.
             return 0
         floor = max(begun, self._base)
-        calls = sum(1 for seq in self.pending if seq > floor)
-        calls += sum(1 for seq in self._abandoned if seq > floor)
+        last = self._waiting[0] - 1 if self._waiting else self.seq
+        calls = sum(1 for seq in (*self.pending, *self._abandoned) if floor < seq <= last)
         late = sum(1 for seq in self._late_casts if seq > begun)
-        return self.seq - floor - calls + late
+        skipped = self._skipped.count(floor, last)
+        return max(0, last - floor) - calls - skipped + late
 
     def gone(self, report: ExitReport | None, cause: BaseException | None) -> None:
         """Fail whatever waits: there will be no further incarnation."""
-        self.thread = 0
-        self.link = None
         self.report = report
-        pending, self.pending = self.pending, {}
-        for future, *_ in pending.values():
-            if not future.done():
-                error = NoServerError(self.label, report)
-                error.__cause__ = cause
-                future.set_exception(error)
+        for entry in self._end():
+            error = NoServerError(self.label, report)
+            error.__cause__ = cause
+            _fail(entry, error)
 
     def node_down(self) -> None:
         """Fail whatever waits: the node has stopped."""
+        for entry in self._end():
+            _fail(entry, NodeDownError("the node has stopped"))
+
+    def _end(self) -> list[Pending]:
         self.thread = 0
-        self.link = None
+        self._leave()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._tell_if_all_is_sent()
         pending, self.pending = self.pending, {}
-        for future, *_ in pending.values():
-            if not future.done():
-                future.set_exception(NodeDownError("the node has stopped"))
+        return [entry for entry in pending.values() if not entry[0].done()]
+
+
+def _fail(entry: Pending, error: Exception) -> None:
+    future, _, operation, _, _ = entry
+    future.set_exception(error)
+    if operation is None:
+        # Whoever does not wait for a cast has said that its fate is no matter: no log entry.
+        future.exception()
+
+
+def _size(data: Any) -> int:
+    return len(data) if data.__class__ is bytes else sum(len(chunk) for chunk in data)

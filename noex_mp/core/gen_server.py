@@ -30,7 +30,7 @@ from noex_mp.core.operations import OperationInfo, operation_info
 from noex_mp.core.outcomes import Continue, Ignore, Outcome, Stop, Then, TimeoutAfter
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import Ref, hint
-from noex_mp.core.specs import Restart, ShutdownLimit, Start
+from noex_mp.core.specs import Restart, ShutdownLimit, Start, WhenFull
 from noex_mp.errors import NoNodeError, UnknownOperationError
 
 __all__ = ["From", "GenServer", "InitOutcome", "ServerOptions", "has_callback"]
@@ -59,6 +59,9 @@ class ServerOptions(TypedDict, total=False):
         env: Environment variables of its process, on top of the node's; None removes one.
         nice: The nice value of its process.
         cpu_affinity: The CPUs that its process may run on.
+        max_messages: How many messages its mailbox holds that have not begun.
+        max_bytes: How many bytes these may have together.
+        when_full: What becomes of a message for which it has no room.
     """
 
     name: str | None
@@ -70,6 +73,9 @@ class ServerOptions(TypedDict, total=False):
     env: dict[str, str | None] | None
     nice: int | None
     cpu_affinity: Collection[int] | None
+    max_messages: int
+    max_bytes: int
+    when_full: WhenFull
 
 
 class From(Generic[R_contra]):

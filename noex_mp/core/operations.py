@@ -54,7 +54,7 @@ from typing import (
 
 from noex_mp.core import ref as core_ref
 from noex_mp.core.outcomes import NoReply, Reply, Then
-from noex_mp.core.ref import Ref, connect
+from noex_mp.core.ref import Ref, connect, route_to
 
 if TYPE_CHECKING:
     from noex_mp.core.gen_server import From, GenServer
@@ -143,6 +143,18 @@ class Operation(Protocol[S_contra, P, R, M_co]):
 
     def on(self, ref: Ref[S_contra]) -> Callable[P, Future[R]]:
         """Return the operation bound to one server, to be called without the `Ref`."""
+        ...
+
+    def nowait(self, ref: Ref[S_contra], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send a cast now, or not at all: never wait for the server's window.
+
+        Raises:
+            MailboxFullError: The server has as many messages of this sender as it takes, or too
+                much waits in this process already.
+            TypeError: The operation is a call, which has a reply to wait for.
+            NoNodeError: There is no node in this process.
+            UnencodableError: An argument cannot be sent; nothing was sent.
+        """
         ...
 
 
@@ -275,7 +287,19 @@ def _finished(operation: Any, info: OperationInfo) -> Any:
     operation.__noex_operation__ = info
     operation.sync = _blocking(info)
     operation.on = partial(_bind, operation, info)
+    operation.nowait = partial(_send_nowait, info)
     return operation
+
+
+def _send_nowait(info: OperationInfo, ref: Any, /, *args: Any, **kwargs: Any) -> None:
+    if type(ref) is not _REF:
+        raise TypeError(_no_ref(info, f"{info.name}.nowait", ref))
+    if info.kind == "call":
+        raise TypeError(
+            f"{info.name} is a call and has a reply, so .nowait has nothing to give\n"
+            f"Keep the future and await it later, or make {info.name} a @cast."
+        )
+    route_to(ref).cast_nowait(info, args, kwargs, ref.timeout)
 
 
 def _bind(operation: Callable[..., Any], info: OperationInfo, ref: object, /) -> Any:

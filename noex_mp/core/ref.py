@@ -120,6 +120,17 @@ class Route(Protocol):
         """Send a cast and return a future that is done once the sender's window has taken it."""
         ...
 
+    def cast_nowait(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        /,
+    ) -> None:
+        """Send a cast, or raise `MailboxFullError` if it would have to wait for a window."""
+        ...
+
 
 class BlockingEnd(Protocol):
     """What sends for a thread without an event loop; both methods block it.

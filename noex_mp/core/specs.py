@@ -38,6 +38,7 @@ __all__ = [
     "Start",
     "Strategy",
     "Supervisor",
+    "WhenFull",
     "child",
 ]
 
@@ -56,9 +57,15 @@ ShutdownLimit: TypeAlias = float | Literal["brutal_kill"] | None
 Start: TypeAlias = Literal["fork", "exec"]
 """How a worker process comes to be: a fork of the preloaded one, or a fresh interpreter."""
 
+WhenFull: TypeAlias = Literal["wait", "reject", "drop_oldest", "drop_newest"]
+"""What becomes of a message for which the mailbox has no room. See `ChildSpec`."""
+
 # OTP's defaults, in seconds.
 _SHUTDOWN: Final = 5.0
 _INIT_TIMEOUT: Final = 5.0
+
+_MAX_MESSAGES: Final = 10_000
+_MAX_BYTES: Final = 64 * 2**20
 
 
 class ChildOptions(TypedDict, total=False):
@@ -74,6 +81,9 @@ class ChildOptions(TypedDict, total=False):
     env: dict[str, str | None] | None
     nice: int | None
     cpu_affinity: Collection[int] | None
+    max_messages: int
+    max_bytes: int
+    when_full: WhenFull
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,6 +114,13 @@ class ChildSpec(Generic[S]):
         nice: The nice value of its process, from -20 (needs a privilege) to 19; None leaves the
             node's.
         cpu_affinity: The CPUs that its process may run on; None leaves the node's.
+        max_messages: How many messages its mailbox holds that have not begun; its senders share
+            them.
+        max_bytes: How many bytes these may have together.
+        when_full: What becomes of a message for which the mailbox has no room. `"wait"`: it waits
+            at its sender. `"reject"`: it raises `MailboxFullError` there. `"drop_newest"`: a
+            cast is dropped, and a call raises. `"drop_oldest"`: it is taken, and the oldest one
+            in the mailbox is dropped (if that is a call, its caller gets the error).
     """
 
     server: type[S]
@@ -119,6 +136,9 @@ class ChildSpec(Generic[S]):
     env: dict[str, str | None] | None = None
     nice: int | None = None
     cpu_affinity: Collection[int] | None = None
+    max_messages: int = _MAX_MESSAGES
+    max_bytes: int = _MAX_BYTES
+    when_full: WhenFull = "wait"
 
     def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:
         """Return a copy with other options; what is not mentioned stays as it is.

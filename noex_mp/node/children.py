@@ -54,6 +54,8 @@ class Child:
         report: How its last incarnation ended, and the error behind it as a payload.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`, a fast stop.
         watchers: Who wants to hear where it is.
+        mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
+        dropped: How many messages were refused or dropped for want of room.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class Child:
         "_waiter",
         "answer",
         "begun",
+        "dropped",
         "error",
         "exited",
         "id",
@@ -69,6 +72,7 @@ class Child:
         "killed_after",
         "killed_on_request",
         "label",
+        "mailbox",
         "name",
         "placement",
         "process",
@@ -98,6 +102,8 @@ class Child:
         self.init_timeout: float | None = wire["init_timeout"]
         self.siblings: Siblings | None = None
         self.placement: Placement | None = None
+        self.mailbox: tuple[int, int, str] = tuple(wire["mailbox"])
+        self.dropped = 0
         self.state: State = "starting"
         self.incarnation = 0
         self.started_at = 0.0

@@ -156,7 +156,7 @@ class Directory:
             return
         link_id = connection.links.get(worker)
         if link_id is not None:
-            connection.post([LOCATED, child.sid, child.incarnation, link_id, False])
+            connection.post([LOCATED, child.sid, child.incarnation, link_id, False, child.mailbox])
             return
         try:
             near, far = fds.socketpair()
@@ -170,10 +170,12 @@ class Directory:
         connection.links[worker] = link_id
         worker.links[link_id] = connection
         worker.connection.post(
-            [LINK, link_id, connection.label, connection.trusted], fds.disown(far.detach())
+            [LINK, link_id, connection.label, connection.trusted, connection.worker is not None],
+            fds.disown(far.detach()),
         )
         connection.post(
-            [LOCATED, child.sid, child.incarnation, link_id, True], fds.disown(near.detach())
+            [LOCATED, child.sid, child.incarnation, link_id, True, child.mailbox],
+            fds.disown(near.detach()),
         )
 
     def _tell_location_again(self, connection: Connection, child: Child, worker: Worker) -> None:

@@ -21,15 +21,15 @@ class Event:
 
     Attributes:
         kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`, `stopping`,
-            `gave_up`, `messages_lost`, or `waiting`: a restart has to wait, since the system has
-            no descriptor, process or memory for a worker.
+            `gave_up`, `messages_lost`, `messages_dropped`, or `waiting`: a restart has to wait,
+            since the system has no descriptor, process or memory for a worker.
         server: The server's name or id.
         sid: Its number in the node.
         incarnation: Which start of it.
         os_pid: Its process, or 0.
         time: When, in seconds since the epoch.
         report: How it ended, where it did.
-        count: How many messages, where messages were lost.
+        count: How many messages, where messages were lost or dropped.
     """
 
     kind: str

@@ -42,6 +42,7 @@ from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     CONNECT,
+    DROPPED,
     EXITED,
     HELLO,
     LINK_LOST,
@@ -141,6 +142,7 @@ class Root:
             EXITED: self._on_exited,
             LOCATE: self._on_locate,
             LOST: self._on_lost,
+            DROPPED: self._on_dropped,
             LINK_LOST: self._on_link_lost,
             UNLINKED: self._on_unlinked,
             CONNECT: self._on_connect,
@@ -468,6 +470,12 @@ class Root:
         os_pid = report.os_pid if report else 0
         self._config.listener(replace(event, incarnation=incarnation, os_pid=os_pid))
 
+    def _on_dropped(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._directory.known(frame[1])
+        if child is not None:
+            child.dropped += frame[2]
+            self._config.listener(Event.of("messages_dropped", child, child.report, frame[2]))
+
     def _on_link_lost(self, connection: Connection, frame: list[Any]) -> None:
         self._directory.link_lost(connection, frame[1], frame[2])
 
@@ -565,6 +573,7 @@ class Root:
                 "placement": child.placement.name if child.placement else None,
                 "os_pid": child.worker.os_pid if child.worker else None,
                 "restarts": child.incarnation - 1,
+                "dropped": child.dropped,
                 "uptime": round(child.uptime(), 3),
             }
             for child in self._directory

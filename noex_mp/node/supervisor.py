@@ -530,4 +530,9 @@ def _start_error(child: Child, ended: _Ended) -> StartError:
 
 
 def _start_of(child: Child) -> dict[str, Any]:
-    return {**child.spec, "label": child.label, "process": child.process}
+    return {
+        **child.spec,
+        "label": child.label,
+        "process": child.process,
+        "mailbox": child.mailbox,
+    }

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
-from noex_mp.core.specs import ChildSpec, Restart, Start, Strategy, Supervisor
+from noex_mp.core.specs import ChildSpec, Restart, Start, Strategy, Supervisor, WhenFull
 from noex_mp.errors import BadChildSpecError
 
 __all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
@@ -51,6 +51,7 @@ _Wrong: TypeAlias = tuple[str, str]
 
 _RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
 _STARTS: Final[tuple[str, ...]] = get_args(Start)
+_WHEN_FULL: Final[tuple[str, ...]] = get_args(WhenFull)
 _STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 # How people from elsewhere write "no limit"; here it is None.
 _NO_LIMIT: Final = {"infinity", ":infinity", "infinite", "inf", "never", "none"}
@@ -135,6 +136,9 @@ def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator
     yield from _env_wrongs(spec.env)
     yield from _nice_wrongs(spec.nice)
     yield from _affinity_wrongs(spec.cpu_affinity, cpus)
+    yield from _mailbox_wrongs("max_messages", spec.max_messages, "10_000")
+    yield from _mailbox_wrongs("max_bytes", spec.max_bytes, "64 * 2**20")
+    yield from _when_full_wrongs(spec.when_full)
 
 
 def _server_wrongs(server: object) -> Iterator[_Wrong]:
@@ -212,6 +216,18 @@ def _env_wrongs(value: object) -> Iterator[_Wrong]:
         return
     for key, text in value.items():
         yield from _variable_wrongs(key, text)
+
+
+def _mailbox_wrongs(option: str, value: object, example: str) -> Iterator[_Wrong]:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        problem = f"expected {option} to be a whole number >= 1, got {_short(value)}"
+        yield problem, f"write {option}={example}; a mailbox always has a bound"
+
+
+def _when_full_wrongs(value: object) -> Iterator[_Wrong]:
+    if value not in _WHEN_FULL:
+        problem = f"expected when_full to be {_choice(_WHEN_FULL)}, got {_short(value)}"
+        yield problem, _did_you_mean("when_full", value, _WHEN_FULL)
 
 
 def _variable_wrongs(key: object, text: object) -> Iterator[_Wrong]:

@@ -9,6 +9,7 @@ Words used below:
     seq: Counts the messages of one client to one server, casts and calls alike, from 1.
         It goes on counting through restarts, so an incarnation's begun messages are just
         "all up to the number in its started cell".
+    due: When a call is out of time, in seconds of the machine's monotonic clock; inf is never.
     incarnation: Counts the starts of one server, from 1.
 """
 
@@ -22,23 +23,29 @@ BUFFERS: Final = 9  # [[is_array, size], ...]
 
 # Data plane, client to worker. The four kinds of messages; the hot path compares with <=.
 CAST: Final = 0  # sid, seq, operation, *args
-CALL: Final = 1  # sid, seq, operation, *args
+CALL: Final = 1  # sid, seq, operation, due, *args
 CAST_KW: Final = 2  # sid, seq, operation, kwargs, *args
-CALL_KW: Final = 3  # sid, seq, operation, kwargs, *args
+CALL_KW: Final = 3  # sid, seq, operation, due, kwargs, *args
 
-# Data plane, client to worker: what follows for this server is meant for this incarnation. Whatever
-# comes for a server without it, or after the incarnation has ended, is dropped: the client hears
-# of the end and sorts its messages.
+# Data plane, client to worker. OPEN: what follows for this server is meant for this incarnation.
+# Whatever comes for a server without it, or after the incarnation has ended, is dropped: the
+# client hears of the end and sorts its messages.
 OPEN: Final = 17  # sid, incarnation
+ASK: Final = 6  # sid, count: say GRANT when the messages ahead of this one are off your list
+CANCEL: Final = 7  # sid, seq: nobody waits for this call any more
+PROBE: Final = 10  # sid, seq, path: is this call part of a circle? see worker/cycles.py
 
 # Data plane, worker to client.
 REPLY: Final = 4  # sid, seq, value
 ERROR: Final = 5  # sid, seq, exception: the caller's mistake, or expected; the server lives
+GRANT: Final = 8  # sid, count, messages, bytes: the answer to ASK, and the sender's window now
 # The incarnation has ended, in a worker that lives on, and all its replies came before this.
 END: Final = 18  # sid, incarnation
 
 # The operation of `ref.call(message)` and `ref.cast(message)`: OTP's callbacks.
 CALLBACK: Final = ""
+# The operation of a cast that is for `handle_info`.
+INFO: Final = "!"
 
 # Control plane, any process to the root.
 HELLO: Final = 20  # worker_id, protocol version, token
@@ -49,6 +56,7 @@ NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal mean
 EXITED: Final = 23
 LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
 LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
+DROPPED: Final = 29  # sid, count: messages that were refused or dropped, for want of room
 REQUEST: Final = 26  # request id, method, *parameters
 LINK_LOST: Final = 27  # link_id, problem: a data link has ended at my end
 UNLINKED: Final = 28  # link_id, {sid: begun}: the answer to UNLINK
@@ -59,11 +67,13 @@ START: Final = 30  # sid, incarnation, spec
 STOP: Final = 31  # sid, reason
 KILL: Final = 40  # sid, reason: end it without its terminate; what it awaits is cancelled
 LEAVE: Final = 41  # -: the last server of a placement group is gone for good
-LINK: Final = 32  # link_id, peer, trusted; with an fd: serve this client
+LINK: Final = 32  # link_id, peer, trusted, is_worker; with an fd: serve this client
 # link_id, peer_is_gone: handle what its client had sent and forget it; or, where only the link is
 # broken, end it, and drop what came on it and has not begun: it is sent again.
 UNLINK: Final = 37
-LOCATED: Final = 33  # sid, incarnation, link_id, is_new; with an fd where it is new
+# sid, incarnation, link_id, is_new, mailbox (messages, bytes, when full); with an fd where it is
+# new.
+LOCATED: Final = 33
 # sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
 # on: first read the link up to the END.
 DOWN: Final = 34

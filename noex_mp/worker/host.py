@@ -25,8 +25,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from noex_mp.client import current
+from noex_mp.client import current, timers
 from noex_mp.client.client import Client, connect_client
+from noex_mp.core import current_call
 from noex_mp.core.black_box import (
     BEGUN,
     CELL_WORDS,
@@ -48,10 +49,14 @@ from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, new_high_event_loop
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
+    ASK,
     BUFFERS,
     CALL,
     CALL_KW,
+    CANCEL,
+    CAST,
     CONNECT,
+    DROPPED,
     END,
     EXITED,
     FORGET,
@@ -61,6 +66,7 @@ from noex_mp.wire.envelopes import (
     LINK,
     NOT_READY,
     OPEN,
+    PROBE,
     PROTOCOL_VERSION,
     READY,
     REPLY,
@@ -70,12 +76,16 @@ from noex_mp.wire.envelopes import (
     UNLINKED,
 )
 from noex_mp.wire.payload import pack_error, unpack_payload
+from noex_mp.worker import activation
+from noex_mp.worker.activation import inline
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Boot, end_fork
-from noex_mp.worker.mailbox import ODD_RESULTS, Mailbox, Target
+from noex_mp.worker.mailbox import ODD_RESULTS, Arrival, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
 from noex_mp.worker.process import prepare_process
 
 __all__ = ["Host", "main"]
+
+_ABOUT_MESSAGES: Final = frozenset((ASK, CANCEL, PROBE))
 
 # Replies leave after so many messages or so much time, whichever comes first, so that what is
 # done is no hostage of what is slow, and control frames and timers get their turn.
@@ -131,6 +141,8 @@ class Host:
         # cell that they all write to.
         self._orphans: set[Link] = set()
         self._shared_cell = 0
+        # The links that come from servers.
+        self._servers: set[int] = set()
         self._draining = False
         self._shared: bool = boot.fields.get("shared", False)
         self._prepared = False
@@ -160,8 +172,15 @@ class Host:
     def start(self) -> None:
         """Say hello to the root."""
         os.register_at_fork(after_in_child=self._forked)
+        inline.look = self.read_ahead
+        current_call.install(activation.current_call)
+        timers.install(self._delivery)
         current.join(self._boot.node, self._client_of, whole_process=True)
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
+
+    def _delivery(self, ref: Ref[Any]) -> Arrival | None:
+        mailbox = self._mailboxes.get(ref.sid) if ref.node == self._boot.node else None
+        return Arrival(mailbox) if mailbox is not None else None
 
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
         if isinstance(loop, BlockingLoop):
@@ -172,7 +191,7 @@ class Host:
                 "Hand the work to the loop (asyncio.run_coroutine_threadsafe), or use .sync(...)."
             )
         if self._client is None:
-            self._client = Client(
+            self._client = activation.NestedClient(
                 loop, self._control, self._boot.node, allow_pickle=self._allow_pickle
             )
             self._client.serving = self._serving
@@ -245,7 +264,7 @@ class Host:
         server._noex_ref = Ref(  # pyright: ignore[reportPrivateUsage]
             self._boot.node, sid, label=sys.intern(spec["label"])
         )
-        mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server)
+        mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server, spec["mailbox"])
         mailbox.start()
 
     def task_for(self, mailbox: Mailbox) -> asyncio.Task[None]:
@@ -301,7 +320,9 @@ class Host:
         self._leave()
 
     def _on_link(self, frame: list[Any]) -> None:
-        _, link_id, peer, trusted = frame
+        _, link_id, peer, trusted, is_worker = frame
+        if is_worker:
+            self._servers.add(link_id)
         fd = self._control.take_fd()
         if fd == NO_FD:
             # The other end reads its end, and the root makes another link in a moment.
@@ -330,6 +351,7 @@ class Host:
 
     def _on_unlink(self, frame: list[Any]) -> None:
         _, link_id, peer_is_gone = frame
+        self._servers.discard(link_id)
         begun: dict[int, int] = {}
         if link_id in self._links:
             link = self._links.pop(link_id)
@@ -339,6 +361,7 @@ class Host:
             for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
                 target.mailbox.drop(link)
+                target.mailbox.senders -= 1
                 self._free_cell(target.cell)
             link.close()
         self._control.post([UNLINKED, link_id, begun])
@@ -371,7 +394,7 @@ class Host:
         """
         cells, outbox = self.cells, self._outbox
         pack, buffers = self.encoder.pack, self.encoder.buffers
-        clock, shared = time.perf_counter, self._shared
+        clock, shared = time.monotonic, self._shared
 
         def on_messages(link: Link) -> None:
             link.resuming = False
@@ -382,8 +405,12 @@ class Host:
             late = False
             handled = last_sid = 0
             target: Target | None = None
+            outer = inline.target
             problem: Exception | None = None
-            batch_end = clock() + BATCH_SECONDS
+            now = clock()
+            batch_end = now + BATCH_SECONDS
+            # Handlers have run since `now`.
+            stale = False
             try:
                 for frame in link.unpacker:
                     kind = frame[0]
@@ -395,7 +422,7 @@ class Host:
                     sid = frame[1]
                     if sid != last_sid:
                         last_sid = sid
-                        target = targets.get(sid)
+                        target = inline.target = targets.get(sid)
                     if failures or target is None:
                         self._undecodable(target, frame, failures)
                         continue
@@ -411,25 +438,42 @@ class Host:
                         # What follows may be slow, or end the process.
                         outbox.add(link, held)
                         held = None
-                        if clock() > batch_end:
+                        now, stale = clock(), False
+                        if now > batch_end:
                             outbox.flush(link)
                             late = True
+                    if kind & 1:
+                        # A call. Nobody waits for it if its time is over.
+                        if stale:
+                            now, stale = clock(), False
+                        if frame[4] < now:
+                            continue
                     cells[target.cell] = frame[2]
+                    target.frame = frame
+                    stale = True
                     try:
-                        if kind > CALL:
-                            result = handler(*frame[5:], **frame[4])
-                        elif len(frame) == 5:
-                            result = handler(frame[4])
-                        elif len(frame) == 4:
-                            result = handler()
+                        if kind == CALL:
+                            if len(frame) == 6:
+                                result = handler(frame[5])
+                            elif len(frame) == 5:
+                                result = handler()
+                            else:
+                                result = handler(*frame[5:])
+                        elif kind == CAST:
+                            if len(frame) == 4:
+                                result = handler()
+                            else:
+                                result = handler(*frame[4:])
+                        elif kind == CALL_KW:
+                            result = handler(*frame[6:], **frame[5])
                         else:
-                            result = handler(*frame[4:])
+                            result = handler(*frame[5:], **frame[4])
                     except BaseException as error:
                         mailbox.failed(target, frame, error)
                     else:
                         if result.__class__ in ODD_RESULTS:
                             mailbox.finish(target, frame, result)
-                        elif kind == CALL or kind == CALL_KW:  # noqa: SIM109 - faster
+                        elif kind & 1:
                             try:
                                 held = pack([REPLY, sid, frame[2], result])
                             except Exception:
@@ -458,6 +502,7 @@ class Host:
                         break
             except Exception as error:
                 problem = link.reader.translate(error)
+            inline.target = outer
             # What is done leaves, also ahead of the end of a link that is of no more use.
             if outbox.end:
                 if held is not None:
@@ -472,17 +517,36 @@ class Host:
 
         return on_messages
 
+    def read_ahead(self, link: Link) -> None:
+        """Take what has arrived on a link while a handler runs: messages wait in their queues."""
+        targets: list[Target] = list(link.targets.values())
+        idle = [target.mailbox for target in targets if target.mailbox.idle]
+        for mailbox in idle:
+            mailbox.idle = False
+        link.drain()
+        for mailbox in idle:
+            if not mailbox.queue:
+                mailbox.idle = True
+
     def _resume(self, link: Link) -> None:
         if not link.closed and not link.rest_until_drained(self._resume):
             self._on_messages(link)
 
     def _on_other(self, link: Link, frame: list[Any]) -> None:
-        if frame[0] == BUFFERS:
+        kind = frame[0]
+        if kind == BUFFERS:
             link.begin_buffers(frame)
-        elif frame[0] == OPEN:
+        elif kind == OPEN:
             self._open(link, frame[1], frame[2])
-        else:
-            raise ValueError(f"a frame of kind {frame[0]!r}")
+        elif kind not in _ABOUT_MESSAGES:
+            raise ValueError(f"a frame of kind {kind!r}")
+        elif (target := link.targets.get(frame[1])) is not None:
+            if kind == ASK:
+                target.mailbox.asked(target, frame)
+            elif kind == CANCEL:
+                target.mailbox.cancel(target, frame[2])
+            else:
+                target.mailbox.probed(target, frame[2], frame[3])
 
     def _open(self, link: Link, sid: int, incarnation: int) -> None:
         mailbox = self._mailboxes.get(sid)
@@ -491,7 +555,8 @@ class Host:
             return
         is_orphan = link.state == NOBODY
         cell = self._nobodys_cell() if is_orphan else self._new_cell(sid, link.state)
-        link.targets[sid] = Target(mailbox, link, cell)
+        mailbox.senders += 1
+        link.targets[sid] = Target(mailbox, link, cell, is_server=link.state in self._servers)
 
     def _new_cell(self, sid: int, link_id: int) -> int:
         if self._free_cells:
@@ -514,6 +579,10 @@ class Host:
             # In its turn: what waits before it has not begun.
             target.mailbox.put(target, [*frame[:3], failures[0]])
         failures.clear()
+
+    def count_dropped(self, sid: int) -> None:
+        """Tell the root of a message that the mailbox had no room for."""
+        self._control.post([DROPPED, sid, 1])
 
     def complain(self, what: str, error: BaseException) -> None:
         """Tell the log about a message that could not be handled and has no caller to hear it."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import CO_COROUTINE
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from noex_mp.core import gen_server
@@ -26,10 +26,22 @@ from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.messages import Timeout
 from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import Crash, Exited, ExitReason
-from noex_mp.errors import UnknownOperationError
+from noex_mp.errors import CallCycleError, MailboxFullError, UnknownOperationError
 from noex_mp.transport.link import Link
 from noex_mp.wire.codec import BIG
-from noex_mp.wire.envelopes import CALL, CALL_KW, CALLBACK, CAST_KW, ERROR, REPLY
+from noex_mp.wire.envelopes import (
+    ASK,
+    CALL,
+    CALL_KW,
+    CALLBACK,
+    CAST_KW,
+    ERROR,
+    GRANT,
+    INFO,
+    REPLY,
+)
+from noex_mp.worker.activation import Activation, activation, inline
+from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, follow
 
 if TYPE_CHECKING:
     from noex_mp.worker.host import Host
@@ -38,6 +50,8 @@ __all__ = ["ODD_RESULTS", "Mailbox", "Target"]
 
 # The task lets the loop run, and replies leave, after so much time without a real wait.
 SECONDS_PER_TURN: Final = 200e-6
+
+DROP_OLDEST: Final = "drop_oldest"
 
 _CALLS: Final = frozenset((CALL, CALL_KW))
 _CALLERS: Final = frozenset((__name__, "noex_mp.worker.host"))
@@ -51,14 +65,18 @@ class Target:
         mailbox: The server's.
         link: Where replies go.
         cell: The place of the started cell: the number of the last message begun.
+        is_server: Whether a server sends them, and not a program.
+        frame: The message that was begun last where it was read.
     """
 
-    __slots__ = ("cell", "link", "mailbox")
+    __slots__ = ("cell", "frame", "is_server", "link", "mailbox")
 
-    def __init__(self, mailbox: Mailbox, link: Link, cell: int) -> None:
+    def __init__(self, mailbox: Mailbox, link: Link, cell: int, *, is_server: bool) -> None:
         self.mailbox = mailbox
         self.link = link
         self.cell = cell
+        self.is_server = is_server
+        self.frame: list[Any] = []
 
 
 class _Awaited(NamedTuple):
@@ -80,6 +98,35 @@ _NOTHING: Final[dict[str, Any]] = {}
 
 # What a handler returned besides a plain value.
 ODD_RESULTS: Final = OUTCOMES | {_Suspended}
+
+
+class Arrival:
+    """A message for `handle_info` from this process: how a timer's messages get in.
+
+    At most one of them waits.
+    """
+
+    __slots__ = ("_mailbox", "message", "waits")
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.message: object = None
+        self.waits = False
+
+    def __call__(self, message: object) -> bool:
+        """Queue a message, unless one waits; return whether the server is still there."""
+        if self._mailbox.has_ended:
+            return False
+        self.message = message
+        if not self.waits:
+            self.waits = True
+            self._mailbox.put(None, self)
+        return True
+
+    def take_back(self) -> bool:
+        """Let what waits come to nothing; return whether something did."""
+        waited, self.waits = self.waits, False
+        return waited
 
 
 class Handler:
@@ -107,9 +154,12 @@ class Mailbox:
         task: The server's task, or None while it has needed none.
         ready: Its `init` has returned.
         killed: Why it is ended without its `terminate`, or None.
+        senders: How many links have opened the server; they share its mailbox.
+        activation: What a handler works on now, if that may wait.
     """
 
     __slots__ = (
+        "_bounds",
         "_cells",
         "_context",
         "_encoder",
@@ -118,22 +168,30 @@ class Mailbox:
         "_handlers",
         "_host",
         "_init_promise",
+        "_looking",
         "_loop",
         "_timeout",
         "_wake",
+        "activation",
         "idle",
         "incarnation",
         "inline",
         "killed",
         "queue",
         "ready",
+        "senders",
         "server",
         "sid",
         "task",
     )
 
     def __init__(
-        self, host: Host, sid: int, incarnation: int, server: GenServer[Any, Any, Any]
+        self,
+        host: Host,
+        sid: int,
+        incarnation: int,
+        server: GenServer[Any, Any, Any],
+        bounds: tuple[int, int, str],
     ) -> None:
         self.sid = sid
         self.incarnation = incarnation
@@ -142,6 +200,10 @@ class Mailbox:
         self.ready = False
         self.killed: ExitReason | None = None
         self.queue: deque[tuple[Target | None, Any]] = _NO_QUEUE
+        self.senders = 0
+        self.activation: Activation | None = None
+        self._bounds = bounds
+        self._looking: asyncio.TimerHandle | None = None
         self._host = host
         self._cells = host.cells
         self._encoder = host.encoder
@@ -166,7 +228,8 @@ class Mailbox:
     def bind(self, name: str) -> Callable[..., Any] | None:
         """Return the operation of this name, if it may run inline, and keep it."""
         info = self.server.__operations__.get(name)
-        if info is None or info.wants_sender:
+        if info is None or info.wants_sender or self._bounds[2] == DROP_OLDEST:
+            # Of a server that drops messages, what has arrived is counted before any begins.
             return None
         function: Callable[..., Any] = info.function.__get__(self.server)
         if info.is_async:
@@ -234,21 +297,36 @@ class Mailbox:
         of the loop. (Python 3.12 has eager tasks for this; a task for each message would cost
         more.)
         """
-        loop, run_in_context = self._loop, self.context.run
+        loop, run_in_context, look = self._loop, self.context.run, inline.look
 
         def begin(*args: Any, **kwargs: Any) -> Any:
             coroutine = operation(*args, **kwargs)
             # It waits for messages, so it is there.
             task: Any = self.task
+            target = inline.target
+            assert target is not None
+            began = self.activation = Activation(target, target.frame, look)
             _enter_task(loop, task)
             try:
-                return _Suspended(coroutine, run_in_context(coroutine.send, None))
+                waits_for = run_in_context(_begin_as, began, coroutine)
             except StopIteration as end:
+                self._is_over(began)
                 return end.value
+            except BaseException:
+                self._is_over(began)
+                raise
+            else:
+                return _Suspended(coroutine, waits_for)
             finally:
                 _leave_task(loop, task)
 
         return begin
+
+    def _is_over(self, began: Activation | None) -> None:
+        if began is not None:
+            began.active = False
+            if self.activation is began:
+                self.activation = None
 
     # --- the server's task -------------------------------------------------------------
 
@@ -278,12 +356,17 @@ class Mailbox:
                 continue
             promise = self._begin(target, item)
             if promise is not None:
+                began = self.activation
                 try:
                     result = await promise
                 except BaseException as error:
-                    self.failed(target, item, error)
+                    self._is_over(began)
+                    if not self._was_cancelled(began, error):
+                        self.failed(target, item, error)
                 else:
+                    self._is_over(began)
                     self.finish(target, item, result)
+                self._forget_cancel()
             if queue and perf_counter() > turn_ends:
                 await asyncio.sleep(0)
                 turn_ends = perf_counter() + SECONDS_PER_TURN
@@ -301,11 +384,12 @@ class Mailbox:
         if self.killed is not None:
             return False
         # An operation that was begun in the name of this task has cancelled it, and means itself.
-        begun = self.queue[0][1][3] if self.queue and self.queue[0][0] is not None else None
-        if not isinstance(begun, _Awaited) or not isinstance(begun.promise, _GoOn):
+        if not self.queue or self.queue[0][0] is None or not _has_begun(self.queue[0][1]):
             return False
-        begun.promise.cancelled = True
-        return True
+        promise = self.queue[0][1][3].promise
+        if isinstance(promise, _GoOn):
+            promise.cancelled = True
+        return isinstance(promise, _GoOn)
 
     async def _wait_for_a_while(self, seconds: float) -> None:
         self._wake = self._loop.create_future()
@@ -323,7 +407,21 @@ class Mailbox:
         if self.task is None:
             self._need_task()
         self.queue.append((target, item))
+        if self.activation is not None and target is not None and target.is_server:
+            self._suspect()
+        if self._bounds[2] == DROP_OLDEST and len(self.queue) > self._bounds[0]:
+            self._drop_oldest()
         self.wake()
+
+    def _drop_oldest(self) -> None:
+        for place, (target, frame) in enumerate(self.queue):
+            if target is not None and frame[0] <= CALL_KW and not _has_begun(frame):
+                del self.queue[place]
+                self._host.count_dropped(self.sid)
+                if frame[0] in _CALLS:
+                    name = self.server.__class__.__qualname__
+                    self.refuse(target, frame, MailboxFullError(name, self._bounds[0]))
+                return
 
     def abandon(self) -> None:
         """Leave all messages to the process that this one was forked from."""
@@ -334,7 +432,7 @@ class Mailbox:
         kept = [
             (target, item)
             for target, item in self.queue
-            if target is None or target.link is not link or isinstance(item[3], _Awaited)
+            if target is None or target.link is not link or _has_begun(item)
         ]
         if len(kept) < len(self.queue):
             self.queue.clear()
@@ -350,6 +448,81 @@ class Mailbox:
             self.queue.clear()
             self.task.cancel()
 
+    # --- what clients say about their messages -----------------------------------------------
+
+    def asked(self, target: Target, frame: list[Any]) -> None:
+        """Take an ASK: it is answered when the messages ahead of it are off the list."""
+        if self.queue and self._bounds[2] != DROP_OLDEST:
+            self.queue.append((target, frame))
+        else:
+            self._grant(target, frame)
+
+    def _grant(self, target: Target, frame: list[Any]) -> None:
+        messages, size = (max(1, bound // max(1, self.senders)) for bound in self._bounds[:2])
+        target.link.out.append(self._encoder.pack([GRANT, self.sid, frame[2], messages, size]))
+        target.link.flush_soon()
+
+    def cancel(self, target: Target, seq: int) -> None:
+        """Take a CANCEL: drop the call, or tell its handler."""
+        running = self.activation
+        if running is not None and running.target is target and running.frame[2] == seq:
+            running.is_cancelled = True
+            if self.task is not None and asyncio.current_task() is not self.task:
+                self.task.cancel()
+            return
+        for place, (sender, frame) in enumerate(self.queue):
+            if sender is target and frame[2] == seq and _is_waiting_call(frame):
+                del self.queue[place]
+                return
+        inline.cancel(target, seq)
+
+    def _was_cancelled(self, began: Activation | None, error: BaseException) -> bool:
+        return (
+            began is not None and began.is_cancelled and isinstance(error, asyncio.CancelledError)
+        )
+
+    def _forget_cancel(self) -> None:
+        # The task goes on with other messages: what was asked of one is not meant for the next.
+        task = self.task
+        while task is not None and task.cancelling():
+            task.uncancel()
+
+    # --- circles of calls: see `cycles` ------------------------------------------------------
+
+    def _suspect(self) -> None:
+        if self._looking is None:
+            self._looking = self._loop.call_later(FIRST_LOOK, self._look_for_a_circle, FIRST_LOOK)
+
+    def _look_for_a_circle(self, after: float) -> None:
+        self._looking = None
+        if any(target is not None and target.is_server for target, _ in self.queue):
+            self._send_probes([])
+            if self.activation is not None:
+                after = min(2 * after, ASK_AGAIN)
+                self._looking = self._loop.call_later(after, self._look_for_a_circle, after)
+
+    def _send_probes(self, path: list[Any]) -> None:
+        running, task = self.activation, self.task
+        if running is None or task is None:
+            return
+        calls = running.waits_for(task)
+        if not calls:
+            return
+        name = self.server.__class__.__qualname__
+        decision = follow(path, [self.sid, name, running.number])
+        for future, route, seq in calls:
+            if isinstance(decision, Onward):
+                route.probe(seq, decision.path)
+            elif route.sid == decision.next_sid and not future.done():
+                future.set_exception(CallCycleError(decision.names))
+
+    def probed(self, target: Target, seq: int, path: list[Any]) -> None:
+        """Take a PROBE: a server waits for this call. Whom does this one wait for?"""
+        running = self.activation
+        works_on_it = running is not None and running.target is target and running.frame[2] == seq
+        if works_on_it or any(t is target and frame[2] == seq for t, frame in self.queue):
+            self._send_probes(path)
+
     def wake(self) -> None:
         """Let the task look at the queue; until then nothing runs inline."""
         self.idle = False
@@ -361,28 +534,38 @@ class Mailbox:
 
     def _begin(self, target: Target, frame: list[Any]) -> Any:
         """Run a message; return what has to be awaited for its result, or None if it is done."""
+        kind = frame[0]
+        if kind == ASK:
+            self._grant(target, frame)
+            return None
         self._timeout = None
         name = frame[3]
         if name.__class__ is not str:
             return self._begin_odd(target, frame)
-        handler = self._handler(frame[0], name)
+        if kind in _CALLS and frame[4] < monotonic():
+            # Nobody waits for it any more.
+            return None
+        handler = self._handler(kind, name)
         if handler is None:
             self.unknown(target, frame)
             return None
-        has_kwargs = frame[0] >= CAST_KW
-        args: list[Any] = frame[5:] if has_kwargs else frame[4:]
+        args, kwargs = _arguments(frame)
         if handler.wants_sender:
             # An operation takes its sender first, `handle_call` after the request.
             args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
         self._cells[target.cell] = frame[2]
+        began = self.activation = Activation(target, frame, inline.look)
+        activation.set(began)
         try:
             # In this frame, so that a caller's wrong arguments can be told from a crash.
-            result = handler.function(*args, **frame[4]) if has_kwargs else handler.function(*args)
+            result = handler.function(*args, **kwargs)
         except BaseException as error:
+            self._is_over(began)
             self.failed(target, frame, error)
             return None
         if handler.is_async or hasattr(result, "__await__"):
             return result
+        self._is_over(began)
         self.finish(target, frame, result)
         return None
 
@@ -395,7 +578,17 @@ class Mailbox:
         self.refuse(target, frame, what)
         return None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no more messages."""
+        return self._ending is not None
+
     async def _system(self, item: Any) -> None:
+        if isinstance(item, Arrival):
+            if not item.waits:
+                return
+            item.waits = False
+            item = item.message
         self._timeout = None
         try:
             if isinstance(item, Stop):
@@ -521,6 +714,8 @@ class Mailbox:
         self._host.ended(self, self.killed or reason, error)
 
     def _callback(self, kind: int, name: str) -> Handler | None:
+        if name == INFO and kind not in _CALLS:
+            return Handler(self.server.handle_info)
         callback = "handle_call" if kind in _CALLS else "handle_cast"
         if name != CALLBACK or not gen_server.has_callback(type(self.server), callback):
             return None
@@ -533,6 +728,24 @@ class Mailbox:
         # What outlives the server in its worker may still hold the sender.
         if target.link.targets.get(self.sid) is target:
             self.reply(target, seq, value)
+
+
+def _arguments(frame: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    first = 5 if frame[0] in _CALLS else 4
+    return (frame[first + 1 :], frame[first]) if frame[0] >= CAST_KW else (frame[first:], {})
+
+
+def _has_begun(frame: list[Any]) -> bool:
+    return frame[0] <= CALL_KW and isinstance(frame[3], _Awaited)
+
+
+def _is_waiting_call(frame: list[Any]) -> bool:
+    return frame[0] in _CALLS and not isinstance(frame[3], _Awaited)
+
+
+def _begin_as(began: Activation, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    activation.set(began)
+    return coroutine.send(None)
 
 
 def _text(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     assert str(failure.value) == (
         "class Wrong has no option restat, id; "
         "there are: expected, name, restart, shutdown, init_timeout, placement, start, "
-        "env, nice, cpu_affinity"
+        "env, nice, cpu_affinity, max_messages, max_bytes, when_full"
     )
 
 
@@ -106,6 +106,7 @@ def test_class_options_are_those_of_a_child_except_its_id() -> None:
             "env",
             "nice",
             "cpu_affinity",
+            *("max_messages", "max_bytes", "when_full"),
         )
     }
 

@@ -46,6 +46,9 @@ class EchoRoute:
     def cast(self, *message: Any) -> asyncio.Future[Any]:
         return self._answer("cast", *message)
 
+    def cast_nowait(self, *message: Any) -> None:
+        self._answer("nowait", *message)
+
     def _answer(self, kind: str, operation: Any, *rest: Any) -> asyncio.Future[Any]:
         self.sent.append(operation.name)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

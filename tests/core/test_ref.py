@@ -35,6 +35,9 @@ class Recorder:
     def cast(self, operation: Any, *message: Any) -> asyncio.Future[Any]:
         return self._note("cast", operation, message)
 
+    def cast_nowait(self, operation: Any, *message: Any) -> None:
+        self._note("nowait", operation, message)
+
     def _note(self, kind: str, operation: Any, message: tuple[Any, ...]) -> asyncio.Future[Any]:
         self.sent.append((kind, operation.name, operation.idempotent, *message))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,230 @@
+"""Activations: a message that a handler is working on, and what it waits for meanwhile.
+
+An activation is *active* from the handler's first line to its last. What the handler calls
+inherits its deadline, and only while it is active can a server be part of a circle of calls
+(see `cycles`). A task that a handler leaves behind still finds the activation in its context,
+and finds that it is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from noex_mp.client.client import Client
+from noex_mp.client.route import Route
+from noex_mp.errors import CallTimedOutError
+from noex_mp.transport.link import Link
+from noex_mp.wire.envelopes import CALL, CALL_KW
+
+if TYPE_CHECKING:
+    from noex_mp.core.ref import SentOperation
+    from noex_mp.worker.mailbox import Target
+
+__all__ = ["Activation", "NestedClient", "activation", "current", "current_call", "inline"]
+
+_CALLS: Final = frozenset((CALL, CALL_KW))
+
+_numbers: Final = itertools.count(1)
+
+# Calls that have their reply are forgotten when so many are known.
+_MANY: Final = 64
+
+#: The activation in whose name this code runs.
+activation: ContextVar[Activation | None] = ContextVar("noex_mp_activation", default=None)
+
+
+class Activation:
+    """One message while a handler works on it. For users, it is the `CurrentCall`.
+
+    Attributes:
+        target: Whose message it is.
+        frame: The message.
+        number: No other in this process has it.
+        active: The handler has not returned.
+        is_cancelled: The caller has said that it waits no more.
+        calls: What the handler has called: the route and the number, by the future.
+    """
+
+    __slots__ = ("_look", "active", "calls", "frame", "is_cancelled", "number", "target")
+
+    def __init__(self, target: Target, frame: list[Any], look: Callable[[Link], None]) -> None:
+        self.number = next(_numbers)
+        self.target = target
+        self.frame = frame
+        self.active = True
+        self.is_cancelled = False
+        self.calls: dict[asyncio.Future[Any], tuple[Route, int]] = {}
+        self._look = look
+
+    @property
+    def is_call(self) -> bool:
+        """Whether somebody waits for a reply."""
+        return self.frame[0] in _CALLS
+
+    @property
+    def due(self) -> float:
+        """When its caller stops waiting, by the monotonic clock; inf is never."""
+        due: float = self.frame[4] if self.is_call else inf
+        return due
+
+    # --- CurrentCall -------------------------------------------------------------------
+
+    @property
+    def operation(self) -> str:
+        """The operation's name."""
+        name: str = self.frame[3]
+        return name
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        if not self.is_cancelled and monotonic() < self.due:
+            # The news may be in the socket: a handler that does not wait lets nobody read it.
+            self._look(self.target.link)
+        return self.is_cancelled or monotonic() >= self.due or self.target.link.closed
+
+    @property
+    def time_left(self) -> float | None:
+        """How many seconds the caller still waits; None is for ever."""
+        return None if self.due == inf else max(0.0, self.due - monotonic())
+
+    # --- circles -----------------------------------------------------------------------
+
+    def remember(self, future: asyncio.Future[Any], route: Route, seq: int) -> None:
+        """Note a call that the handler has made."""
+        if len(self.calls) >= _MANY:
+            self.calls = {f: call for f, call in self.calls.items() if not f.done()}
+        self.calls[future] = (route, seq)
+
+    def waits_for(self, task: asyncio.Task[Any]) -> list[tuple[asyncio.Future[Any], Route, int]]:
+        """Return the calls without which the handler, which runs in `task`, cannot go on."""
+        pending = {f for f in self.calls if not f.done()}
+        if not pending:
+            return []
+        found = _behind(getattr(task, "_fut_waiter", None), pending)
+        return [(future, *self.calls[future]) for future in found]
+
+
+def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Future[Any]]:
+    """Yield the calls that a future waits for: itself, through gather, a task, or wait_for."""
+    if waiter is None:
+        return
+    if waiter in calls:
+        yield waiter
+    elif isinstance(waiter, asyncio.Task):
+        yield from _behind(getattr(waiter, "_fut_waiter", None), calls)
+    elif children := getattr(waiter, "_children", None):
+        for child in children:
+            if not child.done():
+                yield from _behind(child, calls)
+    else:
+        # shield, and wait_for of Python 3.11, wait for a future that the call's callback completes.
+        yield from (call for call in calls if _wakes(call, waiter))
+
+
+def _wakes(call: asyncio.Future[Any], waiter: object) -> bool:
+    callbacks: list[tuple[Any, Any]] = getattr(call, "_callbacks", None) or []
+    return any(waiter is held for callback, _ in callbacks for held in _held_by(callback))
+
+
+def _held_by(callback: Any) -> Iterator[object]:
+    if isinstance(callback, partial):
+        yield from callback.args
+    for cell in getattr(callback, "__closure__", None) or ():
+        # One of a function that is still being made is empty.
+        with contextlib.suppress(ValueError):
+            yield cell.cell_contents
+
+
+class NestedRoute(Route):
+    """The route of a server's calls: they inherit what is left of the handler's own time."""
+
+    __slots__ = ()
+
+    def invoke(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> asyncio.Future[Any]:
+        """Send a call in the name of the handler that runs."""
+        running = current()
+        if running is None:
+            return super().invoke(operation, args, kwargs, timeout)
+        if running.due != inf:
+            left = running.due - monotonic()
+            if left <= 0:
+                return self._too_late(operation, timeout)
+            timeout = left if timeout is None else min(timeout, left)
+        future = super().invoke(operation, args, kwargs, timeout)
+        running.remember(future, self, self.seq)
+        return future
+
+    def _too_late(self, operation: SentOperation, timeout: float | None) -> asyncio.Future[Any]:
+        future = self._create_future()
+        future.set_exception(CallTimedOutError(f"{self.label}.{operation.name}", timeout or 0.0))
+        return future
+
+
+class NestedClient(Client):
+    """The client of a worker's servers."""
+
+    route_class: type[Route] = NestedRoute
+
+
+class Inline:
+    """What runs right where its message was read, outside of any task.
+
+    Attributes:
+        target: Whose messages are being worked on; None between two batches.
+    """
+
+    __slots__ = ("_activation", "look", "target")
+
+    def __init__(self) -> None:
+        self.target: Target | None = None
+        self.look: Callable[[Link], None] = lambda link: None
+        self._activation: Activation | None = None
+
+    def activation(self) -> Activation | None:
+        """Return the activation of the message that runs now. Made on demand: few ask."""
+        target = self.target
+        if target is None:
+            return None
+        known = self._activation
+        if known is None or known.frame is not target.frame:
+            known = self._activation = Activation(target, target.frame, self.look)
+        return known
+
+    def cancel(self, target: Target, seq: int) -> None:
+        """Tell the operation that runs now, if this call is its."""
+        running = self.activation()
+        if running is not None and running.target is target and running.frame[2] == seq:
+            running.is_cancelled = True
+
+
+#: The worker's own.
+inline: Final = Inline()
+
+
+def current() -> Activation | None:
+    """Return the activation in whose name this code runs, or None."""
+    found = activation.get()
+    if found is not None and found.active:
+        return found
+    return inline.activation()
+
+
+def current_call() -> Activation | None:
+    """Return the same, if it is that of a call."""
+    found = current()
+    return found if found is not None and found.is_call else None

@@ -1,0 +1,113 @@
+"""Timers: messages that come later."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from noex_mp import NoNodeError, Ref, cancel_timer, send_after, send_interval, spawn, stop
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.busy import Ticking
+
+
+@on_both_loops
+async def test_a_message_comes_once(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.after(ticking, {"a": 1}, 0.01)
+        await heard.heard()
+        assert await Ticking.all(ticking) == [{"a": 1}]
+        assert await Ticking.cancel(ticking) is None
+
+
+@on_both_loops
+async def test_messages_of_an_interval_come_until_it_is_cancelled(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.every(ticking, "tick", 0.005)
+        for _ in range(5):
+            await heard.heard()
+        assert await Ticking.cancel(ticking) is not None
+        count = len(await Ticking.all(ticking))
+        assert count >= 5
+        await Ticking.block(ticking, 0.03)
+        assert len(await Ticking.all(ticking)) == count
+        assert await Ticking.cancel(ticking) is None
+
+
+async def test_a_timer_that_is_cancelled_sends_nothing() -> None:
+    async with ObservedNode():
+        ticking = await spawn(Ticking)
+        await Ticking.after(ticking, "never", 30.0)
+        left = await Ticking.cancel(ticking)
+        assert left is not None
+        assert 0 < left <= 30
+        assert await Ticking.cancel(ticking) is None
+
+
+async def test_what_has_fired_and_waits_is_taken_back_too() -> None:
+    async with ObservedNode():
+        ticking = await spawn(Ticking)
+        assert await Ticking.cancel_what_has_fired(ticking, 0.005) == 0.0
+        assert await Ticking.all(ticking) == []
+
+
+async def test_what_an_interval_has_missed_does_not_come_in_a_heap(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.every(ticking, "tick", 0.02)
+        await heard.heard()
+        before = len(await Ticking.all(ticking))
+        await Ticking.block(ticking, 0.5)
+        # What came while nobody could take it is one message, whatever the machine does.
+        assert len(await Ticking.all(ticking)) <= before + 2
+        await heard.heard()
+
+
+async def test_a_program_may_send_later_to_any_server(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        timer = send_after(ticking, "from afar", 0.01)
+        await heard.heard()
+        assert await Ticking.all(ticking) == ["from afar"]
+        assert cancel_timer(timer) is None
+        again = send_interval(ticking, "again", 0.01)
+        await heard.heard()
+        await heard.heard()
+        assert cancel_timer(again) is not None
+        await stop(ticking)
+        lost = send_after(ticking, "to nobody", 0)
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert cancel_timer(lost) is None
+
+
+async def test_the_timers_of_an_incarnation_end_with_it(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode() as node:
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.every(ticking, "old", 0.01)
+        await heard.heard()
+        node.kill(ticking)
+        await node.event("restarted", ticking)
+        await Ticking.block(ticking, 0.05)
+        assert await Ticking.all(ticking) == []
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1", None, True])
+def test_an_odd_time_is_refused(seconds: Any) -> None:
+    with pytest.raises(ValueError, match=r"send_after takes seconds, a number 0 or more, got"):
+        send_after(Ref("n", 1), "x", seconds)
+    with pytest.raises(ValueError, match=r"send_interval takes seconds, a number above 0, got"):
+        send_interval(Ref("n", 1), "x", 0 if seconds == -1 else seconds)
+
+
+def test_a_timer_needs_a_running_loop() -> None:
+    with pytest.raises(NoNodeError, match="needs a running event loop"):
+        send_after(Ref("n", 1), "x", 1)
