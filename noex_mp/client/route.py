@@ -84,6 +84,7 @@ class Route:
         "_hurried",
         "_late_casts",
         "_max_waiting",
+        "_overdrawn",
         "_pack",
         "_skipped",
         "_unlooked",
@@ -131,6 +132,8 @@ class Route:
         self._waiting: deque[int] = deque()
         self._waiting_bytes = 0
         self._max_waiting = MAX_WAITING
+        # Casts do not wait for the window, since the server waits for this process.
+        self._overdrawn = False
         # Who waits until nothing waits any more.
         self._hurried: list[asyncio.Future[None]] = []
         # Calls that were sent and given up before their reply, and numbers that never were sent.
@@ -346,7 +349,7 @@ class Route:
         self.seq = seq
         self.pending[seq] = (future, data, None, due, timeout)
         self._wait(seq, data)
-        return self._done if self._when_full == "drop_oldest" else future
+        return self._done if self._overdrawn or self._when_full == "drop_oldest" else future
 
     def _check_room(self, size: int) -> None:
         if not self.thread:
@@ -408,6 +411,7 @@ class Route:
                     entry[0].set_result(None)
         self._unlooked = self.seq
         self.limit = 0 if waiting else self.seq + self._window.free()
+        self._overdrawn = self._overdrawn and bool(waiting)
         self._tell_if_all_is_sent()
 
     def _remove(self, seq: int) -> asyncio.Future[Any]:
@@ -432,6 +436,21 @@ class Route:
             self._send_waiting()
         elif self.link is not None:
             self.limit = self.seq + self._window.free()
+
+    def overdraw(self, seq: int) -> bool:
+        """Let nobody wait for the window any more, if a cast of this number does; say whether so.
+
+        Casts stay here until there is window.
+        """
+        entry = self.pending.get(seq)
+        if entry is None or entry[2] is not None:
+            return False
+        self._overdrawn = True
+        for number, (future, *rest) in list(self.pending.items()):
+            if rest[1] is None and not future.done():
+                self.pending[number] = (self._create_future(), *rest)
+                future.set_result(None)
+        return True
 
     def all_sent(self) -> asyncio.Future[None]:
         """Return a future that is done once nothing waits here any more."""

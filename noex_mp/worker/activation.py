@@ -50,7 +50,8 @@ class Activation:
         number: No other in this process has it.
         active: The handler has not returned.
         is_cancelled: The caller has said that it waits no more.
-        calls: What the handler has called: the route and the number, by the future.
+        calls: What the handler has called, and the casts for which there was no window: the route
+            and the number, by the future.
     """
 
     __slots__ = ("_look", "active", "calls", "frame", "is_cancelled", "number", "target")
@@ -167,6 +168,22 @@ class NestedRoute(Route):
             timeout = left if timeout is None else min(timeout, left)
         future = super().invoke(operation, args, kwargs, timeout)
         running.remember(future, self, self.seq)
+        return future
+
+    def cast(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> asyncio.Future[None]:
+        """Send a cast in the name of the handler that runs."""
+        future = super().cast(operation, args, kwargs, timeout)
+        if not future.done():
+            running = current()
+            if running is not None and self.seq in self.pending:
+                running.remember(future, self, self.seq)
+                running.target.mailbox.suspect()
         return future
 
     def _too_late(self, operation: SentOperation, timeout: float | None) -> asyncio.Future[Any]:

@@ -13,6 +13,9 @@ has to know the whole node:
    server on it waits. One of them, the one with the smallest number, fails its own call with
    `CallCycleError`; the PROBE goes on until it comes to that one.
 
+A cast that waits for room in a mailbox is such a call too; but instead of an error it is let off
+waiting, and stays in its own process until there is room.
+
 The last call that closes a circle always arrives at a server that waits or soon will, so the
 question is asked again for as long as the server waits. A handler that replied late, or a task
 that has outlived its handler, is no activation, so it is never on a path. (After Chandy, Misra and

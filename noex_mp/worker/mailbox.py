@@ -408,7 +408,7 @@ class Mailbox:
             self._need_task()
         self.queue.append((target, item))
         if self.activation is not None and target is not None and target.is_server:
-            self._suspect()
+            self.suspect()
         if self._bounds[2] == DROP_OLDEST and len(self.queue) > self._bounds[0]:
             self._drop_oldest()
         self.wake()
@@ -489,17 +489,17 @@ class Mailbox:
 
     # --- circles of calls: see `cycles` ------------------------------------------------------
 
-    def _suspect(self) -> None:
+    def suspect(self) -> None:
+        """Look in a moment whether the server is part of a circle, and now and then after that."""
         if self._looking is None:
             self._looking = self._loop.call_later(FIRST_LOOK, self._look_for_a_circle, FIRST_LOOK)
 
     def _look_for_a_circle(self, after: float) -> None:
         self._looking = None
-        if any(target is not None and target.is_server for target, _ in self.queue):
+        if self.activation is not None:
             self._send_probes([])
-            if self.activation is not None:
-                after = min(2 * after, ASK_AGAIN)
-                self._looking = self._loop.call_later(after, self._look_for_a_circle, after)
+            after = min(2 * after, ASK_AGAIN)
+            self._looking = self._loop.call_later(after, self._look_for_a_circle, after)
 
     def _send_probes(self, path: list[Any]) -> None:
         running, task = self.activation, self.task
@@ -513,14 +513,14 @@ class Mailbox:
         for future, route, seq in calls:
             if isinstance(decision, Onward):
                 route.probe(seq, decision.path)
-            elif route.sid == decision.next_sid and not future.done():
+            elif route.sid == decision.next_sid and not route.overdraw(seq) and not future.done():
                 future.set_exception(CallCycleError(decision.names))
 
     def probed(self, target: Target, seq: int, path: list[Any]) -> None:
-        """Take a PROBE: a server waits for this call. Whom does this one wait for?"""
+        """Take a PROBE: a server waits for this message. Whom does this one wait for?"""
         running = self.activation
         works_on_it = running is not None and running.target is target and running.frame[2] == seq
-        if works_on_it or any(t is target and frame[2] == seq for t, frame in self.queue):
+        if works_on_it or seq > self._cells[target.cell]:
             self._send_probes(path)
 
     def wake(self) -> None:
