@@ -446,9 +446,9 @@ class Route:
         if entry is None or entry[2] is not None:
             return False
         self._overdrawn = True
-        for number, (future, *rest) in list(self.pending.items()):
-            if rest[1] is None and not future.done():
-                self.pending[number] = (self._create_future(), *rest)
+        for number, (future, data, operation, due, timeout) in list(self.pending.items()):
+            if operation is None and not future.done():
+                self.pending[number] = (self._create_future(), data, None, due, timeout)
                 future.set_result(None)
         return True
 

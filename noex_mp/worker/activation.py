@@ -121,7 +121,8 @@ def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Fu
     if waiter in calls:
         yield waiter
     elif isinstance(waiter, asyncio.Task):
-        yield from _behind(getattr(waiter, "_fut_waiter", None), calls)
+        task: Any = waiter  # pyright: ignore[reportUnknownVariableType] - of whatever result
+        yield from _behind(getattr(task, "_fut_waiter", None), calls)
     elif children := getattr(waiter, "_children", None):
         for child in children:
             if not child.done():
@@ -137,7 +138,7 @@ def _wakes(call: asyncio.Future[Any], waiter: object) -> bool:
 
 
 def _held_by(callback: Any) -> Iterator[object]:
-    if isinstance(callback, partial):
+    if callback.__class__ is partial:
         yield from callback.args
     for cell in getattr(callback, "__closure__", None) or ():
         # One of a function that is still being made is empty.
