@@ -26,6 +26,7 @@ from noex_mp.transport import fds
 from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
+from noex_mp.transport.loops import keep_apart
 from noex_mp.transport.ticker import Ticker
 from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
@@ -439,6 +440,9 @@ class Client:
             route.thread = 0
         for asking in self._asking.values():
             asking.thread = 0
+        for link in (self._control, *self._links.values()):
+            # What still waits to be sent goes nowhere, and does not touch the loop.
+            link.closed = True
 
     def flush_blocking(self, timeout: float) -> None:
         """Send what waits on every link; for a process that is about to end."""
@@ -502,4 +506,5 @@ def connect_client(
         allow_pickle=allow_pickle,
     )
     client = Client(loop, control, node, allow_pickle=allow_pickle, asks_again=asks_again)
+    keep_apart(loop)
     return client

@@ -86,6 +86,9 @@ def client(node: str | None = None) -> Client:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
+        if fds.forked() and not _clients:
+            # Also where the parent's loop was running: it does not, in this process.
+            raise _forked_error() from None
         raise NoNodeError(
             "there is no running event loop in this thread\nCall servers from a coroutine."
         ) from None
@@ -106,10 +109,7 @@ def client_on(node: str, loop: asyncio.AbstractEventLoop) -> Client:
     """
     client_of = _clients.get(node)
     if client_of is None and fds.forked():
-        raise NoNodeError(
-            "this process was forked from one that has a node, and cannot use that node\n"
-            "Start one here (async with Node(...)), or call from the parent."
-        )
+        raise _forked_error()
     if client_of is None:
         raise NodeDownError(f"the node {node} has stopped, or is not of this process")
     return client_of(loop)
@@ -134,6 +134,13 @@ def node_of_thread() -> str | None:
             "Name the node: node.spawn(...), or pass the thread the Ref."
         )
     return nodes[0]
+
+
+def _forked_error() -> NoNodeError:
+    return NoNodeError(
+        "this process was forked from one that has a node, and cannot use that node\n"
+        "Start one here (async with Node(...)), or call from the parent."
+    )
 
 
 def _forget_the_parents() -> None:

@@ -37,7 +37,7 @@ from noex_mp.node.root import Root, RootConfig
 from noex_mp.supervision.validate import validate
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
-from noex_mp.transport.loops import new_event_loop
+from noex_mp.transport.loops import keep_apart, new_event_loop
 from noex_mp.wire.classes import MAIN_IN_WORKERS, goes_by_name
 from noex_mp.wire.codec import Encoder
 
@@ -101,6 +101,7 @@ class Node:
         self._pickle = pickle
         self._core_dumps = core_dumps
         self._root: Root | None = None
+        self._os_pid = 0
         self._output = OurOutput()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -188,7 +189,9 @@ class Node:
         if self._thread is not None:
             raise ConfigError("this node was started before; make another")
         children = self.wire_children()
+        self._os_pid = os.getpid()
         self._loop = new_event_loop()
+        keep_apart(self._loop)
         self._root = Root(self._loop, self.root_config(sink=self._output))
         self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
@@ -217,7 +220,8 @@ class Node:
 
         What this event loop has sent to servers so far reaches them first.
         """
-        if self._root is None or self._thread is None:
+        if self._root is None or self._thread is None or self._os_pid != os.getpid():
+            # Not started; or in a fork of the program, where an `async with` ends too.
             return
         client = self._clients.get(asyncio.get_running_loop())
         try:

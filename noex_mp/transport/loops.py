@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import select
+import socket
 import sys
-from typing import Final
+from typing import Any, Final
+from weakref import WeakSet
 
 from noex_mp.transport import fds
 from noex_mp.transport.libc import libc
 
-__all__ = ["give_back_buffer", "new_event_loop", "new_high_event_loop"]
+__all__ = ["give_back_buffer", "keep_apart", "new_event_loop", "new_high_event_loop"]
 
 # The numbers below are left to the user's code.
 _LOW: Final = 64
+
+_kept_apart: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -42,6 +47,47 @@ def new_high_event_loop() -> asyncio.AbstractEventLoop:
     loop = new_event_loop()
     loop.call_soon(fds.close_all, taken)
     return loop
+
+
+def keep_apart(loop: asyncio.AbstractEventLoop) -> None:
+    """Let no fork of this process touch what the loop waits for.
+
+    The kernel keeps that list once for the parent and the child: what the child takes off it,
+    be it by closing its copy of the loop, the parent does not hear of any more.
+    """
+    _kept_apart.add(loop)
+
+
+def _part() -> None:
+    # The numbers stay, and stand for something else: in this process the loop runs on, with
+    # nothing to wait for but timers and its own threads.
+    for loop in list(_kept_apart):
+        if not loop.is_closed():
+            _renew(loop)
+
+
+def _renew(loop: Any) -> None:
+    if sys.platform != "linux":
+        # A kqueue is not inherited at all.
+        return
+    selector = getattr(loop, "_selector", None)
+    number = getattr(loop, "_get_backend_id", None) or getattr(selector, "fileno", None)
+    if number is None:
+        # The loop keeps its list by itself.
+        return
+    with select.epoll() as fresh:
+        if selector is not None:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                os.dup2(ours.fileno(), loop._ssock.fileno(), inheritable=False)
+                os.dup2(theirs.fileno(), loop._csock.fileno(), inheritable=False)
+            loop._ssock.setblocking(False)
+            loop._csock.setblocking(False)
+            fresh.register(loop._ssock.fileno(), select.EPOLLIN)
+        os.dup2(fresh.fileno(), number(), inheritable=False)
+
+
+os.register_at_fork(after_in_child=_part)
 
 
 def give_back_buffer(loop: asyncio.AbstractEventLoop) -> None:

@@ -46,7 +46,7 @@ from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
-from noex_mp.transport.loops import give_back_buffer, new_high_event_loop
+from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
     ASK,
@@ -106,6 +106,7 @@ def main(boot: Boot) -> NoReturn:
     give_back_buffer(loop)
     host = Host(loop, boot)
     loop.set_exception_handler(host.on_loop_error)
+    keep_apart(loop)
     host.start()
     loop.run_forever()
     host.leave_fork(None)
