@@ -15,7 +15,6 @@ import copyreg
 import dataclasses
 import enum
 from collections.abc import Callable
-from sys import intern
 from types import MemberDescriptorType
 from typing import Any, Final
 
@@ -195,11 +194,7 @@ def load_dataclass(reader: ValueReader, data: bytes) -> Any:
         raise TypeError(f"{path} is no dataclass")
     value: Any = object.__new__(cls)
     if state:
-        attributes = value.__dict__
-        for name, content in state.items():
-            # One string for all instances, as if `__init__` had run: less memory, and quicker
-            # to look up.
-            attributes[intern(name) if name.__class__ is str else name] = content
+        value.__dict__.update(state)
     for name, content in slots.items():
         object.__setattr__(value, name, content)  # a frozen class refuses plain setattr
     return value

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from noex_mp import register_type
+from tests.wire.samples import Foreign
 
 DECODED: list[str] = []
 
@@ -61,6 +62,7 @@ def content_of(value: Guarded) -> Any:
 
 
 register_type(Guarded, content_of, Guarded)
+register_type(Foreign, lambda value: [value.content], lambda parts: Foreign(*parts))
 register_type(Money, content_of, lambda parts: Money(*parts))
 register_type(Moody, _moody_to_wire, _moody_from_wire)
 register_type(Mirror, lambda value: value, _never)

@@ -186,6 +186,13 @@ class Rows(list[Any]):
     pass
 
 
+class Foreign:
+    """Registered by another module than its own."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
 class Plain:
     """No dataclass: goes by pickle."""
 

@@ -33,7 +33,7 @@ from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.stream import FrameReader
 from tests.wire import registered
 from tests.wire.registered import Below, Guarded, Mirror, Money, Moody
-from tests.wire.samples import Color, Pair, Plain, Point, sent
+from tests.wire.samples import Color, Foreign, Pair, Plain, Point, sent
 
 
 @pytest.fixture(autouse=True)
@@ -189,20 +189,20 @@ def test_a_type_that_is_not_registered_here_is_named(registrations: dict[str, An
 
 
 def test_a_process_that_has_not_heard_of_it_imports_who_has_registered_it() -> None:
-    data = Encoder().pack([1, Money(Decimal("1.50"), "EUR")])
+    data = Encoder().pack([1, Foreign(1), Money(Decimal("1.50"), "EUR")])
     program = (
         "import sys\n"
         "from noex_mp.wire.stream import FrameReader\n"
         "reader = FrameReader(peer='worker 1')\n"
         f"reader.feed({data!r})\n"
         "assert 'tests.wire.registered' not in sys.modules\n"
-        "[[_, money]] = reader.frames()\n"
-        "print(type(money).__name__, *money.content, reader.failures)\n"
+        "[[_, foreign, money]] = reader.frames()\n"
+        "print(foreign.content, type(money).__name__, *money.content, reader.failures)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "Money 1.50 EUR []\n", done.stderr
+    assert done.stdout == "1 Money 1.50 EUR []\n", done.stderr
 
 
 def made_dataclass() -> Any:
