@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
 from noex_mp.core.specs import Supervisor
@@ -542,12 +542,12 @@ class Root:
         child = await self._supervision.spawn(wire)
         return [child.sid, child.label]
 
-    async def _stop(
-        self, target: int | str, reason: ExitReason, limit: float | None, asker: int = 0
-    ) -> None:
+    async def _stop(self, target: int | str, reason: Any, limit: Any, asker: int = 0) -> None:
         child = self._find(target)
+        if limit is not None and limit != "brutal_kill" and not isinstance(limit, int | float):
+            raise ConfigError(f"expected seconds, None or 'brutal_kill' as limit, got {limit!r}")
         if child is not None:
-            await self._supervision.stop(child, reason, limit)
+            await self._supervision.stop(child, _reason(reason), limit)
         elif isinstance(target, str):
             raise NoServerError(repr(target))
 
@@ -588,3 +588,8 @@ class Root:
         """Return the error of a tree that gave up."""
         spec = self._supervision.spec or Supervisor()
         return MaxRestartsExceededError(spec.id, spec.max_restarts, spec.max_seconds, report)
+
+
+def _reason(said: Any) -> ExitReason:
+    """Return why a server is to stop; a program outside of the node can only say it in words."""
+    return said if isinstance(said, get_args(ExitReason)) else Shutdown(str(said))

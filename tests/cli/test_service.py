@@ -176,11 +176,11 @@ def test_a_reader_of_the_log_that_hangs_stalls_no_supervision(log: str) -> None:
     try:
         words = ("app:life", "--log-format", log, "--name", "stuck")
         with running(*words, stdout=write_end, stderr=write_end, until=None) as run:
-            while noex_mp("call", "explorer", "print_much", "200000").returncode:
+            while noex_mp("call", "explorer", "print_much", "10000").returncode:
                 # It has not started yet.
                 assert run.process.poll() is None
             # Far more than a pipe holds, and nobody has read a byte.
-            for incarnation in range(3):
+            for incarnation in range(2):
                 [server] = re.findall(r"running +(\d+)", noex_mp("ps").stdout)
                 os.kill(int(server), KILL)
                 done = noex_mp("call", "explorer", "print_much", "1000")
@@ -200,7 +200,7 @@ from app import Explorer
 async def main():
     async with Node(preload=["app"]):
         explorer = await spawn(Explorer)
-        await Explorer.print_much(explorer, 200_000)
+        await Explorer.print_much(explorer, 10_000)
         for _ in range(3):
             os.kill(await Explorer.os_pid(explorer), signal.SIGKILL)
             await Explorer.print_much(explorer.within(None), 1000)

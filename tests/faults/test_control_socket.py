@@ -14,12 +14,10 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from noex_mp.core.reasons import Shutdown
 from noex_mp.node.control_socket import MAX_PROGRAMS
 from noex_mp.node.root import MAX_REQUESTS
 from noex_mp.transport.paths import connect_unix, runtime_folder
-from noex_mp.wire.codec import Encoder
-from noex_mp.wire.envelopes import BUFFERS, EXITED, READY, REQUEST, UNLINKED
+from noex_mp.wire.envelopes import BUFFERS, EXITED, READY, REQUEST, RESPONSE, UNLINKED
 from tests.cli.harness import PATIENCE, Running, noex_mp, running
 
 pytestmark = pytest.mark.slow
@@ -202,9 +200,9 @@ def test_requests_in_work_are_bounded() -> None:
         with connect_unix(runtime_folder(), "slow.sock") as sock:
             sock.settimeout(PATIENCE)
             # None of these is answered before the server's end, which never comes.
-            stop = [REQUEST, 1, "stop", 1, Shutdown("asked to"), None]
+            stop = msgpack.packb([REQUEST, 1, "stop", 1, "because", None])
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(Encoder(allow_pickle=False).pack(stop) * (MAX_REQUESTS + 1))
+                sock.sendall(stop * (MAX_REQUESTS + 1))
             assert is_hung_up(sock)
         run.until(f"sent more than {MAX_REQUESTS} requests at a time")
         assert "Counter" in noex_mp("ps", "--node", "slow", folder=HERE).stdout
@@ -212,6 +210,22 @@ def test_requests_in_work_are_bounded() -> None:
         run.until("stopping on SIGTERM")
         run.send(signal.SIGINT)
         assert run.status() == 0
+
+
+def test_what_a_program_asks_for_in_the_wrong_words_harms_nobody() -> None:
+    wrong: list[list[object]] = [
+        ["stop", 1, "because", []],
+        ["stop", [], "because", 1],
+        ["whereis", []],
+        ["ps", 1],
+        ["spawn", {}],
+        ["dance"],
+    ]
+    with connect() as sock:
+        for number, request in enumerate(wrong):
+            sock.sendall(msgpack.packb([REQUEST, number, *request]))
+            # An answer, which is an error.
+            assert sock.recv(65536)[:4] == msgpack.packb([RESPONSE, number, False, None])[:4]
 
 
 # --- another user -------------------------------------------------------------------------------
