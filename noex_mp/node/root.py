@@ -311,8 +311,8 @@ class Root:
                 self._tasks.add(closing)
                 closing.add_done_callback(self._tasks.discard)
 
-    def _warn_of_changes(self, label: str) -> None:
-        for warning in self._sources.changed():
+    def _warn_of_changes(self, label: str, server: str) -> None:
+        for warning in self._sources.changed(server.partition(":")[0]):
             self._config.sink(label, "stderr", f"noex-mp: {warning}\n".encode())
 
     async def _start_worker(self, child: Child) -> Worker:
@@ -331,7 +331,7 @@ class Root:
     async def _fork(self, child: Child) -> Worker:
         group = child.placement
         label = child.title if group is None else group.name
-        self._warn_of_changes(label)
+        self._warn_of_changes(label, child.spec["server"])
         shared = group is not None
         start = partial(self._workers.start, label=label, shared=shared, process=child.process)
         try:

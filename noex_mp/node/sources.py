@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 __all__ = ["Sources"]
 
-# The files are looked at this often at most, in seconds, however fast servers start.
+# All files are looked at this often at most, in seconds, however fast servers start.
 INTERVAL: Final = 0.25
 
 _LIBRARY: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
@@ -57,14 +57,18 @@ class Sources:
                 self._files[file] = _look_at(name, file)
         self._next_look = 0.0
 
-    def changed(self) -> Iterator[str]:
-        """Yield a sentence for each file that has changed, once."""
+    def changed(self, module: str) -> Iterator[str]:
+        """Yield a sentence for each file that has changed, once.
+
+        Args:
+            module: The server's own, which is looked at each time.
+        """
         now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + INTERVAL
+        look_at_all = now >= self._next_look
+        if look_at_all:
+            self._next_look = now + INTERVAL
         for file, before in list(self._files.items()):
-            if _has_changed(file, before):
+            if (look_at_all or before.module == module) and _has_changed(file, before):
                 del self._files[file]
                 yield (
                     f"{file} has changed since this program loaded it; servers still start with "
