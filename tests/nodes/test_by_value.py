@@ -30,7 +30,7 @@ class Keeper(GenServer):
     def __init__(self, array: Any = None, function: Callable[[int], int] | None = None) -> None:
         self.array = array
         self.function = function
-        self.kept: list[Any] = []
+        self.kept: list[type[object]] = []
 
     @call
     def size(self) -> int:
@@ -46,9 +46,9 @@ class Keeper(GenServer):
         return self.function(value)
 
     @call
-    def keep(self, value: Any) -> int:
-        self.kept.append(value)
-        return len({id(type(one)) for one in self.kept})
+    def keep(self, value: object) -> int:
+        self.kept.append(type(value))
+        return len(set(self.kept))
 
     @call
     def os_pid(self) -> int:
