@@ -30,7 +30,7 @@ CALL_KW: Final = 3  # sid, seq, operation, due, kwargs, *args
 # Data plane, client to worker. OPEN: what follows for this server is meant for this incarnation.
 # Whatever comes for a server without it, or after the incarnation has ended, is dropped: the
 # client hears of the end and sorts its messages.
-OPEN: Final = 17  # sid, incarnation
+OPEN: Final = 11  # sid, incarnation
 ASK: Final = 6  # sid, count: say GRANT when the messages ahead of this one are off your list
 CANCEL: Final = 7  # sid, seq: nobody waits for this call any more
 PROBE: Final = 10  # sid, seq, path: is this call part of a circle? see worker/cycles.py
@@ -40,7 +40,7 @@ REPLY: Final = 4  # sid, seq, value
 ERROR: Final = 5  # sid, seq, exception: the caller's mistake, or expected; the server lives
 GRANT: Final = 8  # sid, count, messages, bytes: the answer to ASK, and the sender's window now
 # The incarnation has ended, in a worker that lives on, and all its replies came before this.
-END: Final = 18  # sid, incarnation
+END: Final = 12  # sid, incarnation
 
 # The operation of `ref.call(message)` and `ref.cast(message)`: OTP's callbacks.
 CALLBACK: Final = ""
@@ -56,34 +56,34 @@ NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal mean
 EXITED: Final = 23
 LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
 LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
-DROPPED: Final = 29  # sid, count: messages that were refused or dropped, for want of room
-REQUEST: Final = 26  # request id, method, *parameters
-LINK_LOST: Final = 27  # link_id, problem: a data link has ended at my end
-UNLINKED: Final = 28  # link_id, {sid: begun}: the answer to UNLINK
-CONNECT: Final = 29  # label; with an fd: the control link of another client, a thread of mine
+DROPPED: Final = 26  # sid, count: messages that were refused or dropped, for want of room
+REQUEST: Final = 27  # request id, method, *parameters
+LINK_LOST: Final = 28  # link_id, problem: a data link has ended at my end
+UNLINKED: Final = 29  # link_id, {sid: begun}: the answer to UNLINK
+CONNECT: Final = 30  # label; with an fd: the control link of another client, a thread of mine
 
 # Control plane, the root to a process.
-START: Final = 30  # sid, incarnation, spec
-STOP: Final = 31  # sid, reason
-KILL: Final = 40  # sid, reason: end it without its terminate; what it awaits is cancelled
-LEAVE: Final = 41  # -: the last server of a placement group is gone for good
-LINK: Final = 32  # link_id, peer, trusted, is_worker; with an fd: serve this client
+START: Final = 40  # sid, incarnation, spec
+STOP: Final = 41  # sid, reason
+KILL: Final = 42  # sid, reason: end it without its terminate; what it awaits is cancelled
+LEAVE: Final = 43  # -: the last server of a placement group is gone for good
+LINK: Final = 44  # link_id, peer, trusted, is_worker; with an fd: serve this client
 # link_id, peer_is_gone: handle what its client had sent and forget it; or, where only the link is
 # broken, end it, and drop what came on it and has not begun: it is sent again.
-UNLINK: Final = 37
+UNLINK: Final = 45
 # sid, incarnation, link_id, is_new, mailbox (messages, bytes, when full); with an fd where it is
 # new.
-LOCATED: Final = 33
+LOCATED: Final = 46
 # sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
 # on: first read the link up to the END.
-DOWN: Final = 34
+DOWN: Final = 47
 # link_id, replies that were not sent: the worker is dead, or the link broken. Drain the link, take
 # the replies, close the link; a DOWN follows for each server that was behind it.
-LINK_DOWN: Final = 38
+LINK_DOWN: Final = 48
 # sid: the root knows how this server's last incarnation ended; its cells may be used again.
-FORGET: Final = 39
-GONE: Final = 35  # sid, report, error: there will be no further incarnation
-RESPONSE: Final = 36  # request id, succeeded, value (or an error and its cause as a payload)
+FORGET: Final = 49
+GONE: Final = 50  # sid, report, error: there will be no further incarnation
+RESPONSE: Final = 51  # request id, succeeded, value (or an error and its cause as a payload)
 
 # Said in HELLO; a process of another version is refused.
 PROTOCOL_VERSION: Final = 1
