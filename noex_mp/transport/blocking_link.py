@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any, Final
 
 from noex_mp.transport.link import Link
@@ -25,13 +24,16 @@ class BlockingLink(Link):
     __slots__ = ("_recv_at_once", "_recv_blocking")
 
     def __init__(self, loop: Any, sock: socket.socket, **options: Any) -> None:
-        wrapped = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        super().__init__(loop, wrapped, **options)
-        wrapped.setblocking(True)
+        sock = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        super().__init__(loop, sock, **options)
+        sock.setblocking(True)
         limit = struct.pack("ll", 0, MOMENT)
-        wrapped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._recv_at_once: Callable[[int], bytes] = wrapped.recv
-        self._recv_blocking: Callable[[int], bytes] = super(socket.socket, wrapped).recv
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        recv, send, at_once = sock.recv, sock.send, socket.MSG_DONTWAIT
+        send_at_once: Any = lambda data: send(data, at_once)  # noqa: E731 - a frame less
+        self._send = send_at_once
+        self._recv = self._recv_at_once = lambda size: recv(size, at_once)
+        self._recv_blocking = recv
 
     def wait_a_moment(self) -> None:
         """Wait for what comes and read it, unless there is something to be sent.
@@ -46,13 +48,7 @@ class BlockingLink(Link):
 
 
 class _Socket(socket.socket):
-    """A socket that blocks, and does not where links call it."""
-
-    def recv(self, size: int, flags: int = socket.MSG_DONTWAIT) -> bytes:
-        return super().recv(size, flags)
+    """A socket that blocks, but not where a link reads a big buffer."""
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = socket.MSG_DONTWAIT) -> int:
         return super().recv_into(buffer, nbytes, flags)
-
-    def send(self, data: Any, flags: int = socket.MSG_DONTWAIT) -> int:
-        return super().send(data, flags)
