@@ -130,7 +130,11 @@ class Writer:
             self._waiting.append(data)
             self._size += len(data)
             if self._thread is None:
-                self._thread = self._start()
+                try:
+                    self._thread = self._start()
+                except RuntimeError:
+                    # The interpreter ends, and from Python 3.12 on starts no thread any more.
+                    self._write_waiting()
             self._changed.notify()
 
     def close(self, patience: float = PATIENCE) -> None:
@@ -148,9 +152,15 @@ class Writer:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         # Its signals go to the main thread: a thread starts with the mask of its maker.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return thread
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting, self._size = self._waiting, [], 0
+        self._write_all(b"".join(waiting))
 
     def _run(self) -> None:
         while True:
