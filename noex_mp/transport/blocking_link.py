@@ -30,9 +30,15 @@ class BlockingLink(Link):
         limit = struct.pack("ll", 0, MOMENT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         recv, send, at_once = sock.recv, sock.send, socket.MSG_DONTWAIT
-        send_at_once: Any = lambda data: send(data, at_once)  # noqa: E731 - a frame less
+
+        def recv_at_once(size: int) -> bytes:
+            return recv(size, at_once)
+
+        def send_at_once(data: Any, flags: int = at_once) -> int:
+            return send(data, flags)
+
         self._send = send_at_once
-        self._recv = self._recv_at_once = lambda size: recv(size, at_once)
+        self._recv = self._recv_at_once = recv_at_once
         self._recv_blocking = recv
 
     def wait_a_moment(self) -> None:
