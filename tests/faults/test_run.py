@@ -23,7 +23,11 @@ DEEDS: list[tuple[str, list[object], str]] = [
     ("recurse", [], "hostile crashed with RecursionError: "),
     ("overflow", [], "hostile killed by SIGSEGV; restarting"),
     ("need_memory", [MIB], "hostile crashed with MemoryError; restarting"),
-    ("close_all_fds", [], r"hostile (crashed with ProtocolError: it closed|killed by SIGABRT)"),
+    (
+        "close_all_fds",
+        [],
+        r"hostile (crashed with ProtocolError: it closed|killed by SIGABRT|exited with)",
+    ),
     ("fork", ["sys.exit", "FOLDER/forked"], ""),
     ("fork", ["return", "FOLDER/forked"], "came back from the handler"),
     ("handle_signals", [], ""),
