@@ -92,7 +92,7 @@ class Hostile(Faulty, expected=(RefusedError,)):
         sys.setrecursionlimit(10**7)
         # What is left of the stack is little, so that it needs no million levels, and less than
         # any interpreter's own count of them.
-        resource.setrlimit(resource.RLIMIT_STACK, (512 * 1024, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_STACK, (64 * 1024, resource.RLIM_INFINITY))
         return repr(_Deep())
 
     @call
