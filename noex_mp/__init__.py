@@ -21,6 +21,7 @@ await Counter.increment(counter, by=3)  # 13
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +97,10 @@ from noex_mp.errors import (
     UnknownOperationError,
     UnregisteredTypeError,
 )
-from noex_mp.wire.registration import register_type
 
 if TYPE_CHECKING:
     from noex_mp.node.node import Node, shutdown
+    from noex_mp.wire.registration import register_type
 
 __all__ = [
     # errors
@@ -198,10 +199,23 @@ __version__ = "0.1.0"
 _current.set_implicit(_node.implicit_node)
 
 
-def __getattr__(name: str) -> Any:
-    # The root's side of things is loaded when somebody starts a node: workers never do.
-    if name in ("Node", "shutdown"):
-        from noex_mp.node import node
+# Names whose modules are loaded when somebody asks for them: half of the package is needed only
+# by who starts a node, and to import it takes longer than all the rest.
+_ON_DEMAND = {
+    "Node": "noex_mp.node.node",
+    "register_type": "noex_mp.wire.registration",
+    "shutdown": "noex_mp.node.node",
+}
 
-        return getattr(node, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take every misspelt name for one of these.
+    def __getattr__(name: str) -> Any:
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(_ON_DEMAND[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -34,3 +36,22 @@ def test_a_public_name_is_documented(name: str) -> None:
 
 def test_every_error_is_a_public_name() -> None:
     assert set(noex_mp.errors.__all__) <= set(PUBLIC)
+
+
+def test_what_is_loaded_on_demand_is_listed_and_imported_like_the_rest() -> None:
+    assert set(PUBLIC) <= set(dir(noex_mp))
+    everything: dict[str, object] = {}
+    exec("from noex_mp import *", everything)
+    assert set(PUBLIC) <= everything.keys()
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = noex_mp.nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_import_loads_nothing_of_what_only_a_running_node_needs() -> None:
+    heavy = ["numpy", "uvloop", "msgpack", "ctypes", "tempfile", "noex_mp.client.client"]
+    code = f"import sys, noex_mp; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -6,20 +6,21 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, TypeGuard, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, overload
 
 from typing_extensions import ParamSpec
 
 from noex_mp.client import current
-from noex_mp.client.client import Client
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, child
 from noex_mp.errors import BadChildSpecError
 from noex_mp.wire.classes import goes_by_name, path_of
-from noex_mp.wire.codec import Encoder
-from noex_mp.wire.payload import pack_payload
+
+if TYPE_CHECKING:
+    from noex_mp.client.client import Client
+    from noex_mp.wire.codec import Encoder
 
 __all__ = [
     "allowed_cpus",
@@ -123,6 +124,9 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         NotImportableError: The class has no name elsewhere, and pickle is switched off.
         UnencodableError: An argument cannot be sent.
     """
+    # Loaded on demand, as the node is: a program may import us and start nothing.
+    from noex_mp.wire.payload import pack_payload
+
     return {
         "server": path_of(spec.server),
         "by_name": goes_by_name(spec.server),

@@ -15,13 +15,17 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from noex_mp.client.client import Client
 from noex_mp.core import ref as core_ref
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, NoNodeError
 from noex_mp.transport import fds
+
+if TYPE_CHECKING:
+    from noex_mp.client.client import Client
+
+    ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 
 __all__ = [
     "client",
@@ -33,8 +37,6 @@ __all__ = [
     "node_of_thread",
     "set_implicit",
 ]
-
-ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 
 _clients: dict[str, ClientOf] = {}
 _process_node: str | None = None

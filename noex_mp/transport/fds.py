@@ -22,7 +22,6 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -326,6 +325,8 @@ def anonymous_file(name: str) -> int:
     """
     if sys.platform == "linux" and not FALLBACKS:
         return os.memfd_create(name, os.MFD_CLOEXEC)
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)
     return fd

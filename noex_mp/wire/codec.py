@@ -26,10 +26,10 @@ from typing import Any, cast
 
 from msgpack import ExtType, Unpacker
 
+import noex_mp.wire.registration  # noqa: F401 - enters its own loader
 from noex_mp.errors import NoexError, RemoteProtocolError, UnencodableError
 from noex_mp.wire.envelopes import BUFFERS
 from noex_mp.wire.extensions import LOADERS, dumper_for
-from noex_mp.wire.unencodable import find_unencodable
 from noex_mp.wire.values import (
     BIG,
     BUFFER,
@@ -145,6 +145,9 @@ class Encoder:
         return self._explain([(root, value)], error)
 
     def _explain(self, roots: list[tuple[str, Any]], error: Exception) -> UnencodableError:
+        # Loaded when there is something to explain: most processes never have.
+        from noex_mp.wire.unencodable import find_unencodable
+
         try:
             return find_unencodable(self.pack, roots, error)
         finally:

@@ -53,6 +53,7 @@ _RUNTIME: Final = (
     "linecache",
     "logging",
     "msgpack",
+    "noex_mp.wire.unencodable",
     "noex_mp.worker.bootstrap",
     "random",
     "resource",
