@@ -8,6 +8,8 @@ ARGS   ?=
 
 PY      := $(VENV)/bin/python
 READY   := $(VENV)/.ready
+PEERS_VENV := .venvs/peers
+PEERS   := $(PEERS_VENV)/.ready
 PYRIGHT := $(VENV)/.pyright
 VERSIONS := 3.11 3.12 3.13
 
@@ -23,7 +25,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fallbacks check format bench clean \
+.PHONY: help demo test test-all test-fallbacks check format bench bench-peers clean \
         check-format check-lint check-mypy check-pyright check-tests
 
 help: ## list the targets
@@ -82,6 +84,21 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## measure the runtime and its floors
 	@$(PY) -m bench $(ARGS)
+
+# Ray and Dask are large and not built for every Python: without them the table has two rows less.
+bench-peers: $(PEERS) ## measure other libraries beside the runtime
+	@$(PEERS_VENV)/bin/python -m bench.peers $(ARGS)
+
+$(PEERS): pyproject.toml
+	@echo "Setting up $(PEERS_VENV) ..."
+	@"$(PYTHON)" -m venv "$(PEERS_VENV)"
+	@$(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e . \
+	  xoscar Pyro5 thespian loky
+	@for peer in ray distributed; do \
+	  $(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check $$peer \
+	    || echo "$$peer does not install here"; \
+	done
+	@touch $@
 
 clean: ## remove the environments and everything built
 	@rm -rf .venv .venvs build dist bench/.build .pytest_cache .mypy_cache .ruff_cache .hypothesis

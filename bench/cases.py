@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from bench import floor, imports, peers
+from bench import executor, floor, imports
 from bench.floor import Numbers
 from bench.harness import Measurement, Row
 
@@ -41,8 +41,8 @@ def _runtime(name: str, *args: int, plain: bool = False) -> Callable[[], Numbers
 MEASUREMENTS: dict[str, Measurement] = {
     "floor": Measurement(floor.floor),
     "python_floor": Measurement(floor.python_floor),
-    "pool": Measurement(peers.pool_round_trip),
-    "pool_16mib": Measurement(peers.pool_big_argument),
+    "pool": Measurement(executor.pool_round_trip),
+    "pool_16mib": Measurement(executor.pool_big_argument),
     "call": Measurement(_runtime("call_sync")),
     "call_async": Measurement(_runtime("call_async")),
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
