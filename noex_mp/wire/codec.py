@@ -26,7 +26,8 @@ from typing import Any, cast
 
 from msgpack import ExtType, Unpacker
 
-import noex_mp.wire.registration  # noqa: F401 - enters its own loader
+# It enters its own loader.
+import noex_mp.wire.registration  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from noex_mp.errors import NoexError, RemoteProtocolError, UnencodableError
 from noex_mp.wire.envelopes import BUFFERS
 from noex_mp.wire.extensions import LOADERS, dumper_for
