@@ -349,7 +349,7 @@ class Client:
         routes = self._routes
         failures = link.reader.failures
         try:
-            for frame in link.unpacker:
+            for frame in link.arrived:
                 kind = frame[0]
                 problem = None
                 if failures:

@@ -49,6 +49,9 @@ class ControlLink(Link):
     the front (`take_fd`).
     """
 
+    # Its frames are checked one by one, as they are taken from the reader.
+    few = 0
+
     __slots__ = ("_bounds", "_encoder", "_in_fds", "_on_frame", "_queue", "_queued")
 
     def __init__(

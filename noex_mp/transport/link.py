@@ -8,7 +8,7 @@ leave in one `send`:
   `link.out` and calls `flush_soon` (once per loop tick).
 * What the socket did not take waits in a backlog until it can be written.
 * Whoever receives is called with the link whenever bytes have arrived, and iterates over
-  `link.unpacker` itself: the hot path has no call per message.
+  `link.arrived` itself: the hot path has no call per message.
 
 A link never raises into the loop. When it ends, `on_close` hears why: None for a plain end,
 an error where the peer sent something that cannot be understood.
@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from noex_mp.errors import RemoteProtocolError
@@ -48,13 +48,17 @@ class Link:
     Attributes:
         out: Packed messages that leave with the next flush.
         scheduled: Whether a flush is on its way through the loop.
-        unpacker: Iterates over the frames that have arrived.
+        arrived: The frames that have just arrived.
+        unpacker: Iterates over all that have arrived and have not been taken.
         state: The owner's: the link's id.
         targets: The owner's: where its messages go.
         resuming: The receiver is in the middle of a batch and goes on by itself.
         congested: So much waits for the socket that a sender should wait too.
         closed: The socket is gone.
     """
+
+    # Less than this, in bytes, is likely to be one message.
+    few = 128
 
     __slots__ = (
         "_backlog",
@@ -68,6 +72,7 @@ class Link:
         "_sock",
         "_waiters",
         "_writing",
+        "arrived",
         "closed",
         "congested",
         "fd",
@@ -99,6 +104,7 @@ class Link:
         self.peer = peer
         self.reader = FrameReader(peer=peer, allow_pickle=allow_pickle, trusted=trusted)
         self.unpacker = self.reader.unpacker
+        self.arrived: Iterable[list[Any]] = self.unpacker
         self.out: list[bytes] = []
         self.scheduled = False
         self.resuming = False
@@ -292,8 +298,11 @@ class Link:
         if not data:
             self._ended()
             return False
+        reader = self.reader
         try:
-            self.reader.feed(data)
+            reader.feed(data)
+            reader.fed += len(data)
+            self.arrived = reader.few() if len(data) < self.few else self.unpacker
         except Exception as error:
             self.close(self.reader.translate(error))
             return False

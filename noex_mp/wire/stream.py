@@ -19,7 +19,8 @@ frame ahead of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from msgpack import BufferFull
@@ -90,6 +91,8 @@ class FrameReader:
             self._decoder.hook, max_size=max_frame_size, first_buffer=_FIRST_BUFFER
         )
         self.feed = self.unpacker.feed
+        # How many bytes were fed; whoever wants `few` counts them.
+        self.fed = 0
         # The buffers still to come, the last one first.
         self._announced: list[tuple[bool, int]] = []
         # How much of a buffer there was no memory for is still to come, in bytes.
@@ -116,6 +119,20 @@ class FrameReader:
                 self.begin(frame)
             else:
                 yield frame
+
+    def few(self) -> Iterable[list[Any]]:
+        """Return what has arrived, where that is little: for a lone frame, it alone.
+
+        To find out by another try that there is no more costs an exception, inside of msgpack:
+        as much as to decode a small call.
+        """
+        unpacker = self.unpacker
+        first = next(unpacker, None)
+        if first is None:
+            return ()
+        if unpacker.tell() == self.fed:
+            return (first,)
+        return chain((first,), unpacker)
 
     def begin(self, frame: list[Any]) -> None:
         """Take a BUFFERS frame, and what has already arrived of its buffers.

@@ -47,23 +47,28 @@ class Activation:
     Attributes:
         target: Whose message it is.
         frame: The message.
-        number: No other in this process has it.
         active: The handler has not returned.
         is_cancelled: The caller has said that it waits no more.
         calls: What the handler has called, and the casts for which there was no window: the route
             and the number, by the future.
     """
 
-    __slots__ = ("_look", "active", "calls", "frame", "is_cancelled", "number", "target")
+    __slots__ = ("_number", "active", "calls", "frame", "is_cancelled", "target")
 
-    def __init__(self, target: Target, frame: list[Any], look: Callable[[Link], None]) -> None:
-        self.number = next(_numbers)
+    def __init__(self, target: Target, frame: list[Any]) -> None:
         self.target = target
         self.frame = frame
         self.active = True
         self.is_cancelled = False
-        self.calls: dict[asyncio.Future[Any], tuple[Route, int]] = {}
-        self._look = look
+        self.calls: dict[asyncio.Future[Any], tuple[Route, int]] | None = None
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """No other activation in this process has it."""
+        if not self._number:
+            self._number = next(_numbers)
+        return self._number
 
     @property
     def is_call(self) -> bool:
@@ -89,7 +94,7 @@ class Activation:
         """Whether nobody waits for the reply any more."""
         if not self.is_cancelled and monotonic() < self.due:
             # The news may be in the socket: a handler that does not wait lets nobody read it.
-            self._look(self.target.link)
+            inline.look(self.target.link)
         return self.is_cancelled or monotonic() >= self.due or self.target.link.closed
 
     @property
@@ -101,17 +106,20 @@ class Activation:
 
     def remember(self, future: asyncio.Future[Any], route: Route, seq: int) -> None:
         """Note a call that the handler has made."""
-        if len(self.calls) >= _MANY:
-            self.calls = {f: call for f, call in self.calls.items() if not f.done()}
-        self.calls[future] = (route, seq)
+        calls = self.calls or {}
+        if len(calls) >= _MANY:
+            calls = {f: call for f, call in calls.items() if not f.done()}
+        calls[future] = (route, seq)
+        self.calls = calls
 
     def waits_for(self, task: asyncio.Task[Any]) -> list[tuple[asyncio.Future[Any], Route, int]]:
         """Return the calls without which the handler, which runs in `task`, cannot go on."""
-        pending = {f for f in self.calls if not f.done()}
+        calls = self.calls or {}
+        pending = {f for f in calls if not f.done()}
         if not pending:
             return []
         found = _behind(getattr(task, "_fut_waiter", None), pending)
-        return [(future, *self.calls[future]) for future in found]
+        return [(future, *calls[future]) for future in found]
 
 
 def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Future[Any]]:
@@ -220,7 +228,7 @@ class Inline:
             return None
         known = self._activation
         if known is None or known.frame is not target.frame:
-            known = self._activation = Activation(target, target.frame, self.look)
+            known = self._activation = Activation(target, target.frame)
         return known
 
     def cancel(self, target: Target, seq: int) -> None:

@@ -307,6 +307,7 @@ class Host:
         self._draining = True
         for link in (*self._links.values(), *self._orphans):
             if link.resuming:
+                link.arrived = link.unpacker
                 self._on_messages(link)
             link.drain()
         self._draining = False
@@ -406,6 +407,9 @@ class Host:
             late = False
             handled = last_sid = 0
             target: Target | None = None
+            # Those of the target: looked up once for messages in a row.
+            mailbox: Any = None
+            cell = 0
             outer = inline.target
             problem: Exception | None = None
             now = clock()
@@ -413,7 +417,7 @@ class Host:
             # Handlers have run since `now`.
             stale = False
             try:
-                for frame in link.unpacker:
+                for frame in link.arrived:
                     kind = frame[0]
                     if kind > CALL_KW:
                         self._on_other(link, frame)
@@ -424,10 +428,12 @@ class Host:
                     if sid != last_sid:
                         last_sid = sid
                         target = inline.target = targets.get(sid)
+                        if target is not None:
+                            mailbox, cell = target.mailbox, target.cell
                     if failures or target is None:
                         self._undecodable(target, frame, failures)
+                        last_sid = 0
                         continue
-                    mailbox = target.mailbox
                     handler = mailbox.inline.get(frame[3])
                     if handler is None or not mailbox.idle:
                         # Bound at its first use.
@@ -449,7 +455,7 @@ class Host:
                             now, stale = clock(), False
                         if frame[4] < now:
                             continue
-                    cells[target.cell] = frame[2]
+                    cells[cell] = frame[2]
                     target.frame = frame
                     stale = True
                     try:
@@ -531,6 +537,7 @@ class Host:
 
     def _resume(self, link: Link) -> None:
         if not link.closed and not link.rest_until_drained(self._resume):
+            link.arrived = link.unpacker
             self._on_messages(link)
 
     def _on_other(self, link: Link, frame: list[Any]) -> None:

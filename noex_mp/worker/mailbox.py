@@ -297,7 +297,7 @@ class Mailbox:
         of the loop. (Python 3.12 has eager tasks for this; a task for each message would cost
         more.)
         """
-        loop, run_in_context, look = self._loop, self.context.run, inline.look
+        loop, run_in_context = self._loop, self.context.run
 
         def begin(*args: Any, **kwargs: Any) -> Any:
             coroutine = operation(*args, **kwargs)
@@ -305,12 +305,13 @@ class Mailbox:
             task: Any = self.task
             target = inline.target
             assert target is not None
-            began = self.activation = Activation(target, target.frame, look)
+            began = self.activation = Activation(target, target.frame)
             _enter_task(loop, task)
             try:
                 waits_for = run_in_context(_begin_as, began, coroutine)
             except StopIteration as end:
-                self._is_over(began)
+                began.active = False
+                self.activation = None
                 return end.value
             except BaseException:
                 self._is_over(began)
@@ -554,7 +555,7 @@ class Mailbox:
             # An operation takes its sender first, `handle_call` after the request.
             args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
         self._cells[target.cell] = frame[2]
-        began = self.activation = Activation(target, frame, inline.look)
+        began = self.activation = Activation(target, frame)
         activation.set(began)
         try:
             # In this frame, so that a caller's wrong arguments can be told from a crash.
