@@ -41,11 +41,14 @@ def _runtime(name: str, *args: int, plain: bool = False) -> Callable[[], Numbers
 MEASUREMENTS: dict[str, Measurement] = {
     "floor": Measurement(floor.floor),
     "python_floor": Measurement(floor.python_floor),
+    "floor_two_cores": Measurement(floor.floor_across_cores, pinned=False),
     "pool": Measurement(executor.pool_round_trip),
     "pool_16mib": Measurement(executor.pool_big_argument),
     "call": Measurement(_runtime("call_sync")),
     "call_async": Measurement(_runtime("call_async")),
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
+    "call_free": Measurement(_runtime("call_sync"), pinned=False),
+    "call_spin": Measurement(_runtime("call_spinning"), pinned=False),
     "sync_call": Measurement(_blocking("sync_call")),
     "sync_threads": Measurement(_blocking("sync_threads")),
     "calls_gather_64": Measurement(_runtime("calls_gathered", 64)),
@@ -64,6 +67,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 _FLOOR = ("floor", "p50")
+_TWO_CORES = ("floor_two_cores", "p50")
 _FLOOR_RATE = ("floor", "per_second")
 
 ROWS: list[Row] = [
@@ -77,6 +81,9 @@ ROWS: list[Row] = [
     Row("call p50, plain asyncio loop", ("call_plain_loop", "p50"), "µs", 3.2, against=_FLOOR),
     Row("call p50, .sync", ("sync_call", "p50"), "µs", 2.0, 1.5, _FLOOR),
     Row("calls, .sync, 8 threads", ("sync_threads", "per_second"), "/s", against=_FLOOR_RATE),
+    Row("floor across two cores p50", _TWO_CORES, "µs"),
+    Row("call p50, not pinned", ("call_free", "p50"), "µs", 1.4, against=_TWO_CORES),
+    Row("call p50, not pinned, spin", ("call_spin", "p50"), "µs", 0.5, against=_TWO_CORES),
     *(
         Row(name, (source, "per_second"), "/s", 2.2, 3.3, _FLOOR_RATE, more_is_better=True)
         for name, source in [

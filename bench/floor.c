@@ -1,8 +1,12 @@
 /* The floor: two processes, a blocking ping-pong over a Unix socket pair, and nothing else.
  *
- * usage: floor ROUNDS SIZE
- * Prints {"p50": us, "p99": us, "per_second": round trips per second}.
+ * usage: floor ROUNDS SIZE [CPU CPU]
+ * With two CPUs, each process runs on its own. Prints {"p50": us, "p99": us, "per_second": round trips per second}.
  */
+#define _GNU_SOURCE
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -47,6 +51,15 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static void stay_on(const char *cpu) {
+#ifdef __linux__
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(atoi(cpu), &set);
+    sched_setaffinity(0, sizeof set, &set);
+#endif
+}
+
 int main(int argc, char **argv) {
     long rounds = argc > 1 ? atol(argv[1]) : 20000;
     size_t size = argc > 2 ? (size_t)atol(argv[2]) : 40;
@@ -58,11 +71,15 @@ int main(int argc, char **argv) {
         return 1;
     if (child == 0) {
         close(ends[0]);
+        if (argc > 4)
+            stay_on(argv[4]);
         while (read_all(ends[1], size) && write_all(ends[1], size))
             ;
         _exit(0);
     }
     close(ends[1]);
+    if (argc > 4)
+        stay_on(argv[3]);
     double *took = malloc(rounds * sizeof *took);
     if (!took)
         return 1;

@@ -23,6 +23,7 @@ __all__ = [
     "c_floor",
     "compiler",
     "floor",
+    "floor_across_cores",
     "percentiles",
     "python_floor",
 ]
@@ -51,10 +52,26 @@ def compiler() -> str | None:
     return shutil.which("cc")
 
 
-def c_floor() -> Numbers:
-    """Measure the floor in C. There must be a `compiler()`."""
+def floor_across_cores() -> Numbers:
+    """Measure the floor in C with each process on a core of its own.
+
+    Raises:
+        RuntimeError: There is no compiler, or only one core.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cpus) < 2 or not compiler():
+        raise RuntimeError("it takes two cores, and a C compiler")
+    return c_floor(cpus[0], cpus[1])
+
+
+def c_floor(*cpus: int) -> Numbers:
+    """Measure the floor in C. There must be a `compiler()`.
+
+    Args:
+        cpus: None, or the two on which the processes run.
+    """
     program = build()
-    command = [str(program), str(ROUNDS), str(MESSAGE_SIZE)]
+    command = [str(program), str(ROUNDS), str(MESSAGE_SIZE), *map(str, cpus)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     numbers: Numbers = json.loads(output)
     return numbers

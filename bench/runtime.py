@@ -22,7 +22,7 @@ import uvloop
 
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
-from noex_mp import CallError, Ref, child, shutdown, spawn, stop, sync
+from noex_mp import CallError, Node, Ref, child, shutdown, spawn, stop, sync
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
 
@@ -65,6 +65,13 @@ async def call_sync() -> Numbers:
     """A call at a time, sync handler."""
     echo = await spawn(Echo)
     return await _one_at_a_time(lambda i: Echo.ping(echo, i))
+
+
+async def call_spinning() -> Numbers:
+    """The same, by a node that spins."""
+    async with Node(latency="spin") as node:
+        echo = await node.spawn(Echo)
+        return await _one_at_a_time(lambda i: Echo.ping(echo, i))
 
 
 async def call_async() -> Numbers:

@@ -27,6 +27,7 @@ from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import keep_apart
+from noex_mp.transport.spin import Spinner
 from noex_mp.transport.ticker import Ticker
 from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
@@ -87,10 +88,12 @@ class Client:
         *,
         allow_pickle: bool = True,
         asks_again: bool = False,
+        spinner: Spinner | None = None,
     ) -> None:
         self.loop = loop
         self.node = node
         self._asks_again = asks_again
+        self._spinner = spinner
         self.encoder = Encoder(allow_pickle=allow_pickle)
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)
@@ -265,7 +268,7 @@ class Client:
             self._routes[sid].located(incarnation, self._links[link_id], mailbox)
 
     def _open(self, link_id: int, fd: int) -> Link:
-        link = (BlockingLink if self._asks_again else Link)(
+        link = self._new_link(
             self.loop,
             fds.unix_socket(fd),
             peer=f"worker behind link {link_id}",
@@ -275,6 +278,13 @@ class Client:
         )
         link.state = link_id
         return link
+
+    def _new_link(self, *positional: Any, **options: Any) -> Link:
+        if self._asks_again:
+            return BlockingLink(*positional, **options)
+        if self._spinner is not None:
+            return self._spinner.link(*positional, **options)
+        return Link(*positional, **options)
 
     def _on_link_down(self, frame: list[Any]) -> None:
         _, link_id, replies = frame
@@ -481,10 +491,12 @@ def connect_client(
     *,
     allow_pickle: bool = True,
     asks_again: bool = False,
+    spin: bool = False,
 ) -> Client:
     """Return a client that talks to the root over a socket of its own.
 
     Args:
+        spin: While a reply may be near, its loop does not go to sleep.
         asks_again: After the end of a server it asks the root again where that is, once it needs
             to know, for it only reads what the root says while it waits for something itself.
             (See `Connection`.)
@@ -505,6 +517,13 @@ def connect_client(
         encoder=Encoder(allow_pickle=allow_pickle),
         allow_pickle=allow_pickle,
     )
-    client = Client(loop, control, node, allow_pickle=allow_pickle, asks_again=asks_again)
+    client = Client(
+        loop,
+        control,
+        node,
+        allow_pickle=allow_pickle,
+        asks_again=asks_again,
+        spinner=Spinner(loop) if spin else None,
+    )
     keep_apart(loop)
     return client

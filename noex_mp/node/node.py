@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import partial
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec
 
@@ -80,6 +80,7 @@ class Node:
         allow_native_threads: Sequence[str] = (),
         pickle: bool = True,
         core_dumps: bool = False,
+        latency: Literal["spin"] | None = None,
     ) -> None:
         """Describe a node; nothing starts yet.
 
@@ -93,7 +94,16 @@ class Node:
                 imported, and threads, by name. Each is a risk: threads do not survive a fork.
             pickle: Whether arguments of types that nothing else covers are pickled.
             core_dumps: Whether a crashing worker may write a core file.
+            latency: `"spin"` halves the time of a lone call, and more: whoever has sent one looks
+                for the answer for a moment (100 µs at most) instead of going to sleep. It pays
+                where cores are idle, and gives up where it does not. None: sleep at once.
+
+        Raises:
+            ConfigError: There is no such latency.
         """
+        if latency not in (None, "spin"):
+            raise ConfigError(f'expected latency to be "spin" or None, got {latency!r:.60}')
+        self._spin = latency is not None
         self.tree = tree
         self.name = name
         self._preload = tuple(preload)
@@ -129,6 +139,7 @@ class Node:
             allow_native_threads=self._allow_native_threads,
             allow_pickle=self._pickle,
             core_dumps=self._core_dumps,
+            spin=self._spin,
             sink=sink,
             listener=listener or (lambda event: None),
         )
@@ -386,7 +397,12 @@ class Node:
                 fds.close_all([ours.detach(), theirs.detach()])
                 raise NodeDownError("the node has stopped") from None
             client = connect_client(
-                loop, ours, self._root.id, allow_pickle=self._pickle, asks_again=asks_again
+                loop,
+                ours,
+                self._root.id,
+                allow_pickle=self._pickle,
+                asks_again=asks_again,
+                spin=self._spin,
             )
             self._clients[loop] = client
         return client

@@ -77,6 +77,7 @@ class RootConfig:
         allow_native_threads: Native threads that the preload may leave.
         allow_pickle: Whether pickle is the last resort for arguments.
         core_dumps: Whether a crashing worker may write a core file.
+        spin: Whether loops do not go to sleep while an answer may be near.
         listener: Hears of every event.
         sink: Gets what workers print.
     """
@@ -87,6 +88,7 @@ class RootConfig:
     allow_native_threads: Sequence[str] = ()
     allow_pickle: bool = True
     core_dumps: bool = False
+    spin: bool = False
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)
 
@@ -116,7 +118,12 @@ class Root:
             loop,
             black_box=self._black_box,
             sink=config.sink,
-            fields={"node": self.id, "token": self._token, "core_dumps": config.core_dumps},
+            fields={
+                "node": self.id,
+                "token": self._token,
+                "core_dumps": config.core_dumps,
+                "spin": config.spin,
+            },
             on_frame=self._on_frame,
             on_dead=self._on_dead,
             allow_pickle=config.allow_pickle,

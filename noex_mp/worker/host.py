@@ -47,6 +47,7 @@ from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
+from noex_mp.transport.spin import Spinner
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import (
     ASK,
@@ -127,6 +128,7 @@ class Host:
         self._boot = boot
         self._allow_pickle: bool = boot.fields["allow_pickle"]
         self.encoder = Encoder(allow_pickle=self._allow_pickle)
+        self._spinner = Spinner(loop) if boot.fields["spin"] else None
         slot: int = boot.fields["slot"]
         mine = memoryview(mmap.mmap(boot.black_box_fd, TEXT_OFFSET, offset=slot))
         self.cells = mine[:CELLS_SIZE].cast("Q")
@@ -193,7 +195,11 @@ class Host:
             )
         if self._client is None:
             self._client = activation.NestedClient(
-                loop, self._control, self._boot.node, allow_pickle=self._allow_pickle
+                loop,
+                self._control,
+                self._boot.node,
+                allow_pickle=self._allow_pickle,
+                spinner=self._spinner,
             )
             self._client.serving = self._serving
         return self._client
@@ -330,7 +336,7 @@ class Host:
             # The other end reads its end, and the root makes another link in a moment.
             self.complain(peer, OSError("no file descriptor is free to serve it"))
             return
-        link = Link(
+        link = (self._spinner.link if self._spinner else Link)(
             self.loop,
             fds.unix_socket(fd),
             peer=peer,

@@ -206,3 +206,14 @@ async def test_two_hundred_calls_at_once_to_twenty_servers() -> None:
         counters = await asyncio.gather(*(spawn(Counter) for _ in range(20)))
         results = await asyncio.gather(*(Counter.increment(c) for c in counters for _ in range(10)))
         assert results == list(range(1, 11)) * 20
+
+
+@on_both_loops
+async def test_a_node_that_spins_answers_as_any_other() -> None:
+    async with ObservedNode(latency="spin") as node:
+        counter = await spawn(Counter)
+        assert [await Counter.increment(counter) for _ in range(200)] == list(range(1, 201))
+        calls = [Counter.increment(counter) for _ in range(200)]
+        assert await asyncio.gather(*calls) == list(range(201, 401))
+        node.kill(counter)
+        assert await Counter.increment(counter) == 1
