@@ -18,6 +18,7 @@ import pytest
 
 from noex_mp import (
     AlreadyRegisteredError,
+    CallCycleError,
     CallTimedOutError,
     ConfigError,
     Continue,
@@ -49,6 +50,7 @@ from noex_mp.client import current
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, whistles
 from tests.nodes.outside import SentEcho, outside
 from tests.processes.harness import REPOSITORY, wait_for_ends
+from tests.servers.busy import Busy, Ticking
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
@@ -228,6 +230,44 @@ async def test_what_a_client_had_sent_is_handled_though_it_has_ended(whistles: W
         release.blow()
         await pausing
         assert await Hostile.all(hostile) == list(range(100))
+
+
+@holds("delivery-11")
+async def test_a_full_mailbox_lets_its_senders_wait_or_refuses(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        busy = await spawn(child(Busy).options(max_messages=10))
+        await Busy.count(busy)
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        await coming.heard()
+        sent = [Busy.note(busy.within(None), n) for n in range(20)]
+        assert [future.done() for future in sent].count(False) >= 10
+        with pytest.raises(MailboxFullError):
+            Busy.note.nowait(busy, 20)
+        going.blow()
+        await asyncio.gather(blocked, *sent)
+        assert await Busy.notes(busy) == list(range(20))
+
+
+@holds("delivery-12")
+async def test_a_full_server_stalls_nobody_else(whistles: Whistles) -> None:
+    coming = whistles()
+    async with ObservedNode():
+        full = await spawn(child(Busy).options(placement="both", max_messages=10))
+        neighbour = await spawn(child(Busy).options(placement="both", max_messages=10))
+        waiting = Busy.wait(full.within(None), coming.path)
+        await coming.heard()
+        Busy.note(full.within(None), "too much")
+        flood = [Busy.note(full.within(None), n) for n in range(100)]
+        assert await Busy.echo(neighbour, 1) == 1
+        assert not flood[-1].done()
+        waiting.cancel()
+        await flood[-1]
+        # Both flood each other beyond their bounds.
+        await Busy.flood(full.within(None), neighbour, 1000)
+        await Busy.flood(neighbour.within(None), full, 1000)
+        while await Busy.count(full.within(None)) < 1102:  # noqa: ASYNC110 - in another process
+            await asyncio.sleep(0.01)
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -458,6 +498,67 @@ async def test_none_is_no_limit(whistles: Whistles) -> None:
 
 
 # --- start -------------------------------------------------------------------------------------
+
+
+@holds("time-3")
+async def test_a_nested_call_has_no_more_time_than_its_caller() -> None:
+    async with ObservedNode():
+        one, two = await spawn(Busy), await spawn(Busy)
+        left = await Busy.ask_time_left(one.within(20.0), two, first_wait=True)
+        assert left is not None
+        assert left <= 20
+
+
+@holds("time-4")
+async def test_what_is_out_of_time_does_not_run(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        busy = await spawn(Busy)
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        late = Busy.echo(busy.within(0.05), "late")
+        await coming.heard()
+        with pytest.raises(CallTimedOutError):
+            await late
+        going.blow()
+        await blocked
+        assert await Busy.notes(busy) == []
+
+
+@holds("time-5")
+async def test_a_cancelled_call_is_taken_back_or_its_handler_told(whistles: Whistles) -> None:
+    coming = whistles()
+    async with ObservedNode():
+        busy = await spawn(Busy)
+        waiting = Busy.wait(busy.within(None), coming.path)
+        await coming.heard()
+        waiting.cancel()
+        assert await Busy.echo(busy, "next") == "next"
+        spinning = Busy.spin_until_cancelled(busy.within(None), coming.path, 30.0)
+        await coming.heard()
+        spinning.cancel()
+        assert await Busy.notes(busy) == ["cancelled", "next", "noticed"]
+
+
+@holds("time-6")
+async def test_a_circle_of_calls_is_found() -> None:
+    async with ObservedNode():
+        ring = [await spawn(Busy) for _ in range(3)]
+        with pytest.raises(CallCycleError) as failure:
+            await Busy.pass_on(ring[0].within(None), [*ring[1:], ring[0]])
+        assert failure.value.path == ("Busy", "Busy", "Busy", "Busy")
+
+
+@holds("time-7")
+async def test_the_timers_of_an_incarnation_end_with_it(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode() as node:
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.every(ticking, "old", 0.01)
+        await heard.heard()
+        node.kill(ticking)
+        await node.event("restarted", ticking)
+        await Ticking.block(ticking, 0.05)
+        assert await Ticking.all(ticking) == []
 
 
 @holds("start-1")
