@@ -151,8 +151,9 @@ def _load_registered(reader: ValueReader, data: bytes) -> Any:
 
 
 def _load_exception(reader: ValueReader, data: bytes) -> Any:
-    path, _, _, text, notes, frames, _, linked = reader.nested(data)
-    if _is_ours(path) or path.startswith("builtins:"):
+    path, _, _, text, notes, frames, _, linked, code = reader.nested(data)
+    # One that comes with code of its own is never made here.
+    if not code and (_is_ours(path) or path.startswith("builtins:")):
         return load_exception(reader, data)
     error = RemoteError(path, text)
     error.__cause__ = linked
