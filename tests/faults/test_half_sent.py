@@ -1,8 +1,5 @@
 """One of two processes dies while 64 MiB are on their way between them, in each direction."""
 
-# The tests look at the runtime's own links, to be sure of the moment.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import os
@@ -11,11 +8,10 @@ import signal
 import pytest
 
 from noex_mp import Killed, NoServerError, ServerExitedError, child, spawn
-from noex_mp.client import current
 from tests.faults.aftermath import scene
 from tests.nodes.observed import Whistles, on_both_loops
 from tests.servers.faulty import Faulty
-from tests.servers.hostile import MIB, Asker, Hostile
+from tests.servers.hostile import MIB, Asker, Hostile, stop_half_way
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +23,9 @@ async def test_a_server_that_dies_with_half_an_argument_has_not_begun() -> None:
     async with scene() as (node, _):
         for restart in ("transient", "temporary"):
             faulty = await spawn(child(Faulty).options(restart=restart))
-            os.kill(await Faulty.os_pid(faulty), signal.SIGSTOP)
+            os_pid = await Faulty.os_pid(faulty)
             sending = Faulty.size(faulty.within(None), bytes(BIG))
-            link = current.client(node.id).route(faulty.sid, "").link
-            assert link is not None
-            assert 0 < link._backlog_size < BIG
+            await stop_half_way(faulty, os_pid, BIG)
             behind = Faulty.step(faulty.within(None), 1)
             node.kill(faulty)
             if restart == "transient":

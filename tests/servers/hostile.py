@@ -374,6 +374,23 @@ class Tight(Hostile):
         _limit_memory(MIB, hard=4 * MIB)
 
 
+async def stop_half_way(faulty: Ref[Faulty], os_pid: int, size: int) -> None:
+    """Stop the process that something big is on its way to, when a part of it has left.
+
+    The rest leaves by our own event loop, which stands still meanwhile.
+    """
+    link = current.client().route(faulty.sid, "").link
+    assert link is not None
+
+    def left() -> int:
+        return link._backlog_size  # pyright: ignore[reportPrivateUsage]
+
+    while not left():  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0)
+    os.kill(os_pid, signal.SIGSTOP)
+    assert 0 < left() < size
+
+
 class Asker(GenServer):
     """A caller in a process of its own, whose end or sleep the test brings about."""
 
@@ -401,9 +418,9 @@ class Asker(GenServer):
 
     @call
     async def send_big(self, faulty: Ref[Faulty], size: int, started: str) -> int:
-        await Faulty.echo(faulty, 1)
-        os.kill(await Faulty.os_pid(faulty), signal.SIGSTOP)
+        os_pid = await Faulty.os_pid(faulty)
         sending = Faulty.size(faulty.within(None), bytes(size))
+        await stop_half_way(faulty, os_pid, size)
         blow(started)
         return await sending
 
