@@ -107,7 +107,10 @@ def leftovers(
     collected = False
     while True:
         left = _difference(before, take_snapshot(), ignoring)
-        if not left or time.monotonic() >= deadline:
+        if left and time.monotonic() >= deadline:
+            _forgive_strangers(left)
+            return left
+        if not left:
             return left
         if not collected:
             # Sockets and mappings in a reference cycle go as soon as anyone collects it.
@@ -127,6 +130,32 @@ def _difference(before: Snapshot, after: Snapshot, ignoring: Collection[Kind]) -
         if new:
             left[kind] = new
     return left
+
+
+def _forgive_strangers(left: Leftovers) -> None:
+    # /dev/shm is everybody's: other programs of the same user come and go there.
+    entries = left.get("shared memory", [])
+    if _ON_LINUX and any(words.startswith(str(_SHM_FOLDER)) for words in entries):
+        theirs = _mappings_of_strangers()
+        kept = [words for words in entries if words.partition(" (")[0] not in theirs]
+        if kept:
+            left["shared memory"] = kept
+        else:
+            del left["shared memory"]
+
+
+def _mappings_of_strangers() -> set[str]:
+    ours = {key[0] for key in _linux_processes()} | {os.getpid()}
+    found: set[str] = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in ours:
+            with contextlib.suppress(OSError):
+                maps = Path("/proc", entry, "maps").read_text(errors="replace")
+                lines = (
+                    line.split(maxsplit=5) for line in maps.splitlines() if "/dev/shm/" in line
+                )
+                found |= {fields[5].removesuffix(" (deleted)") for fields in lines}
+    return found
 
 
 # --- processes ---------------------------------------------------------------------------------
