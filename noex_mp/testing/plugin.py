@@ -137,16 +137,25 @@ def _forgive_strangers(left: Leftovers) -> None:
     entries = left.get("shared memory", [])
     if _ON_LINUX and any(words.startswith(str(_SHM_FOLDER)) for words in entries):
         theirs = _mappings_of_strangers()
-        kept = [words for words in entries if words.partition(" (")[0] not in theirs]
+        kept = [words for words in entries if _inode(words.partition(" (")[0]) not in theirs]
         if kept:
             left["shared memory"] = kept
         else:
             del left["shared memory"]
 
 
+def _inode(path: str) -> str:
+    # Not by name: glibc gives a semaphore its name only once it is mapped.
+    with contextlib.suppress(OSError):
+        return str(os.stat(path, follow_symlinks=False).st_ino)
+    return ""
+
+
 def _mappings_of_strangers() -> set[str]:
+    """Return the inodes of what other programs have mapped from there."""
     ours = {key[0] for key in _linux_processes()} | {os.getpid()}
-    found: set[str] = set()
+    # What is gone by now has none.
+    found = {""}
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) not in ours:
             with contextlib.suppress(OSError):
@@ -154,7 +163,7 @@ def _mappings_of_strangers() -> set[str]:
                 lines = (
                     line.split(maxsplit=5) for line in maps.splitlines() if "/dev/shm/" in line
                 )
-                found |= {fields[5].removesuffix(" (deleted)") for fields in lines}
+                found |= {fields[4] for fields in lines}
     return found
 
 
