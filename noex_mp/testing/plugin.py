@@ -137,7 +137,12 @@ def _forgive_strangers(left: Leftovers) -> None:
     entries = left.get("shared memory", [])
     if _ON_LINUX and any(words.startswith(str(_SHM_FOLDER)) for words in entries):
         theirs = _mappings_of_strangers()
-        kept = [words for words in entries if _inode(words.partition(" (")[0]) not in theirs]
+        kept = [
+            words
+            for words in entries
+            if not words.startswith(str(_SHM_FOLDER))
+            or _inode(words.partition(" (")[0]) not in theirs
+        ]
         if kept:
             left["shared memory"] = kept
         else:
