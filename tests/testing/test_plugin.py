@@ -78,7 +78,8 @@ LEAKS = {
     "a socket file": (
         (
             "folder = Path(os.environ['XDG_RUNTIME_DIR'], 'noex-mp', 'n')\n"
-            "    os.umask(0o077)\n    folder.mkdir(parents=True)\n    s = socket.socket(socket.AF_UNIX)\n"
+            "    os.umask(0o077)\n    folder.mkdir(parents=True)\n"
+            "    s = socket.socket(socket.AF_UNIX)\n"
             "    s.bind(str(folder / 'control'))\n    s.close()"
         ),
         "*/noex-mp/n/control",
