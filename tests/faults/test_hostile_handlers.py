@@ -183,6 +183,7 @@ async def test_threads_of_a_handler_do_not_hold_up_a_stop_or_a_restart(whistles:
             os.close(pidfd)
 
 
+@pytest.mark.linux_only("what has left a dead worker's group is nobody's child any more")
 @on_both_loops
 async def test_a_daemon_of_a_server_ends_with_it_however_it_ends() -> None:
     async with scene() as (node, _):
