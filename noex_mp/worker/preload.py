@@ -26,10 +26,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from noex_mp.core.reasons import Crash, Normal, Shutdown
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS, open_fds
 from noex_mp.wire import classes
 from noex_mp.wire.classes import MAIN_IN_WORKERS
+from noex_mp.wire.codec import Encoder
 from noex_mp.wire.zygote_packets import ZygoteConfig
 
 # Each library reads its variable once, when it is loaded.
@@ -98,6 +100,10 @@ def import_runtime(entry: str) -> Callable[..., object]:
     for name in _RUNTIME_IF_THERE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    # How each of these travels is found out once, at some cost, and not by each worker at its end.
+    encoder = Encoder()
+    for reason in (Normal(), Shutdown(), Crash("", "")):
+        encoder.pack(reason)
     module, _, function = entry.partition(":")
     found: Callable[..., object] = getattr(importlib.import_module(module), function)
     return found
