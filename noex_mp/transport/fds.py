@@ -141,6 +141,15 @@ def take_numbers_below(limit: int) -> list[int]:
     return taken
 
 
+def give_back_numbers(taken: Sequence[int]) -> None:
+    """Close what `take_numbers_below` has opened."""
+    if taken and taken[-1] - taken[0] == len(taken) - 1:
+        # Nobody else's in between: one call to the kernel.
+        os.closerange(taken[0], taken[-1] + 1)
+    else:
+        close_all(taken)
+
+
 # --- the register -------------------------------------------------------------------------------
 
 

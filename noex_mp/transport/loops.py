@@ -45,7 +45,7 @@ def new_high_event_loop() -> asyncio.AbstractEventLoop:
     """
     taken = fds.take_numbers_below(_LOW)
     loop = new_event_loop()
-    loop.call_soon(fds.close_all, taken)
+    loop.call_soon(fds.give_back_numbers, taken)
     return loop
 
 
