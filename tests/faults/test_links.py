@@ -185,8 +185,8 @@ async def test_nonsense_from_a_worker_ends_the_link_and_not_the_program() -> Non
             os_pid = await Faulty.os_pid(faulty)
             # What the worker would send arrives here: our own reader gets it.
             link = link_to(node, faulty)
-            link.reader.feed(data)
-            client_of(node)._on_replies(link)
+            link._recv = lambda size, data=data: data
+            link.read()
             assert link.closed, kind
             assert await Faulty.os_pid(faulty) == os_pid, kind
 
@@ -197,8 +197,10 @@ async def test_an_error_that_is_none_does_not_leave_its_call_hanging() -> None:
         await Faulty.echo(faulty, 0)
         link = link_to(node, faulty)
         calling = Faulty.echo(faulty, 1)
-        link.reader.feed(msgpack.packb([ERROR, faulty.sid, 2, "no exception"]))
-        client_of(node)._on_replies(link)
+        data = msgpack.packb([ERROR, faulty.sid, 2, "no exception"])
+        link._recv = lambda size: data
+        link.read()
+        link._recv = link._sock.recv
         with pytest.raises(RemoteProtocolError, match="an error that is none"):
             await calling
         assert await Faulty.echo(faulty, 1) == 1
