@@ -185,7 +185,7 @@ async def test_nonsense_from_a_worker_ends_the_link_and_not_the_program() -> Non
             os_pid = await Faulty.os_pid(faulty)
             # What the worker would send arrives here: our own reader gets it.
             link = link_to(node, faulty)
-            link._recv = lambda size, data=data: data
+            link._recv = lambda size, data=data: data  # type: ignore[misc]
             link.read()
             assert link.closed, kind
             assert await Faulty.os_pid(faulty) == os_pid, kind
