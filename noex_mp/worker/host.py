@@ -473,7 +473,9 @@ class Host:
                             else:
                                 result = handler(*frame[5:])
                         elif kind == CAST:
-                            if len(frame) == 4:
+                            if len(frame) == 5:
+                                result = handler(frame[4])
+                            elif len(frame) == 4:
                                 result = handler()
                             else:
                                 result = handler(*frame[4:])
