@@ -1,10 +1,12 @@
 # Everything runs in VENV, which the first target that needs it makes.
 #   PYTHON=python3.12 make test      another Python
+#   JOBS=8 make test                  so many tests at once; 0 is one after the other, here
 #   ARGS="-k name" make test         arguments for pytest, the benchmark or the demo
 
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+JOBS   ?= 2
 
 PY      := $(VENV)/bin/python
 READY   := $(VENV)/.ready
@@ -32,13 +34,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F'\t' '{printf "make %-14s %s\n", $$1, $$2}'
 
 test-fallbacks: $(READY) ## run the tests of processes and faults with what macOS has
-	@NOEX_MP_FALLBACKS=1 $(PY) -m pytest tests/processes tests/faults $(ARGS)
+	@NOEX_MP_FALLBACKS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal tests/processes tests/faults $(ARGS)
 
 demo: $(READY) ## run the example application and kill one of its workers
 	@$(PY) -m examples.codeindex.demo $(ARGS)
 
 test: $(READY) ## run all tests
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: ## run all tests on every supported Python
 	@failed=; for version in $(VERSIONS); do \
