@@ -9,7 +9,6 @@ names and payloads here.
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 import signal
 import socket
@@ -35,7 +34,7 @@ from noex_mp.node.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.sources import Sources
 from noex_mp.node.supervisor import StartFailedError, Supervision
-from noex_mp.node.workers import Worker, Workers, check_room
+from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import NO_FD, ControlLink
@@ -323,24 +322,18 @@ class Root:
             self._config.sink(label, "stderr", f"noex-mp: {warning}\n".encode())
 
     async def _start_worker(self, child: Child) -> Worker:
-        first = child.incarnation == 1
-        if first:
-            # A restart always has room: what the last worker had, and what is kept back.
-            check_room(child.title)
-        try:
-            return await self._fork(child)
-        except OSError as error:
-            if first and error.errno in (errno.EMFILE, errno.ENFILE):
-                # Somebody else took what was free a moment ago.
-                check_room(child.title)
-            raise
-
-    async def _fork(self, child: Child) -> Worker:
         group = child.placement
         label = child.title if group is None else group.name
         self._warn_of_changes(label, child.spec["server"])
         shared = group is not None
-        start = partial(self._workers.start, label=label, shared=shared, process=child.process)
+        start = partial(
+            self._workers.start,
+            label=label,
+            shared=shared,
+            process=child.process,
+            # A restart always has room: what the last worker had, and what is kept back.
+            needs_room=child.incarnation == 1,
+        )
         try:
             return await start(await self._current_zygote())
         except ConnectionResetError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from noex_mp.wire.envelopes import LEAVE
 if TYPE_CHECKING:
     from noex_mp.node.children import Child
 
-__all__ = ["Worker", "Workers", "check_room"]
+__all__ = ["Worker", "Workers"]
 
 # How long the pidfd waits for the zygote's report, in seconds.
 STATUS_PATIENCE: Final = 1.0
@@ -41,18 +42,6 @@ STATUS_PATIENCE: Final = 1.0
 # restart of a server (which gets back what the last worker had) and for the command line.
 FDS_TO_START: Final = 8
 FDS_KEPT_BACK: Final = 8
-
-
-def check_room(label: str) -> None:
-    """Refuse to start one more server while there is no room for another worker.
-
-    Raises:
-        OutOfDescriptorsError: Too few descriptors are free.
-    """
-    open_fds, limit = fds.usage()
-    needed = FDS_TO_START + FDS_KEPT_BACK
-    if limit - open_fds < needed:
-        raise OutOfDescriptorsError(label, open_fds, limit, needed)
 
 
 class Worker:
@@ -149,6 +138,8 @@ class Workers:
         self._on_dead = on_dead
         self._allow_pickle = allow_pickle
         self._next = 0
+        # How many have been asked for and have no pidfd yet.
+        self._coming = 0
         self._by_os_pid: dict[int, Worker] = {}
         self._known: set[Worker] = set()
 
@@ -167,6 +158,7 @@ class Workers:
         label: str,
         shared: bool = False,
         process: dict[str, Any] | None = None,
+        needs_room: bool = False,
     ) -> Worker:
         """Start a worker and return it; it has not said hello yet.
 
@@ -175,15 +167,20 @@ class Workers:
             label: Whose it is, for people.
             shared: It is a placement group's.
             process: What its process is to be like. Only what concerns its start is read here.
+            needs_room: It does not get the descriptors that are kept back for restarts.
 
         Raises:
+            OutOfDescriptorsError: Too few descriptors are free.
             OSError: The machine has no process, memory or descriptor left for it.
         """
+        if needs_room:
+            self._check_room(label)
         self._next += 1
         worker = Worker(self._next, label, self._black_box.take(), self._loop, shared=shared)
         worker.zygote = zygote
         self._known.add(worker)
         passed: list[int] = []
+        self._coming += 1
         try:
             passed.append(self._control_pair(worker))
             passed.append(self._output_pipe(worker, "stdout"))
@@ -191,13 +188,29 @@ class Workers:
             worker.os_pid, worker.pidfd = await zygote.fork(
                 (*passed, worker.slot.fd), self._fields_of(worker, process or {})
             )
-        except BaseException:
+        except BaseException as error:
             self._discard(worker)
+            if needs_room and isinstance(error, OSError) and error.errno == errno.EMFILE:
+                # Somebody else took what was free a moment ago.
+                raise self._no_room(label) from error
             raise
         finally:
+            self._coming -= 1
             fds.close_all(passed)
         self._watch(worker)
         return worker
+
+    def _check_room(self, label: str) -> None:
+        open_fds, limit = fds.usage()
+        if limit - open_fds < self._fds_needed:
+            raise self._no_room(label)
+
+    @property
+    def _fds_needed(self) -> int:
+        return FDS_TO_START + FDS_KEPT_BACK + self._coming
+
+    def _no_room(self, label: str) -> OutOfDescriptorsError:
+        return OutOfDescriptorsError(label, *fds.usage(), self._fds_needed)
 
     def _fields_of(self, worker: Worker, process: dict[str, Any]) -> dict[str, Any]:
         is_fresh = process.get("start") == "exec"

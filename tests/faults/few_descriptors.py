@@ -69,7 +69,7 @@ async def starts_at_once_fail_with_nothing_else() -> None:
             *(spawn(Counter) for _ in range(100)), return_exceptions=True
         )
         refused = [each for each in started if isinstance(each, BaseException)]
-        assert {type(each) for each in refused} == {OutOfDescriptorsError}
+        assert {type(each) for each in refused} == {OutOfDescriptorsError}, refused
         counters = [each for each in started if isinstance(each, Ref)]
         assert await asyncio.gather(*(Counter.increment(c) for c in counters)) == [1] * len(
             counters
