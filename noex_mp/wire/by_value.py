@@ -1,8 +1,11 @@
 """Pickle, and cloudpickle for what has no name in other processes. Lazily: most never need it.
 
-A class, function or lambda that another process could not import travels with its code. The
-same class sent twice is one class over there, and comes home as the class it was, so `except`
-and `isinstance` hold: cloudpickle gives each class an id.
+A class or function that another process could not import travels with its code. The same class
+sent twice is one class over there, and comes home as the class it was, so `except` and
+`isinstance` hold: cloudpickle gives each class an id.
+
+A lambda goes where code is expected: in a start argument, and in the code of others. In a message
+it is refused, since it would be pickled anew for each, mostly without anybody's knowledge.
 
 Both sides refuse it where pickle is switched off, and a reader also where the peer is not of this
 node: nothing that comes from outside is ever unpickled.
@@ -32,6 +35,9 @@ _PROTOCOL: Final = 5
 _BUILT_IN: Final = "builtins"
 
 
+_LAMBDA: Final = "a lambda has no name that another process could import; write it as a def"
+
+
 class _NeedsCodeError(Exception):
     """Something in a value cannot be sent by name."""
 
@@ -43,7 +49,7 @@ def dump_pickle(writer: ValueWriter, value: Any) -> ExtType:
             "it could go by pickle only, which is switched off; "
             "register its type: noex_mp.register_type(...)"
         )
-    data, views = dump(value, BIG)
+    data, views = dump(value, BIG, allow_lambdas=writer.allow_lambdas)
     buffers = [writer.out_of_band(view, is_array=not view.readonly) for view in views]
     return extension(PICKLE, writer.nested([data, buffers]))
 
@@ -56,12 +62,13 @@ def load_pickle(reader: ValueReader, data: bytes) -> Any:
     return load(content, buffers)
 
 
-def dump(value: object, big: int) -> tuple[bytes, list[memoryview]]:
+def dump(value: object, big: int, *, allow_lambdas: bool = True) -> tuple[bytes, list[memoryview]]:
     """Return a value as a pickle, with the code of what has no name elsewhere.
 
     Args:
         value: Anything.
         big: From this size on, in bytes, a buffer stays out of the pickle.
+        allow_lambdas: Whether a lambda may be part of it.
 
     Returns:
         The pickle, and the big buffers in their order.
@@ -71,8 +78,10 @@ def dump(value: object, big: int) -> tuple[bytes, list[memoryview]]:
     """
     try:
         return _dump(_ByName, value, big)
-    except (_NeedsCodeError, pickle.PicklingError, AttributeError):
-        return _dump(_code_pickler(), value, big)
+    except (_NeedsCodeError, pickle.PicklingError, AttributeError) as problem:
+        if isinstance(problem, _LambdaError) and not allow_lambdas:
+            raise TypeError(_LAMBDA) from None
+    return _dump(_code_pickler(), value, big)
 
 
 def _dump(pickler: Callable[..., Any], value: object, big: int) -> tuple[bytes, list[memoryview]]:
@@ -102,13 +111,17 @@ def load(data: bytes, buffers: Iterable[Any] = ()) -> Any:
     return _Unpickler(io.BytesIO(data), buffers=buffers).load()
 
 
+class _LambdaError(_NeedsCodeError):
+    """... and that is a lambda."""
+
+
 class _ByName(pickle.Pickler):
     """Plain pickle, as long as everything can be found by its name over there."""
 
     def reducer_override(self, obj: Any) -> Any:
         may_need_code = isinstance(obj, (type, FunctionType)) and obj.__module__ != _BUILT_IN
         if may_need_code and not goes_by_name(obj):
-            raise _NeedsCodeError
+            raise _LambdaError if obj.__name__ == "<lambda>" else _NeedsCodeError
         return NotImplemented
 
 

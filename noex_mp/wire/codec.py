@@ -72,11 +72,13 @@ class Encoder:
         buffers: The big buffers that the last pack left out of the message, each with whether
             it is an array. Test it after `pack`; take them with `take`.
         allow_pickle: Whether pickle is the last resort for other types.
+        allow_lambdas: Whether a lambda may go by pickle too.
         exceptions: The ids of the exceptions being packed, outermost first.
     """
 
     def __init__(self, *, allow_pickle: bool = True) -> None:
         self.allow_pickle = allow_pickle
+        self.allow_lambdas = False
         self.buffers: list[tuple[bool, memoryview]] = []
         self.exceptions: list[int] = []
         self.pack: Pack = new_pack(self._encode)

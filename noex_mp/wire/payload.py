@@ -33,10 +33,13 @@ def pack_payload(
         return b""
     if not by_name:
         _pack_class(encoder, cls)
+    encoder.allow_lambdas = True
     try:
         return b"".join(encoder.pack_big([0, False if by_name else cls, kwargs, *args]))
     except Exception as error:
         raise encoder.explain(args, kwargs, error) from None
+    finally:
+        encoder.allow_lambdas = False
 
 
 def _pack_class(encoder: Encoder, cls: type[Any]) -> None:

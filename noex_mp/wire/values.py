@@ -72,6 +72,7 @@ class ValueWriter(Protocol):
     """What a dumper may ask of the encoder."""
 
     allow_pickle: bool
+    allow_lambdas: bool
     # The ids of the exceptions being written, outermost first.
     exceptions: list[int]
 

@@ -26,6 +26,10 @@ from tests.servers.counters import Counter
 BIG = 100 * 2**20
 
 
+def same(value: Any) -> Any:
+    return value
+
+
 class Keeper(GenServer):
     def __init__(self, array: Any = None, function: Callable[[int], int] | None = None) -> None:
         self.array = array
@@ -101,12 +105,23 @@ async def test_a_class_inside_a_function_is_served() -> None:
         assert await Local.add(local, 2) == 3
 
 
-async def test_a_lambda_goes_as_an_argument_and_as_a_start_argument() -> None:
+async def test_a_function_inside_a_function_goes_as_an_argument() -> None:
+    factor = 5
+
+    def scaled(value: int) -> int:
+        return value * factor
+
+    async with ObservedNode():
+        assert await Keeper.apply(await spawn(Keeper), scaled, 2) == 10
+
+
+async def test_a_lambda_goes_as_a_start_argument_only() -> None:
     offset = 5
     async with ObservedNode() as node:
         keeper = await spawn(Keeper, function=lambda value: value + offset)
         assert await Keeper.start_function(keeper, 1) == 6
-        assert await Keeper.apply(keeper, lambda value: value * offset, 2) == 10
+        with pytest.raises(UnencodableError, match=r"args\[0\]: <lambda> .*write it as a def"):
+            await Keeper.apply(keeper, lambda value: value, 2)
         node.kill(keeper)
         assert await Keeper.start_function(keeper, 1) == 6
 
@@ -119,7 +134,7 @@ async def test_a_class_that_is_sent_twice_is_one_class_over_there() -> None:
         keeper = await spawn(Keeper)
         assert await Keeper.keep(keeper, Value()) == 1
         assert await Keeper.keep(keeper, [Value()][0]) == 1
-        assert type(await Keeper.apply(keeper, lambda value: value, Value())) is Value
+        assert type(await Keeper.apply(keeper, same, Value())) is Value
 
 
 async def test_a_local_error_that_nobody_expected_is_the_cause_of_the_exit() -> None:

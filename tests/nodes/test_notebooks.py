@@ -112,7 +112,8 @@ async def test_a_class_of_a_cell_works_over_several_cells(notebook: Notebook) ->
     await notebook.cell(COUNTER)
     await notebook.cell("counter = await spawn(Counter, start=10)")
     assert await notebook.cell("print(await Counter.add(counter, by=2.9))") == "12\n"
-    assert await notebook.cell("print(await Counter.apply(counter, lambda v: v * 2))") == "24\n"
+    await notebook.cell("def double(v): return v * 2")
+    assert await notebook.cell("print(await Counter.apply(counter, double))") == "24\n"
     caught = """
     try:
         await Counter.add(counter, 11)

@@ -225,6 +225,9 @@ class Broken(Exception):
 def twice(order):
     return [order, order]
 
+def what(order):
+    return order.what, type(order) is Order
+
 async def main():
     hello = await spawn(Hello, "you")
     shop = await spawn(Shop)
@@ -236,7 +239,7 @@ async def main():
     reply = await shop.call(Ask(order))
     print(reply == order and type(reply) is Order and reply.colour is Colour.RED)
     print(await Shop.take(shop, order, twice) == [order, order])
-    print(await Shop.take(shop, order, lambda given: (given.what, type(given) is Order)))
+    print(await Shop.take(shop, order, what))
     try:
         await Shop.crash(shop)
     except Exception as error:

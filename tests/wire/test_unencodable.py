@@ -41,7 +41,14 @@ def generator() -> Any:
 
 
 def holding(value: object) -> Callable[[], object]:
-    return lambda: value
+    def held() -> object:
+        return value
+
+    return held
+
+
+def zeros() -> object:
+    return collections.defaultdict[str, int](lambda: 0)
 
 
 def in_list(value: list[Any]) -> list[Any]:
@@ -95,14 +102,16 @@ class Nasty:
         (generator(), "", "<generator>", "generator"),
         ({"rows": [1, 2, 3, generator()]}, "['rows'][3]", "<generator>", "list(...)"),
         ((1, [generator()]), "[1][0]", "<generator>", ""),
-        (holding(generator()), "", "<lambda>", "generator"),
-        (holding(sys.__stdin__), "", "<lambda>", "file"),
-        ({1: {(2, 3): holding(generator())}}, "[1][(2, 3)]", "<lambda>", ""),
+        (holding(generator()), "", "<function held>", "generator"),
+        (holding(sys.__stdin__), "", "<function held>", "file"),
+        ({1: {(2, 3): holding(generator())}}, "[1][(2, 3)]", "<function held>", ""),
         ({generator(): 1}, " (key)", "<generator>", ""),
-        ({holding(generator())}, " (member)", "<lambda>", ""),
+        ({holding(generator())}, " (member)", "<function held>", ""),
         (Point(1, [generator()]), ".y[0]", "<generator>", ""),
         (WithLock(), ".lock", "<lock>", "a lock works in one process"),
         (Plain(Plain(generator())), ".content.content", "<generator>", ""),
+        ({"key": [lambda: 0]}, "['key'][0]", "<lambda>", "write it as a def"),
+        (zeros(), ".default_factory", "<lambda>", "write it as a def"),
         ("a\ud800", "", "'a\\ud800'", "surrogates"),
         (sys.stderr, "", None, "file"),
         (sys, "", "<module>", "module"),
