@@ -69,7 +69,7 @@ class NamedRoute:
         timeout: float | None,
     ) -> None:
         """Keep a cast until the name is resolved: nobody knows of any window yet."""
-        self._keep("cast", operation, args, kwargs, timeout).add_done_callback(_look_away)
+        self._keep("cast", operation, args, kwargs, timeout)
 
     def _keep(self, method: str, *message: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._client.loop.create_future()
@@ -86,7 +86,7 @@ class NamedRoute:
             if future.done():
                 continue
             if error is not None:
-                future.set_exception(error)
+                _fail(future, method, error)
             else:
                 sid, label = answer.result()
                 self._pass_on(future, method, self._client.name(self._name, sid, label), message)
@@ -97,24 +97,26 @@ class NamedRoute:
         try:
             sent: asyncio.Future[Any] = getattr(route, method)(*message)
         except Exception as error:
-            future.set_exception(error)
+            _fail(future, method, error)
         else:
-            _chain(sent, future)
+            _chain(sent, future, method)
 
 
-def _look_away(sent: asyncio.Future[Any]) -> None:
-    if not sent.cancelled():
-        sent.exception()
+def _fail(future: asyncio.Future[Any], method: str, error: BaseException) -> None:
+    future.set_exception(error)
+    if method == "cast":
+        # Whoever does not wait for it has said that its fate is no matter: no log entry.
+        future.exception()
 
 
-def _chain(source: asyncio.Future[Any], target: asyncio.Future[Any]) -> None:
+def _chain(source: asyncio.Future[Any], target: asyncio.Future[Any], method: str) -> None:
     def copy(_: asyncio.Future[Any]) -> None:
         if target.done():
             source.exception()
         elif source.cancelled():
             target.cancel()
         elif error := source.exception():
-            target.set_exception(error)
+            _fail(target, method, error)
         else:
             target.set_result(source.result())
 

@@ -58,6 +58,9 @@ MAX_WAITING_BYTES: Final = 64 * 2**20
 # Future, packed message, operation (None: a cast that waits), due time, limit in seconds.
 Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", float, "float | None"]
 
+# What becomes of a message for which there is no room.
+_REFUSING: Final = frozenset(("reject", "drop_newest"))
+
 _BUFFERS: Final = frozenset((bytes, bytearray, memoryview))
 
 
@@ -307,7 +310,11 @@ class Route:
         self.limit = 0 if self._waiting else seq + window.free()
 
     def _ask(self, link: Link, seq: int) -> None:
-        link.out.append(self._pack([ASK, self.sid, self._window.ask(seq)]))
+        self._tell(link, [ASK, self.sid, self._window.ask(seq)])
+
+    def _tell(self, link: Link, frame: list[Any]) -> None:
+        """Send what is no message: it has no number, and needs no window."""
+        link.out.append(self._pack(frame))
         link.flush_soon()
 
     def _call_slowly(self, seq: int, data: Any, future: asyncio.Future[Any]) -> None:
@@ -317,8 +324,7 @@ class Route:
             return
         try:
             self._check_room(0)
-            if self.link is not None and self._when_full in ("reject", "drop_newest"):
-                self._client.count_dropped(self.sid)
+            if self._refuses():
                 raise MailboxFullError(self.label, self._window.messages)
         except (NoServerError, MailboxFullError) as error:
             # Its number has not been used.
@@ -336,9 +342,9 @@ class Route:
         future: asyncio.Future[None] = self._create_future()
         if not self.thread:
             future.set_exception(NoServerError(self.label, self.report))
+            future.exception()
             return future
-        if self.link is not None and self._when_full in ("reject", "drop_newest"):
-            self._client.count_dropped(self.sid)
+        if self._refuses():
             if self._when_full == "reject":
                 raise MailboxFullError(self.label, self._window.messages)
             return self._done
@@ -350,6 +356,13 @@ class Route:
         self.pending[seq] = (future, data, None, due, timeout)
         self._wait(seq, data)
         return self._done if self._overdrawn or self._when_full == "drop_oldest" else future
+
+    def _refuses(self) -> bool:
+        """Tell, and count, whether what the window has no room for does not wait."""
+        if self.link is None or self._when_full not in _REFUSING:
+            return False
+        self._client.count_dropped(self.sid)
+        return True
 
     def _check_room(self, size: int) -> None:
         if not self.thread:
@@ -496,17 +509,13 @@ class Route:
 
     def cancel(self, seq: int) -> None:
         """Tell the worker that nobody waits for a call that was sent."""
-        link = self.link
-        if link is not None:
-            link.out.append(self._pack([CANCEL, self.sid, seq]))
-            link.flush_soon()
+        if self.link is not None:
+            self._tell(self.link, [CANCEL, self.sid, seq])
 
     def probe(self, seq: int, path: list[Any]) -> None:
         """Ask whether a call that was sent is part of a circle; see the workers' `cycles`."""
-        link = self.link
-        if link is not None and seq in self.pending:
-            link.out.append(self._pack([PROBE, self.sid, seq, path]))
-            link.flush_soon()
+        if self.link is not None and seq in self.pending:
+            self._tell(self.link, [PROBE, self.sid, seq, path])
 
     def rest(self) -> None:
         """Note that the client looks at nobody's deadlines any more."""
@@ -532,14 +541,8 @@ class Route:
         self._max_waiting = max_messages if self._when_full == "drop_oldest" else MAX_WAITING
         self._window = Window(max_messages, max_bytes)
         self._weighed_from = self._window.weighed_from
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        for seq, entry in list(self.pending.items()):
-            if entry[0].done():
-                del self.pending[seq]
-            else:
-                self._waiting.append(seq)
-                self._waiting_bytes += _size(entry[1])
+        for seq in [seq for seq, entry in self.pending.items() if entry[0].done()]:
+            self._remove(seq)
         self._skipped.clear()
         self._send_waiting()
 

@@ -8,6 +8,7 @@ of the one before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol, final
@@ -87,12 +88,9 @@ class Timer:
     def _send(self) -> bool:
         if self._deliver is not None:
             return self._deliver(self._message)
-        try:
-            sent = route_to(self._ref).cast(_INFO, (self._message,), {}, None)
-        except CallError:
-            # As in OTP, a message to nobody is lost.
-            return True
-        sent.add_done_callback(_look_away)
+        # As in OTP, a message to nobody is lost.
+        with contextlib.suppress(CallError):
+            route_to(self._ref).cast(_INFO, (self._message,), {}, None)
         return True
 
     def cancel(self) -> float | None:
@@ -103,11 +101,6 @@ class Timer:
             return 0.0 if taken_back else None
         handle.cancel()
         return max(0.0, handle.when() - self._loop.time())
-
-
-def _look_away(sent: asyncio.Future[None]) -> None:
-    if not sent.cancelled():
-        sent.exception()
 
 
 def send_after(ref: Ref[Any], message: object, seconds: float) -> Timer:

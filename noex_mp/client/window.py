@@ -16,13 +16,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ["MAX_BYTES", "MAX_MESSAGES", "Ranges", "Window"]
+from noex_mp.core.specs import MAX_BYTES, MAX_MESSAGES
 
-MAX_MESSAGES: Final = 10_000
-"""The messages that a mailbox holds, unless the server says otherwise."""
-
-MAX_BYTES: Final = 64 * 2**20
-"""The bytes that a mailbox holds, unless the server says otherwise."""
+__all__ = ["Ranges", "Window"]
 
 # What a sender may send before the server has told its share.
 _FIRST_MESSAGES: Final = 256

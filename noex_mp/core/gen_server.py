@@ -21,8 +21,8 @@ Promise: no I/O here; a worker runs servers, and a unit test may build one and c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypedDict, Unpack
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Generic, Self, TypeAlias, Unpack
 
 from typing_extensions import TypeVar
 
@@ -30,10 +30,10 @@ from noex_mp.core.operations import OperationInfo, operation_info
 from noex_mp.core.outcomes import Continue, Ignore, Outcome, Stop, Then, TimeoutAfter
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import Ref, hint
-from noex_mp.core.specs import Restart, ShutdownLimit, Start, WhenFull
+from noex_mp.core.specs import ServerOptions
 from noex_mp.errors import NoNodeError, UnknownOperationError
 
-__all__ = ["From", "GenServer", "InitOutcome", "ServerOptions", "has_callback"]
+__all__ = ["From", "GenServer", "InitOutcome", "has_callback"]
 
 # Defaults keep the plain `class Counter(GenServer)` free of complaints in strict mode.
 CallT = TypeVar("CallT", default=Any)
@@ -43,39 +43,6 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 InitOutcome: TypeAlias = Continue | TimeoutAfter | Ignore | Stop | None
 """What `init` returns; None is to wait for the first message."""
-
-
-class ServerOptions(TypedDict, total=False):
-    """What a class statement says about the children made of it; `child().options` overrides.
-
-    Attributes:
-        name: What the node calls the server.
-        restart: When it comes back.
-        shutdown: How long it may take to stop, in seconds; None is no limit.
-        init_timeout: How long its start may take, in seconds; None is no limit.
-        placement: The group of servers with which it shares a worker process; None means that it
-            has one of its own.
-        start: `"fork"`, or `"exec"` for code that cannot live with a fork.
-        env: Environment variables of its process, on top of the node's; None removes one.
-        nice: The nice value of its process.
-        cpu_affinity: The CPUs that its process may run on.
-        max_messages: How many messages its mailbox holds that have not begun.
-        max_bytes: How many bytes these may have together.
-        when_full: What becomes of a message for which it has no room.
-    """
-
-    name: str | None
-    restart: Restart | None
-    shutdown: ShutdownLimit
-    init_timeout: float | None
-    placement: str | None
-    start: Start | None
-    env: dict[str, str | None] | None
-    nice: int | None
-    cpu_affinity: Collection[int] | None
-    max_messages: int
-    max_bytes: int
-    when_full: WhenFull
 
 
 class From(Generic[R_contra]):

@@ -31,9 +31,12 @@ from typing import (
 )
 
 __all__ = [
+    "MAX_BYTES",
+    "MAX_MESSAGES",
     "ChildOptions",
     "ChildSpec",
     "Restart",
+    "ServerOptions",
     "ShutdownLimit",
     "Start",
     "Strategy",
@@ -64,14 +67,32 @@ WhenFull: TypeAlias = Literal["wait", "reject", "drop_oldest", "drop_newest"]
 _SHUTDOWN: Final = 5.0
 _INIT_TIMEOUT: Final = 5.0
 
-_MAX_MESSAGES: Final = 10_000
-_MAX_BYTES: Final = 64 * 2**20
+MAX_MESSAGES: Final = 10_000
+"""The messages that a mailbox holds, unless the server says otherwise."""
+
+MAX_BYTES: Final = 64 * 2**20
+"""The bytes that a mailbox holds, unless the server says otherwise."""
 
 
-class ChildOptions(TypedDict, total=False):
-    """What `ChildSpec.options` takes; see the attributes of `ChildSpec`."""
+class ServerOptions(TypedDict, total=False):
+    """What a class statement says about the children made of it; `child().options` overrides.
 
-    id: str | None
+    Attributes:
+        name: What the node calls the server.
+        restart: When it comes back.
+        shutdown: How long it may take to stop, in seconds; None is no limit.
+        init_timeout: How long its start may take, in seconds; None is no limit.
+        placement: The group of servers with which it shares a worker process; None means that it
+            has one of its own.
+        start: `"fork"`, or `"exec"` for code that cannot live with a fork.
+        env: Environment variables of its process, on top of the node's; None removes one.
+        nice: The nice value of its process.
+        cpu_affinity: The CPUs that its process may run on.
+        max_messages: How many messages its mailbox holds that have not begun.
+        max_bytes: How many bytes these may have together.
+        when_full: What becomes of a message for which it has no room.
+    """
+
     name: str | None
     restart: Restart | None
     shutdown: ShutdownLimit
@@ -84,6 +105,12 @@ class ChildOptions(TypedDict, total=False):
     max_messages: int
     max_bytes: int
     when_full: WhenFull
+
+
+class ChildOptions(ServerOptions, total=False):
+    """What `ChildSpec.options` takes; see the attributes of `ChildSpec`."""
+
+    id: str | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,8 +163,8 @@ class ChildSpec(Generic[S]):
     env: dict[str, str | None] | None = None
     nice: int | None = None
     cpu_affinity: Collection[int] | None = None
-    max_messages: int = _MAX_MESSAGES
-    max_bytes: int = _MAX_BYTES
+    max_messages: int = MAX_MESSAGES
+    max_bytes: int = MAX_BYTES
     when_full: WhenFull = "wait"
 
     def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:
@@ -172,7 +199,7 @@ class ChildSpec(Generic[S]):
         return f"child({', '.join(call)}){tail}"
 
 
-_OPTIONS: Final = tuple(ChildOptions.__annotations__)
+_OPTIONS: Final = ("id", *ServerOptions.__annotations__)
 
 
 def child(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> ChildSpec[S]:

@@ -75,6 +75,10 @@ class Activation:
         """Whether somebody waits for a reply."""
         return self.frame[0] in _CALLS
 
+    def is_of(self, target: Target, seq: int) -> bool:
+        """Whether this is the message of that number."""
+        return self.target is target and self.frame[2] == seq
+
     @property
     def due(self) -> float:
         """When its caller stops waiting, by the monotonic clock; inf is never."""
@@ -234,7 +238,7 @@ class Inline:
     def cancel(self, target: Target, seq: int) -> None:
         """Tell the operation that runs now, if this call is its."""
         running = self.activation()
-        if running is not None and running.target is target and running.frame[2] == seq:
+        if running is not None and running.is_of(target, seq):
             running.is_cancelled = True
 
 

@@ -466,7 +466,7 @@ class Mailbox:
     def cancel(self, target: Target, seq: int) -> None:
         """Take a CANCEL: drop the call, or tell its handler."""
         running = self.activation
-        if running is not None and running.target is target and running.frame[2] == seq:
+        if running is not None and running.is_of(target, seq):
             running.is_cancelled = True
             if self.task is not None and asyncio.current_task() is not self.task:
                 self.task.cancel()
@@ -520,7 +520,7 @@ class Mailbox:
     def probed(self, target: Target, seq: int, path: list[Any]) -> None:
         """Take a PROBE: a server waits for this message. Whom does this one wait for?"""
         running = self.activation
-        works_on_it = running is not None and running.target is target and running.frame[2] == seq
+        works_on_it = running is not None and running.is_of(target, seq)
         if works_on_it or seq > self._cells[target.cell]:
             self._send_probes(path)
 

@@ -7,7 +7,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noex_mp.client.window import MAX_BYTES, MAX_MESSAGES, Ranges, Window
+from noex_mp.client.window import Ranges, Window
+from noex_mp.core.specs import MAX_BYTES, MAX_MESSAGES
 
 
 def test_a_sender_asks_behind_its_first_message() -> None:
