@@ -12,6 +12,7 @@ import signal
 import statistics
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
@@ -22,7 +23,7 @@ import uvloop
 
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
-from noex_mp import CallError, Node, Ref, child, shutdown, spawn, stop, sync
+from noex_mp import CallError, CallTimedOutError, Node, Ref, child, shutdown, spawn, stop, sync
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
 
@@ -34,6 +35,7 @@ CALLS = 20_000
 CASTS = 200_000
 BIG = 16 * 1024 * 1024
 MANY = 200
+WIDTH = 100
 GROUPS = 4
 MEMBERS = 10_000
 IDLE_SECONDS = 2.0
@@ -180,6 +182,48 @@ async def worker_to_worker() -> Numbers:
     """A call at a time from one worker to another."""
     echo, caller = await asyncio.gather(spawn(Echo), spawn(Caller))
     return await Caller.time_calls(caller.within(60.0), echo, WARM_UP, CALLS)
+
+
+async def fan_out() -> Numbers:
+    """One call to each of 100 workers, beside as many in flight to one of them."""
+    echoes = await asyncio.gather(*(spawn(Echo) for _ in range(WIDTH)))
+    numbers: dict[str, list[float]] = {"all_ms": [], "one_ms": []}
+    for _ in range(100):
+        for name, targets in (("all_ms", echoes), ("one_ms", echoes[:1] * WIDTH)):
+            start = perf_counter()
+            await asyncio.gather(*(Echo.ping(echo, 1) for echo in targets))
+            numbers[name].append((perf_counter() - start) * 1e3)
+    return {name: median(took) for name, took in numbers.items()}
+
+
+async def slow_batch() -> Numbers:
+    """32 calls in flight to a server that takes 2 ms for each: how late the latest reply is.
+
+    Late is what comes on top of all the time that handlers took up to this reply.
+    """
+    echo = await spawn(Echo)
+    latest: list[float] = []
+    for _ in range(20):
+        start, handled, lateness = perf_counter(), 0.0, 0.0
+        for call in [Echo.take_time(echo, 0.002) for _ in range(32)]:
+            handled += await call
+            lateness = max(lateness, perf_counter() - start - handled)
+        latest.append(lateness * 1e3)
+    return {"ms": median(latest)}
+
+
+async def time_limits() -> Numbers:
+    """1,000 calls that nobody answers, with limits of 50 to 150 ms: how late the latest is."""
+    echo = await spawn(Echo)
+
+    async def one(limit: float) -> float:
+        start = perf_counter()
+        with suppress(CallTimedOutError):
+            await Echo.never(echo.within(limit))
+        return perf_counter() - start - limit
+
+    limits = [0.05 + n / 10_000 for n in range(1_000)]
+    return {"ms": max(await asyncio.gather(*map(one, limits))) * 1e3}
 
 
 async def big_argument() -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns, sleep
 
 from bench.floor import Numbers, percentiles
 from noex_mp import From, GenServer, NoReply, Ref, call, cast
@@ -42,6 +42,13 @@ class Echo(GenServer):
     def measure(self, data: bytes) -> int:
         """Return the length of `data`."""
         return len(data)
+
+    @call
+    def take_time(self, seconds: float) -> float:
+        """Block for some time; return how long that was, in seconds."""
+        start = perf_counter()
+        sleep(seconds)
+        return perf_counter() - start
 
     @call
     def os_pid(self) -> int:
