@@ -6,7 +6,8 @@ straight to the worker over a socket of this very thread, and many threads call 
 
 * A thread hears of what happens only while it waits. Its client therefore `asks_again` (see
   `Connection`), and looks what there is before it sends a cast, which is never sent again.
-* When a thread ends, so do its clients. What they had sent is handled all the same.
+* When a thread ends, so do its clients. What they had sent is handled all the same: a cast
+  returns when it has left the process.
 * An exception out of a signal handler (Ctrl-C) that comes in a wait has disturbed nothing. What
   it interrupts anywhere else may be half done: those clients are not used again.
 """
@@ -46,7 +47,8 @@ class ThreadEnd:
     def __init__(self) -> None:
         self._loop = BlockingLoop()
         self._clients: dict[str, Client] = {}
-        self._routes: dict[tuple[str, int], Route | NamedRoute] = {}
+        # The routes of its clients, by node and sid.
+        self._routes: dict[str, dict[int, Route]] = {}
 
     # --- messages ----------------------------------------------------------------------
 
@@ -66,8 +68,9 @@ class ThreadEnd:
             _refuse(ref, operation, "call")
         future: Future[Any] | None = None
         try:
-            route = self._routes.get((ref.node, ref.sid))
-            if route is None or not route.thread:
+            try:
+                route: Route | NamedRoute = self._routes[ref.node][ref.sid]
+            except KeyError:
                 route = self._route_to(ref)
             future = route.invoke(operation, args, kwargs, ref.timeout)
             loop = self._loop
@@ -91,7 +94,7 @@ class ThreadEnd:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        """Send a cast and block until the sender's window has taken it.
+        """Send a cast and block until the sender's window has taken it, and the socket has.
 
         Raises:
             NoNodeError: An event loop runs in this thread, or there is no node.
@@ -102,9 +105,13 @@ class ThreadEnd:
         try:
             loop = self._loop
             loop.catch_up()
-            future = self._route_to(ref).cast(operation, args, kwargs, ref.timeout)
-            loop.run_ready()
+            client = self.client(ref.node or None)
+            future = client.way_to(ref).cast(operation, args, kwargs, ref.timeout)
             loop.run_until(future)
+            loop.run_ready()
+            if loop.writes:
+                # Nobody turns the loop until this thread waits again.
+                loop.run_until(client.sent(ref))
         except NoexError:
             raise
         except BaseException:
@@ -114,12 +121,9 @@ class ThreadEnd:
 
     def _route_to(self, ref: Ref[Any]) -> Route | NamedRoute:
         if not ref.sid:
-            # Whoever has the name, in the current node: that may change.
-            return self.client(ref.node or None).way_to(ref)
-        route = self._routes.get((ref.node, ref.sid))
-        if route is None or not route.thread:
-            route = self._routes[ref.node, ref.sid] = self.client(ref.node).way_to(ref)
-        return route
+            # Whoever has the name, in the current node: that may have changed.
+            self._loop.catch_up()
+        return self.client(ref.node or None).way_to(ref)
 
     def _interrupted(self, future: Future[Any] | None) -> None:
         if not self._loop.waiting:
@@ -154,6 +158,7 @@ class ThreadEnd:
             self._clients = {n: known for n, known in self._clients.items() if not known.closed}
             loop: Any = self._loop
             client = self._clients[node] = current.client_on(node, loop)
+            self._routes = {n: known.routes for n, known in self._clients.items()}
         return client
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:

@@ -25,7 +25,7 @@ from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.control_link import NO_FD, ControlLink
-from noex_mp.transport.link import Link
+from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import keep_apart
 from noex_mp.transport.spin import Spinner
 from noex_mp.transport.ticker import Ticker
@@ -75,6 +75,7 @@ class Client:
         node: The node's id; refs carry it.
         encoder: Packs the messages of this client.
         done: A future that is done, for casts that had no need to wait.
+        routes: The way to each server that it has called, by sid.
         serving: Returns the sid of the server in whose name the current task runs, or 0.
     """
 
@@ -105,7 +106,7 @@ class Client:
         self._dropped: dict[int, int] = {}
         self._allow_pickle = allow_pickle
         self._control = control
-        self._routes: dict[int, Route] = {}
+        self.routes: dict[int, Route] = {}
         self._names: dict[str, int] = {}
         self._asking: dict[str, NamedRoute] = {}
         self._links: dict[int, Link] = {}
@@ -127,9 +128,9 @@ class Client:
 
     def route(self, sid: int, label: str) -> Route:
         """Return the route to a server, and make it on first use."""
-        route = self._routes.get(sid)
+        route = self.routes.get(sid)
         if route is None:
-            route = self._routes[sid] = self.route_class(self, sid, label)
+            route = self.routes[sid] = self.route_class(self, sid, label)
         return route
 
     def way_to(self, ref: Ref[Any]) -> Route | NamedRoute:
@@ -139,7 +140,7 @@ class Client:
         name = ref.name or ""
         sid = self._names.get(name)
         if sid is not None:
-            return self._routes[sid]
+            return self.routes[sid]
         asking = self._asking.get(name)
         if asking is None or not asking.thread:
             asking = self._asking[name] = NamedRoute(self, name)
@@ -159,11 +160,20 @@ class Client:
             route.incarnation = -1
             self._control.post([LOCATE, route.sid])
 
+    def _known_route(self, ref: Ref[Any]) -> Route | None:
+        return self.routes.get(ref.sid or self._names.get(ref.name or "", 0))
+
+    def sent(self, ref: Ref[Any]) -> asyncio.Future[None]:
+        """Return a future that is done once the socket has what the window of a server took."""
+        route = self._known_route(ref)
+        if route is None or route.link is None:
+            return self.done
+        return route.link.wait_until_drained(0)
+
     async def drained(self, ref: Ref[Any]) -> None:
         """Wait until what was sent to a server has left this process."""
         await self._hear()
-        sid = ref.sid or self._names.get(ref.name or "", 0)
-        route = self._routes.get(sid)
+        route = self._known_route(ref)
         if route is not None and route.link is not None:
             await route.all_sent()
         if route is not None and route.link is not None:
@@ -174,7 +184,7 @@ class Client:
         """Wait until everything that was sent has left this process."""
         with contextlib.suppress(NodeDownError):
             await self._hear()
-        for route in list(self._routes.values()):
+        for route in list(self.routes.values()):
             if route.link is not None:
                 await route.all_sent()
         for link in list(self._links.values()):
@@ -186,7 +196,7 @@ class Client:
         # is. The root answers in order, so what it is about to tell us comes before this.
         for _ in range(2):
             if any(asking.thread for asking in self._asking.values()) or any(
-                route.link is None and route.pending for route in self._routes.values()
+                route.link is None and route.pending for route in self.routes.values()
             ):
                 await self.request("names")
 
@@ -203,8 +213,9 @@ class Client:
             future.set_exception(NodeDownError("the node has stopped"))
             return future
         self._request_id += 1
-        self._requests[self._request_id] = future
         self._control.post_big([REQUEST, self._request_id, method, *parameters])
+        # Behind that: what cannot be sent gets no answer.
+        self._requests[self._request_id] = future
         return future
 
     # --- deadlines ---------------------------------------------------------------------
@@ -218,17 +229,17 @@ class Client:
     def _on_tick(self) -> None:
         self._ticks += 1
         now = monotonic()
-        for route in list(self._routes.values()):
+        for route in list(self.routes.values()):
             count = len(route.pending)
             if count and (route.soonest <= now or not self._ticks % (1 + count // SWEPT_AT_ONCE)):
                 route.sweep(now)
-        if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self._routes.values()):
+        if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self.routes.values()):
             self._stop_ticking()
 
     def _stop_ticking(self) -> None:
         self._ticking = False
         self._ticker.stop()
-        for route in self._routes.values():
+        for route in self.routes.values():
             route.rest()
 
     def count_dropped(self, sid: int) -> None:
@@ -265,7 +276,7 @@ class Client:
         if sid in self._held:
             self._held[sid].append([LOCATED, sid, incarnation, link_id, False, mailbox])
         elif link_id in self._links:
-            self._routes[sid].located(incarnation, self._links[link_id], mailbox)
+            self.routes[sid].located(incarnation, self._links[link_id], mailbox)
 
     def _open(self, link_id: int, fd: int) -> Link:
         link = self._new_link(
@@ -311,7 +322,7 @@ class Client:
             return
         self._marks.discard(mark)
         cause = unpack_error(error, allow_pickle=self._allow_pickle)
-        route = self._routes[sid]
+        route = self.routes[sid]
         lost = route.ended(begun, report, cause)
         if lost:
             self._control.post([LOST, sid, incarnation, lost])
@@ -336,7 +347,7 @@ class Client:
         if sid in self._held:
             self._held[sid].append(frame)
             return
-        route = self._routes.pop(sid, None)
+        route = self.routes.pop(sid, None)
         self._names = {name: known for name, known in self._names.items() if known != sid}
         if route is not None:
             route.gone(report, unpack_error(error, allow_pickle=self._allow_pickle))
@@ -356,7 +367,7 @@ class Client:
     # --- what the workers say ----------------------------------------------------------
 
     def _on_replies(self, link: Link) -> None:
-        routes = self._routes
+        routes = self.routes
         failures = link.reader.failures
         try:
             for frame in link.arrived:
@@ -400,7 +411,7 @@ class Client:
         reader = FrameReader(peer="a dead worker", allow_pickle=self._allow_pickle)
         reader.feed(data)
         for _, sid, seq, value in reader.frames():
-            route = self._routes.get(sid)
+            route = self.routes.get(sid)
             entry = route.pending.pop(seq, None) if route is not None else None
             if entry is not None and not entry[0].done():
                 problem = reader.failures[0] if reader.failures else None
@@ -427,26 +438,26 @@ class Client:
         """End the client; what waits fails."""
         if self.loop.is_closed():
             # Nobody can be told any more.
-            self._routes.clear()
+            self.routes.clear()
             self._requests.clear()
         self._control.close()
 
     def node_down(self) -> None:
         """Fail everything that waits: the root is gone."""
         self._ticker.close()
-        for route in self._routes.values():
+        for route in self.routes.values():
             route.node_down()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(NodeDownError("the node has stopped"))
         self._requests.clear()
-        self._routes.clear()
+        self.routes.clear()
         for link in list(self._links.values()):
             link.close()
 
     def forked(self) -> None:
         """Let every ref ask for its route again, in a process that the user's program forked."""
-        for route in self._routes.values():
+        for route in self.routes.values():
             route.thread = 0
         for asking in self._asking.values():
             asking.thread = 0
@@ -455,9 +466,8 @@ class Client:
             link.closed = True
 
     def flush_blocking(self, timeout: float) -> None:
-        """Send what waits on every link; for a process that is about to end."""
-        for link in self._links.values():
-            link.send_all_blocking(timeout)
+        """Send what waits on every link; for a process or a loop that is about to end."""
+        send_all(self._links.values(), timeout)
 
 
 def _after_fork() -> None:

@@ -127,7 +127,8 @@ class Operation(Protocol[S_contra, P, R, M_co]):
     def sync(self, ref: Ref[S_contra], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Send the operation from a thread without an event loop, and block.
 
-        A call returns its reply. A cast returns once the sender's window has taken it.
+        A call returns its reply. A cast returns once the sender's window has taken it, and it has
+        left this process.
 
         Raises:
             NoNodeError: An event loop runs in this thread: await the operation instead. Or there

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import partial
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
@@ -55,6 +56,9 @@ P = ParamSpec("P")
 
 # How long the servers may take to stop when a program just ends, in seconds.
 EXIT_PATIENCE: Final = 5.0
+
+# How long it may take to send what event loops have left that do not run any more, in seconds.
+FLUSH_PATIENCE: Final = 2.0
 
 
 class Node:
@@ -239,6 +243,7 @@ class Node:
             if client is not None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(client.all_drained(), EXIT_PATIENCE)
+            self._forget_closed_loops()
         finally:
             # Also if this caller is cancelled: what has begun to stop goes on to its end.
             stopping = self._begin_stop()
@@ -252,6 +257,7 @@ class Node:
         try:
             with contextlib.suppress(TimeoutError, NodeDownError):
                 this_thread().run(this_thread().client(self.id).all_drained(), EXIT_PATIENCE)
+            self._forget_closed_loops()
         finally:
             stopping = self._begin_stop()
         stopping.result()
@@ -274,10 +280,11 @@ class Node:
         self._set_over(None)
         current.leave(self._root.id)
         for client in self._clients.values():
-            if client.loop.is_closed():
-                client.close()
-            else:
+            try:
                 client.loop.call_soon_threadsafe(client.close)
+            except RuntimeError:
+                # Its loop is closed.
+                client.close()
         self._clients.clear()
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
@@ -286,8 +293,12 @@ class Node:
 
     def stop_at_exit(self) -> None:
         """Stop the node from a program that is about to end, within 5 s."""
+        end = monotonic() + EXIT_PATIENCE
+        for loop, client in list(self._clients.items()):
+            if not loop.is_running():
+                client.flush_blocking(FLUSH_PATIENCE)
         try:
-            self._begin_stop().result(EXIT_PATIENCE)
+            self._begin_stop().result(max(0.0, end - monotonic()))
         except TimeoutError:
             # The lifeline ends what is left.
             return
@@ -408,10 +419,12 @@ class Node:
         return client
 
     def _forget_closed_loops(self) -> None:
-        for loop, client in list(self._clients.items()):
-            if loop.is_closed():
+        # Two threads may come here at once.
+        closed = [loop for loop in list(self._clients) if loop.is_closed()]
+        for client in [self._clients.pop(loop, None) for loop in closed]:
+            if client is not None:
+                client.flush_blocking(FLUSH_PATIENCE)
                 client.close()
-                self._clients.pop(loop, None)
 
 
 class BlockingNode:

@@ -32,6 +32,9 @@ T = TypeVar("T")
 _IN: Final = select.POLLIN
 _OUT: Final = select.POLLOUT
 
+# What poll takes at most, in milliseconds: 24 days. Whoever waits longer looks again.
+_LONGEST: Final = 2**31 - 1
+
 
 class BlockingLoop:
     """The part of an event loop that links and clients need, in the hands of one thread.
@@ -78,6 +81,11 @@ class BlockingLoop:
             self._handle(events)
         self.waiting = nested
 
+    @property
+    def writes(self) -> bool:
+        """Whether something waits for a socket that takes no more."""
+        return bool(self._writers)
+
     def run_ready(self) -> None:
         """Do what is due at once, without a look at any descriptor."""
         ready = self.ready
@@ -106,9 +114,10 @@ class BlockingLoop:
             TimeoutError: It took longer.
         """
         alarm: Future[None] | None = None
+        timer: _Timer | None = None
         if timeout is not None:
             alarm = self.create_future()
-            self.call_later(timeout, alarm.cancel)
+            timer = self.call_later(timeout, alarm.cancel)
         try:
             while True:
                 awaited = coroutine.send(None)
@@ -119,6 +128,8 @@ class BlockingLoop:
             result: T = end.value
             return result
         finally:
+            if timer is not None:
+                timer.cancel()
             coroutine.close()
 
     def _run_until_either(self, awaited: Future[Any], alarm: Future[None] | None) -> None:
@@ -142,9 +153,7 @@ class BlockingLoop:
                 writer()
         timers = self._timers
         while timers and timers[0].when <= time.monotonic():
-            timer = heapq.heappop(timers)
-            if not timer.cancelled:
-                timer.callback()
+            heapq.heappop(timers).callback()
 
     def _poll_anew(self, milliseconds: int | None) -> list[tuple[int, int]]:
         poll = select.poll()
@@ -154,7 +163,8 @@ class BlockingLoop:
 
     def _until_next_timer(self) -> int:
         # Whole milliseconds, never too few: poll would return for nothing.
-        return max(0, int((self._timers[0].when - time.monotonic()) * 1000) + 1)
+        seconds = self._timers[0].when - time.monotonic()
+        return max(0, int(min(seconds * 1000, _LONGEST - 1)) + 1)
 
     # --- what links and clients ask of a loop ------------------------------------------
 
@@ -194,7 +204,7 @@ class BlockingLoop:
         context: Context | None = None,
     ) -> _Timer:
         """Call back after `delay` seconds."""
-        timer = _Timer(time.monotonic() + delay, partial(callback, *args))
+        timer = _Timer(self._timers, time.monotonic() + delay, partial(callback, *args))
         heapq.heappush(self._timers, timer)
         return timer
 
@@ -239,16 +249,18 @@ class BlockingLoop:
 class _Timer:
     """A callback that waits for its time."""
 
-    __slots__ = ("callback", "cancelled", "when")
+    __slots__ = ("_timers", "callback", "when")
 
-    def __init__(self, when: float, callback: Callable[[], Any]) -> None:
+    def __init__(self, timers: list[_Timer], when: float, callback: Callable[[], Any]) -> None:
+        self._timers = timers
         self.when = when
         self.callback = callback
-        self.cancelled = False
 
     def cancel(self) -> None:
         """Do not call back."""
-        self.cancelled = True
+        if self in self._timers:
+            self._timers.remove(self)
+            heapq.heapify(self._timers)
 
     def __lt__(self, other: _Timer) -> bool:
         return self.when < other.when

@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Final
 
 from noex_mp.errors import RemoteProtocolError
 from noex_mp.transport import fds
 from noex_mp.wire.stream import FrameReader
 
-__all__ = ["Chunk", "Link", "peer_is_gone"]
+__all__ = ["Chunk", "Link", "peer_is_gone", "send_all"]
 
 # One recv of this size carries about 1,500 small messages; twice as much gains nothing.
 READ_SIZE: Final = 64 * 1024
@@ -205,7 +207,8 @@ class Link:
     def _find_the_end(self) -> None:
         # What the peer had sent before is still to be read: reading finds the end. Not every loop
         # says so by itself (see `_hang_up`).
-        self._loop.call_soon(self.read)
+        if not self._loop.is_closed():
+            self._loop.call_soon(self.read)
 
     def _keep(self, rest: memoryview) -> None:
         self._backlog.append(rest)
@@ -215,7 +218,7 @@ class Link:
             self._writing = True
             self._loop.add_writer(self.fd, self._writable)
 
-    def _writable(self) -> None:
+    def _send_backlog(self) -> None:
         backlog = self._backlog
         while backlog:
             chunk = memoryview(backlog[0])
@@ -225,6 +228,10 @@ class Link:
                 backlog[0] = chunk[sent:]
                 break
             backlog.popleft()
+
+    def _writable(self) -> None:
+        self._send_backlog()
+        backlog = self._backlog
         if not backlog:
             self._writing = False
             self._loop.remove_writer(self.fd)
@@ -263,22 +270,14 @@ class Link:
             elif not future.done():
                 future.set_result(None)
 
-    def send_all_blocking(self, timeout: float) -> None:
-        """Send all that waits, blocking: for a process that is about to end.
-
-        Args:
-            timeout: How long one write may wait, in seconds.
-        """
-        self.flush()
-        if self.closed:
-            return
-        self._sock.settimeout(timeout)
-        try:
-            for chunk in self._backlog:
-                self._sock.sendall(chunk)
-        except OSError:
-            pass
-        self._backlog.clear()
+    def send_now(self) -> bool:
+        """Send what the socket takes, without the loop; return whether all of it has left."""
+        if not self.closed:
+            self._backlog.extend(memoryview(data) for data in self.out)
+            self._backlog_size += sum(map(len, self.out))
+            self.out.clear()
+            self._send_backlog()
+        return self.closed or not self._backlog
 
     # --- in ----------------------------------------------------------------------------
 
@@ -361,14 +360,14 @@ class Link:
         if self.closed:
             return
         self.closed = True
+        self._backlog.clear()
+        self._backlog_size = 0
+        self.congested = False
         if not self._loop.is_closed():
             self._loop.remove_reader(self.fd)
             if self._writing:
                 self._loop.remove_writer(self.fd)
-        self._backlog.clear()
-        self._backlog_size = 0
-        self.congested = False
-        self._wake_waiters()
+            self._wake_waiters()
         try:
             # Before the peer can see it: the root kills a worker that closes its control link,
             # and the worker has something to say first.
@@ -376,6 +375,24 @@ class Link:
         finally:
             fds.disown(self.fd)
             _hang_up(self._sock)
+
+
+def send_all(links: Iterable[Link], timeout: float) -> None:
+    """Send all that waits on some links, blocking: nobody turns their loop any more.
+
+    Args:
+        timeout: How long it may take, in seconds; what has not left by then stays.
+    """
+    end = monotonic() + timeout
+    waiting = {link.fd: link for link in links if not link.send_now()}
+    poll = select.poll()
+    for fd in waiting:
+        poll.register(fd, select.POLLOUT)
+    while waiting and (left := end - monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            if waiting[fd].send_now():
+                poll.unregister(fd)
+                del waiting[fd]
 
 
 def _hang_up(sock: socket.socket) -> None:

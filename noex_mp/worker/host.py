@@ -45,7 +45,7 @@ from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.control_link import NO_FD, ControlLink
-from noex_mp.transport.link import Link
+from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
 from noex_mp.transport.spin import Spinner
 from noex_mp.wire.codec import BIG, Encoder
@@ -705,8 +705,7 @@ class Host:
             sys.stderr.flush()
         if self._client is not None:
             self._client.flush_blocking(LAST_FLUSH)
-        for link in self._links.values():
-            link.send_all_blocking(LAST_FLUSH)
+        send_all(self._links.values(), LAST_FLUSH)
         self._control.send_all_blocking(LAST_FLUSH)
         os._exit(0)
 

@@ -18,12 +18,14 @@ from noex_mp import (
     Ref,
     Shutdown,
     Stop,
+    UnencodableError,
     child,
     named,
     spawn,
     stop,
     whereis,
 )
+from noex_mp.client import current
 from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Stack, Turns
 
@@ -82,6 +84,15 @@ async def test_an_expected_error_is_raised_at_the_caller_and_the_state_is_kept()
         assert (failure.value.wanted, failure.value.limit) == (2000, 1000)
         assert str(failure.value) == "2000 is more than 1000"
         assert await Counter.increment(counter) == 6
+
+
+async def test_a_request_that_cannot_be_sent_leaves_nothing() -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(Counter)
+        with pytest.raises(UnencodableError):
+            await stop(counter, threading.Lock())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert not current.client(node.id)._requests  # pyright: ignore[reportPrivateUsage]
+        assert await Counter.increment(counter) == 1
 
 
 # --- names -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ from noex_mp import (
     sync,
 )
 from noex_mp.transport.blocking_link import BlockingLink
-from tests.nodes.observed import SERVERS, Whistles
+from noex_mp.transport.blocking_loop import BlockingLoop
+from tests.nodes.observed import SERVERS, Whistles, set_done
 from tests.servers.counters import Counter, Journal, Pop, Push, Stack
 from tests.servers.faulty import Faulty, Start
 from tests.servers.threads import Threaded
@@ -238,6 +240,100 @@ def _note(journal: Ref[Journal], n: int) -> None:
         Journal.note.sync(journal, (n, i))
 
 
+# More than a socket takes while nobody reads, less than what holds up a sender in an event loop.
+BIG = 900_000
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("by_name", [True, False], ids=["name", "ref"])
+def test_a_cast_that_has_returned_has_left_the_process(
+    by_name: bool, is_known: bool, node: sync.BlockingNode, whistles: Whistles
+) -> None:
+    ref = sync.spawn(child(Journal).options(name="journal"))
+    to = named("journal", Journal) if by_name else ref
+    asked, blocked, sent, over = (threading.Event() for _ in range(4))
+    begun, release = whistles(), whistles()
+
+    def work() -> None:
+        if is_known:
+            Journal.all.sync(to)
+        asked.set()
+        blocked.wait()
+        for item in (b"x" * BIG, "behind it"):
+            Journal.note.sync(to, item)
+        sent.set()
+        over.wait()
+
+    worker = in_thread(work)
+    asked.wait()
+    block = in_thread(lambda: Journal.block.sync(ref, begun.path, release.path))
+    begun.wait()
+    blocked.set()
+    assert not sent.wait(0.1)
+    release.blow()
+    block.result()
+    sent.wait()
+    # That thread lives on, and does something else.
+    assert Journal.all.sync(ref) == [b"x" * BIG, "behind it"]
+    over.set()
+    worker.result()
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["stop", "another loop"])
+def test_what_a_loop_has_sent_outlives_it(stops: bool, tmp_path: Path, whistles: Whistles) -> None:
+    begun, release = whistles(), whistles()
+    with Node(preload=SERVERS) as node:
+        journal = node.spawn(Journal, str(tmp_path / "journal"))
+        block = in_thread(lambda: Journal.block.sync(journal, begun.path, release.path))
+        begun.wait()
+
+        async def send() -> None:
+            await Journal.note(journal, b"x" * BIG)
+            await Journal.note(journal, "behind it")
+
+        in_thread(lambda: asyncio.run(send())).result()
+        release.blow()
+        block.result()
+        if not stops:
+            in_thread(lambda: asyncio.run(_call(Journal.all, journal))).result()
+    assert "behind it" in (tmp_path / "journal").read_text()
+
+
+async def _call(operation: Callable[[Ref[Any]], Any], ref: Ref[Any]) -> Any:
+    return await operation(ref)
+
+
+def test_a_loop_that_was_closed_in_the_middle_of_a_cast_harms_no_other(
+    node: sync.BlockingNode, whistles: Whistles
+) -> None:
+    journal = sync.spawn(Journal)
+    begun, release = whistles(), whistles()
+    block = in_thread(lambda: Journal.block.sync(journal, begun.path, release.path))
+    begun.wait()
+
+    def close_early() -> bool:
+        loop = asyncio.new_event_loop()
+        try:
+            cast = loop.run_until_complete(_first_and_big(journal))
+            # As a task does that waits for it.
+            cast.add_done_callback(print)
+            return cast.done()
+        finally:
+            loop.close()
+
+    assert not in_thread(close_early).result()
+    release.blow()
+    block.result()
+    for _ in range(2):
+        in_thread(lambda: asyncio.run(_call(Journal.os_pid, journal))).result()
+
+
+async def _first_and_big(journal: Ref[Journal]) -> asyncio.Future[None]:
+    await Journal.note(journal, "first")
+    # More than waits in a link without holding up its sender.
+    return Journal.note(journal, b"x" * 3_500_000)
+
+
 def test_a_thread_that_ends_in_the_middle_of_a_call_does_not_hold_up_the_server(
     node: sync.BlockingNode, whistles: Whistles
 ) -> None:
@@ -295,6 +391,29 @@ def test_a_call_after_a_long_pause_has_all_its_time(
     with pytest.raises(CallTimedOutError):
         Journal.pause.sync(journal.within(0.1), whistles().path, whistles().path)
     assert time.monotonic() - start >= 0.1
+
+
+@pytest.mark.parametrize("timeout", [2_200_000, 1e300])
+def test_a_time_limit_may_be_longer_than_the_system_can_wait(
+    timeout: float, node: sync.BlockingNode
+) -> None:
+    journal = sync.spawn(Journal)
+    sync.stop(journal, timeout=timeout)
+    assert not sync.is_running(journal)
+
+    loop: Any = BlockingLoop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        heard: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(ours.fileno(), set_done, heard)
+        theirs.send(b"x")
+        loop.run(_wait_for(heard), timeout)
+    # What is not needed any more is not kept until its time has come.
+    assert loop._timers == []
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await future
 
 
 # --- signals ---

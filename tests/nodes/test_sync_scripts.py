@@ -93,6 +93,49 @@ def test_the_implicit_node_is_one_for_all_threads_and_ends_with_the_interpreter(
     )
 
 
+def test_a_program_may_end_with_a_cast(tmp_path: Path) -> None:
+    check(
+        tmp_path,
+        """
+        from noex_mp import cast
+
+        class Keeper(Hello):
+            @cast
+            def keep(self, data):
+                print("kept", len(data), flush=True)
+
+        if __name__ == "__main__":
+            keeper = sync.spawn(Keeper, "you")
+            for size in (1, 900_000, 2):
+                Keeper.keep.sync(keeper, b"x" * size)
+        """,
+        "kept 1\nkept 900000\nkept 2\nterminated: the node is stopping\n",
+    )
+
+
+def test_what_an_event_loop_has_sent_outlives_the_program(tmp_path: Path) -> None:
+    check(
+        tmp_path,
+        """
+        import asyncio
+        from noex_mp import cast
+
+        class Keeper(Hello):
+            @cast
+            def keep(self, data):
+                print("kept", len(data), flush=True)
+
+        async def send(keeper):
+            for size in (1, 900_000, 2):
+                await Keeper.keep(keeper, b"x" * size)
+
+        if __name__ == "__main__":
+            asyncio.run(send(sync.spawn(Keeper, "you")))
+        """,
+        "kept 1\nkept 900000\nkept 2\nterminated: the node is stopping\n",
+    )
+
+
 def test_shutdown_ends_the_implicit_node_and_the_next_spawn_starts_another(tmp_path: Path) -> None:
     check(
         tmp_path,
