@@ -392,20 +392,29 @@ class ServerExitedError(CallError):
 
 
 class MailboxFullError(CallError):
-    """Too many messages wait for the server already; this one was not sent.
+    """Too much waits for the server already; there is no room for this message.
 
     Attributes:
         server: The server's name.
-        limit: How many messages may wait.
+        waiting: How many messages wait already; where each sender has a share of the mailbox, so
+            many of this one.
+        max_messages: How many messages may wait.
+        max_bytes: How many bytes they may have together.
     """
 
-    def __init__(self, server: str, limit: int) -> None:
-        super().__init__(server, limit)
+    def __init__(self, server: str, waiting: int, max_messages: int, max_bytes: int) -> None:
+        super().__init__(server, waiting, max_messages, max_bytes)
         self.server = server
-        self.limit = limit
+        self.waiting = waiting
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
 
     def __str__(self) -> str:
-        return f"{self.limit} messages wait for {self.server} already; this one was not sent"
+        return (
+            f"{self.waiting} messages wait for {self.server} already; there is no room for one "
+            f"more (at most {self.max_messages}, of {self.max_bytes} bytes together)\n"
+            f"Await what you send, or give the server a larger max_messages or max_bytes."
+        )
 
 
 class CallCycleError(CallError):

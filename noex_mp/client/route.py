@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from _thread import get_ident
-from collections import deque
+from collections import OrderedDict
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +54,9 @@ BATCH: Final = 512
 # how many bytes of casts: their sender may not even wait, and has nobody to hold it up.
 MAX_WAITING: Final = 100_000
 MAX_WAITING_BYTES: Final = 64 * 2**20
+
+# The time limit of a cast that is sent at once or not at all: nobody waits for it.
+AT_ONCE: Final = -inf
 
 # Future, packed message, operation (None: a cast that waits), due time, limit in seconds.
 Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", float, "float | None"]
@@ -87,6 +90,7 @@ class Route:
         "_hurried",
         "_late_casts",
         "_max_waiting",
+        "_max_waiting_bytes",
         "_overdrawn",
         "_pack",
         "_skipped",
@@ -131,10 +135,11 @@ class Route:
         self._when_full = "wait"
         # The last number that the window has counted.
         self._unlooked = 0
-        # The numbers of the pending messages that have not been sent.
-        self._waiting: deque[int] = deque()
+        # The pending messages that have not been sent, oldest first: their sizes, by number.
+        self._waiting: OrderedDict[int, int] = OrderedDict()
         self._waiting_bytes = 0
         self._max_waiting = MAX_WAITING
+        self._max_waiting_bytes = MAX_WAITING_BYTES
         # Casts do not wait for the window, since the server waits for this process.
         self._overdrawn = False
         # Who waits until nothing waits any more.
@@ -247,13 +252,12 @@ class Route:
     ) -> None:
         """Send a cast, or raise if it would have to wait for the server's window.
 
+        While there is no server, it is kept for the next incarnation, however long that takes.
+
         Raises:
             MailboxFullError: The window is used up; nothing was sent.
         """
-        if self.link is not None and self.seq >= self.limit and not self._may_send_small():
-            self._client.count_dropped(self.sid)
-            raise MailboxFullError(self.label, self._window.messages)
-        self.cast(operation, args, kwargs, timeout)
+        self.cast(operation, args, kwargs, AT_ONCE)
 
     def _pack_heavy(
         self, frame: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Any = b""
@@ -283,10 +287,6 @@ class Route:
             self._window.add_small(seq - self._unlooked)
         self._unlooked = seq
 
-    def _may_send_small(self) -> bool:
-        self._look(self.seq)
-        return not self._waiting and self._window.takes(0)
-
     def _try(self, seq: int, data: Any) -> bool:
         """Send a new message if there is a server, and window; return whether it was sent."""
         self._look(seq - 1)
@@ -299,18 +299,20 @@ class Route:
     def _send(self, link: Link, seq: int, data: Any, size: int) -> None:
         window = self._window
         window.add(size)
+        weighs = size >= self._weighed_from
         if data.__class__ is bytes:
             link.out.append(data)
         else:
             link.send_chunks(data)
-        if window.should_ask:
-            self._ask(link, seq)
+        # A server that drops its oldest messages counts the bytes itself.
+        if window.should_ask or (weighs and self._when_full == "drop_oldest"):
+            self._ask(link)
         link.flush_soon()
         self._unlooked = seq
         self.limit = 0 if self._waiting else seq + window.free()
 
-    def _ask(self, link: Link, seq: int) -> None:
-        self._tell(link, [ASK, self.sid, self._window.ask(seq)])
+    def _ask(self, link: Link) -> None:
+        self._tell(link, [ASK, self.sid, *self._window.ask()])
 
     def _tell(self, link: Link, frame: list[Any]) -> None:
         """Send what is no message: it has no number, and needs no window."""
@@ -325,7 +327,7 @@ class Route:
         try:
             self._check_room(0)
             if self._refuses():
-                raise MailboxFullError(self.label, self._window.messages)
+                raise self._full()
         except (NoServerError, MailboxFullError) as error:
             # Its number has not been used.
             del self.pending[seq]
@@ -344,59 +346,71 @@ class Route:
             future.set_exception(NoServerError(self.label, self.report))
             future.exception()
             return future
-        if self._refuses():
-            if self._when_full == "reject":
-                raise MailboxFullError(self.label, self._window.messages)
+        if self._refuses(timeout):
+            if self._when_full != "drop_newest" or timeout == AT_ONCE:
+                raise self._full()
             return self._done
         self._check_room(_size(data))
-        due = inf if timeout is None else monotonic() + timeout
+        # What was reported as taken is not given up for want of time.
+        is_taken = timeout == AT_ONCE or self._overdrawn or self._when_full == "drop_oldest"
+        if is_taken:
+            due, timeout = inf, AT_ONCE
+        else:
+            due = inf if timeout is None else monotonic() + timeout
         if due <= self.soonest:
             self._watch(due)
         self.seq = seq
         self.pending[seq] = (future, data, None, due, timeout)
         self._wait(seq, data)
-        return self._done if self._overdrawn or self._when_full == "drop_oldest" else future
+        return self._done if is_taken else future
 
-    def _refuses(self) -> bool:
+    def _refuses(self, timeout: float | None = None) -> bool:
         """Tell, and count, whether what the window has no room for does not wait."""
-        if self.link is None or self._when_full not in _REFUSING:
+        if self.link is None or (self._when_full not in _REFUSING and timeout != AT_ONCE):
             return False
         self._client.count_dropped(self.sid)
         return True
 
+    def _full(self) -> MailboxFullError:
+        window = self._window
+        waiting = window.on_their_way + len(self._waiting)
+        return MailboxFullError(self.label, waiting, window.messages, window.size)
+
     def _check_room(self, size: int) -> None:
         if not self.thread:
             raise NoServerError(self.label, self.report)
-        count = self._count_waiting()
-        full = count >= self._max_waiting or (
-            size and self._waiting_bytes + size > MAX_WAITING_BYTES
-        )
-        if full and not (self._when_full == "drop_oldest" and self._drop_oldest()):
-            raise MailboxFullError(self.label, count)
+        while self._is_full(size):
+            if self._when_full != "drop_oldest" or not self._drop_oldest():
+                raise MailboxFullError(
+                    self.label, len(self._waiting), self._max_waiting, self._max_waiting_bytes
+                )
 
-    def _count_waiting(self) -> int:
-        waiting, pending = self._waiting, self.pending
-        while waiting and waiting[0] not in pending:
-            waiting.popleft()
-        return len(waiting)
+    def _is_full(self, size: int) -> bool:
+        waiting = self._waiting
+        if len(waiting) >= self._max_waiting:
+            return True
+        # One that is larger than all that may wait does so alone.
+        return bool(size and waiting) and self._waiting_bytes + size > self._max_waiting_bytes
 
     def _drop_oldest(self) -> bool:
         for seq in self._waiting:
             entry = self.pending.get(seq)
             if entry is not None and entry[2] is None:
                 self._client.count_dropped(self.sid)
-                self._remove(seq).set_result(None)
+                future = self._remove(seq)
+                if not future.done():
+                    future.set_result(None)
                 return True
         return False
 
     def _wait(self, seq: int, data: Any) -> None:
         self.limit = 0
-        self._waiting.append(seq)
-        self._waiting_bytes += _size(data)
+        self._waiting[seq] = size = _size(data)
+        self._waiting_bytes += size
         if self.incarnation == 0:
             self._client.locate(self)
         elif self.link is not None and not self._window.has_asked:
-            self._ask(self.link, self._waiting[0] - 1)
+            self._ask(self.link)
 
     def _send_waiting(self) -> None:
         """Send what waits, as far as there is window; oldest first."""
@@ -404,17 +418,17 @@ class Route:
         if link is None:
             return
         while waiting:
-            entry = self.pending.get(waiting[0])
-            if entry is None:
-                waiting.popleft()
-                continue
-            size = _size(entry[1])
+            seq = next(iter(waiting))
+            size = waiting[seq]
             if not self._window.takes(size):
                 if not self._window.has_asked:
-                    self._ask(link, waiting[0] - 1)
+                    self._ask(link)
                 break
-            seq = waiting.popleft()
-            self._waiting_bytes -= size
+            entry = self.pending.get(seq)
+            self._no_longer_waits(seq)
+            if entry is None:
+                # Its reply has come, though it was not sent: nonsense from a worker.
+                continue
             self._send(link, seq, entry[1], size)
             if entry[2] is None:
                 del self.pending[seq]
@@ -424,27 +438,36 @@ class Route:
                     entry[0].set_result(None)
         self._unlooked = self.seq
         self.limit = 0 if waiting else self.seq + self._window.free()
-        self._overdrawn = self._overdrawn and bool(waiting)
-        self._tell_if_all_is_sent()
+        self._note_if_all_is_sent()
+
+    def _no_longer_waits(self, seq: int) -> None:
+        self._waiting_bytes -= self._waiting.pop(seq)
 
     def _remove(self, seq: int) -> asyncio.Future[Any]:
         """Take out a message that nobody waits for any more; return its future."""
-        future, data, operation, _, _ = self.pending.pop(seq)
-        if self._waiting and seq >= self._waiting[0]:
-            # It stays in the row for a while, as a number without a message.
-            self._waiting_bytes -= _size(data)
+        future, _, operation, _, _ = self.pending.pop(seq)
+        if seq in self._waiting:
+            self._no_longer_waits(seq)
             self._skipped.add(seq)
+            self._note_if_all_is_sent()
         elif self.link is not None and operation is not None:
             self._abandoned.add(seq)
         return future
 
-    def granted(self, count: int, messages: int, size: int) -> None:
-        """Take the worker's answer to an ASK, and send what has waited for it."""
+    def granted(self, count: int, messages: int, size: int, begun: int) -> None:
+        """Take the worker's answer to an ASK, and send what has waited for it.
+
+        Args:
+            count: So many messages are off the list.
+            messages: The window in messages from now on.
+            size: The window in bytes.
+            begun: The number of the last message that the incarnation has begun, or dropped.
+        """
         self._look(self.seq)
-        seq = self._window.grant(count, messages, size)
+        self._window.grant(count, messages, size)
         if self._abandoned:
-            self._abandoned = {n for n in self._abandoned if n > seq}
-        self._skipped.forget(seq)
+            self._abandoned = {n for n in self._abandoned if n > begun}
+        self._skipped.forget(begun)
         if self._waiting:
             self._send_waiting()
         elif self.link is not None:
@@ -459,9 +482,10 @@ class Route:
         if entry is None or entry[2] is not None:
             return False
         self._overdrawn = True
-        for number, (future, data, operation, due, timeout) in list(self.pending.items()):
+        for number, (future, data, operation, _, _) in list(self.pending.items()):
             if operation is None and not future.done():
-                self.pending[number] = (self._create_future(), data, None, due, timeout)
+                # It is taken now: not to be given up for want of time.
+                self.pending[number] = (self._create_future(), data, None, inf, AT_ONCE)
                 future.set_result(None)
         return True
 
@@ -469,11 +493,14 @@ class Route:
         """Return a future that is done once nothing waits here any more."""
         future: asyncio.Future[None] = self._create_future()
         self._hurried.append(future)
-        self._tell_if_all_is_sent()
+        self._note_if_all_is_sent()
         return future
 
-    def _tell_if_all_is_sent(self) -> None:
-        if self._hurried and not self._waiting:
+    def _note_if_all_is_sent(self) -> None:
+        if self._waiting:
+            return
+        self._overdrawn = False
+        if self._hurried:
             hurried, self._hurried = self._hurried, []
             for future in hurried:
                 if not future.done():
@@ -496,14 +523,13 @@ class Route:
             entry = pending.get(seq)
             if entry is None:
                 continue
-            is_sent = not self._waiting or seq < self._waiting[0]
+            is_sent = seq not in self._waiting
             future = self._remove(seq)
             if not future.done():
                 name = entry[2].name if entry[2] else "cast"
                 _fail(entry, CallTimedOutError(f"{self.label}.{name}", entry[4] or 0.0))
             elif is_sent and self.link is not None:
                 self.cancel(seq)
-        self._count_waiting()
         if self.soonest <= now:
             self.soonest = min((entry[3] for entry in pending.values()), default=inf)
 
@@ -527,19 +553,21 @@ class Route:
 
     # --- what becomes of the server ----------------------------------------------------
 
-    def located(self, incarnation: int, link: Link, mailbox: tuple[int, int, str]) -> None:
+    def located(self, incarnation: int, link: Link, mailbox: tuple[int, int, str, int]) -> None:
         """Send what waits to the server's next incarnation, oldest first.
 
         Args:
-            mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
+            mailbox: What its mailbox holds: messages, bytes, and what happens when it is full; and
+                how many senders share it.
         """
         self.incarnation = incarnation
         self.link = link
         self._base = self.seq
         link.out.append(self._pack([OPEN, self.sid, incarnation]))
-        max_messages, max_bytes, self._when_full = mailbox
-        self._max_waiting = max_messages if self._when_full == "drop_oldest" else MAX_WAITING
-        self._window = Window(max_messages, max_bytes)
+        max_messages, max_bytes, self._when_full, senders = mailbox
+        if self._when_full == "drop_oldest":
+            self._max_waiting, self._max_waiting_bytes = max_messages, max_bytes
+        self._window = Window(max_messages, max_bytes, senders)
         self._weighed_from = self._window.weighed_from
         for seq in [seq for seq, entry in self.pending.items() if entry[0].done()]:
             self._remove(seq)
@@ -569,8 +597,8 @@ class Route:
                 error.__cause__ = cause
                 future.set_exception(error)
         # All that is left waits for the next incarnation.
-        self._waiting = deque(self.pending)
-        self._waiting_bytes = sum(_size(entry[1]) for entry in self.pending.values())
+        self._waiting = OrderedDict((seq, _size(entry[1])) for seq, entry in self.pending.items())
+        self._waiting_bytes = sum(self._waiting.values())
         return lost
 
     def _leave(self) -> None:
@@ -588,7 +616,7 @@ class Route:
             # Nothing has reached that incarnation.
             return 0
         floor = max(begun, self._base)
-        last = self._waiting[0] - 1 if self._waiting else self.seq
+        last = next(iter(self._waiting)) - 1 if self._waiting else self.seq
         calls = sum(1 for seq in (*self.pending, *self._abandoned) if floor < seq <= last)
         late = sum(1 for seq in self._late_casts if seq > begun)
         skipped = self._skipped.count(floor, last)
@@ -598,6 +626,8 @@ class Route:
         """Fail whatever waits: there will be no further incarnation."""
         self.report = report
         for entry in self._end():
+            if entry[4] == AT_ONCE:
+                self._client.count_dropped(self.sid)
             error = NoServerError(self.label, report)
             error.__cause__ = cause
             _fail(entry, error)
@@ -612,7 +642,7 @@ class Route:
         self._leave()
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._tell_if_all_is_sent()
+        self._note_if_all_is_sent()
         pending, self.pending = self.pending, {}
         return [entry for entry in pending.values() if not entry[0].done()]
 

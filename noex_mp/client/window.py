@@ -1,6 +1,7 @@
 """How much one sender may have on its way to one server: a window, in messages and in bytes.
 
-The server's worker gives each sender a share of the mailbox. A sender counts what it sends, and
+The server's worker gives each sender a share of the mailbox; until it has, a new sender goes by how
+many senders the root knows of. A sender counts what it sends, and
 now and then puts an ASK behind it; when the server has come that far, it answers with a GRANT,
 which says how many messages are off the list and how large the share is now. So the worker
 counts nothing per message, and a message costs its sender one comparison (see `Route.limit`).
@@ -18,9 +19,9 @@ from typing import Final
 
 from noex_mp.core.specs import MAX_BYTES, MAX_MESSAGES
 
-__all__ = ["Ranges", "Window"]
+__all__ = ["Ranges", "Window", "share", "weight_of_small"]
 
-# What a sender may send before the server has told its share.
+# What a sender may send at most before the server has told its share.
 _FIRST_MESSAGES: Final = 256
 _FIRST_BYTES: Final = 4 * 2**20
 
@@ -28,6 +29,18 @@ _FIRST_BYTES: Final = 4 * 2**20
 _ASK_AFTER: Final = 4
 
 _SMALLEST_WEIGHT: Final = 64
+# With this one the first window has room for its messages, however few a mailbox holds.
+_LARGEST_WEIGHT: Final = _FIRST_BYTES // _FIRST_MESSAGES
+
+
+def share(max_messages: int, max_bytes: int, senders: int) -> tuple[int, int]:
+    """Return what one of the senders of a mailbox may have on its way: messages and bytes."""
+    return max(1, max_messages // senders), max(1, max_bytes // senders)
+
+
+def weight_of_small(max_messages: int, max_bytes: int) -> int:
+    """Return what a message counts that is smaller, in bytes: a full mailbox of them has room."""
+    return min(_LARGEST_WEIGHT, max(_SMALLEST_WEIGHT, max_bytes // (2 * max_messages)))
 
 
 class Window:
@@ -35,12 +48,16 @@ class Window:
 
     Attributes:
         weighed_from: Messages of this size, in bytes, and above count by themselves.
+
+    Args:
+        max_messages: How many messages the mailbox holds.
+        max_bytes: How many bytes.
+        senders: How many senders share it.
     """
 
     __slots__ = (
         "_acked",
         "_asked",
-        "_asks",
         "_bytes",
         "_heavy",
         "_heavy_bytes",
@@ -50,10 +67,13 @@ class Window:
         "weighed_from",
     )
 
-    def __init__(self, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
-        self.weighed_from = max(_SMALLEST_WEIGHT, max_bytes // (2 * max_messages))
-        self._messages = min(max_messages, _FIRST_MESSAGES)
-        self._bytes = min(max_bytes, _FIRST_BYTES)
+    def __init__(
+        self, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES, senders: int = 1
+    ) -> None:
+        self.weighed_from = weight_of_small(max_messages, max_bytes)
+        messages, size = share(max_messages, max_bytes, senders)
+        self._messages = min(messages, _FIRST_MESSAGES)
+        self._bytes = min(size, _FIRST_BYTES)
         # Counts of messages, from the first one that this incarnation was sent.
         self._sent = 0
         self._acked = 0
@@ -62,17 +82,25 @@ class Window:
         self._heavy: deque[tuple[int, int]] = deque()
         self._heavy_bytes = 0
         self._unasked_bytes = 0
-        # The sender's own number of the last message ahead of each ASK.
-        self._asks: deque[tuple[int, int]] = deque()
 
     @property
     def messages(self) -> int:
         """How many messages may be on their way."""
         return self._messages
 
+    @property
+    def size(self) -> int:
+        """How many bytes they may have together."""
+        return self._bytes
+
+    @property
+    def on_their_way(self) -> int:
+        """How many messages are on their way."""
+        return self._sent - self._acked
+
     def takes(self, size: int) -> bool:
         """Return whether a message of `size` bytes may be sent now."""
-        on_their_way = self._sent - self._acked
+        on_their_way = self.on_their_way
         if on_their_way == 0:
             # Also one that is larger than the whole mailbox.
             return True
@@ -116,36 +144,27 @@ class Window:
         """Whether an answer is on its way that covers all that was sent."""
         return self._asked == self._sent
 
-    def ask(self, seq: int) -> int:
+    def ask(self) -> tuple[int, int]:
         """Return what an ASK behind the last message says.
 
-        Args:
-            seq: The sender's own number of that message.
+        The count of all messages, and the bytes of the heavy ones since the last ASK.
         """
+        unasked, self._unasked_bytes = self._unasked_bytes, 0
         self._asked = self._sent
-        self._unasked_bytes = 0
-        self._asks.append((self._sent, seq))
-        return self._sent
+        return self._sent, unasked
 
-    def grant(self, count: int, messages: int, size: int) -> int:
+    def grant(self, count: int, messages: int, size: int) -> None:
         """Take the answer to an ASK.
 
         Args:
             count: What the ASK said: so many messages are off the list.
             messages: The window in messages from now on.
             size: The window in bytes.
-
-        Returns:
-            The sender's own number of the last of those messages.
         """
-        seq = 0
-        while self._asks and self._asks[0][0] <= count:
-            seq = self._asks.popleft()[1]
         self._acked = max(self._acked, min(count, self._sent))
         self._messages, self._bytes = messages, size
         while self._heavy and self._heavy[0][0] <= self._acked:
             self._heavy_bytes -= self._heavy.popleft()[1]
-        return seq
 
 
 class Ranges:

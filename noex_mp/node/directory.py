@@ -154,9 +154,10 @@ class Directory:
         worker = child.worker
         if worker is None or not worker.alive or connection.closed:
             return
+        mailbox = (*child.mailbox, max(1, len(child.watchers or ())))
         link_id = connection.links.get(worker)
         if link_id is not None:
-            connection.post([LOCATED, child.sid, child.incarnation, link_id, False, child.mailbox])
+            connection.post([LOCATED, child.sid, child.incarnation, link_id, False, mailbox])
             return
         try:
             near, far = fds.socketpair()
@@ -174,7 +175,7 @@ class Directory:
             fds.disown(far.detach()),
         )
         connection.post(
-            [LOCATED, child.sid, child.incarnation, link_id, True, child.mailbox],
+            [LOCATED, child.sid, child.incarnation, link_id, True, mailbox],
             fds.disown(near.detach()),
         )
 

@@ -31,14 +31,18 @@ CALL_KW: Final = 3  # sid, seq, operation, due, kwargs, *args
 # Whatever comes for a server without it, or after the incarnation has ended, is dropped: the
 # client hears of the end and sorts its messages.
 OPEN: Final = 11  # sid, incarnation
-ASK: Final = 6  # sid, count: say GRANT when the messages ahead of this one are off your list
+# sid, count, bytes: say GRANT when the messages ahead of this one are off your list. The bytes are
+# those of the heavy messages (see client/window.py) since the last ASK.
+ASK: Final = 6
 CANCEL: Final = 7  # sid, seq: nobody waits for this call any more
 PROBE: Final = 10  # sid, seq, path: is this call part of a circle? see worker/cycles.py
 
 # Data plane, worker to client.
 REPLY: Final = 4  # sid, seq, value
 ERROR: Final = 5  # sid, seq, exception: the caller's mistake, or expected; the server lives
-GRANT: Final = 8  # sid, count, messages, bytes: the answer to ASK, and the sender's window now
+# sid, count, messages, bytes, begun: the answer to ASK, the sender's window now, and what its
+# started cell says.
+GRANT: Final = 8
 # The incarnation has ended, in a worker that lives on, and all its replies came before this.
 END: Final = 12  # sid, incarnation
 
@@ -71,8 +75,8 @@ LINK: Final = 44  # link_id, peer, trusted, is_worker; with an fd: serve this cl
 # link_id, peer_is_gone: handle what its client had sent and forget it; or, where only the link is
 # broken, end it, and drop what came on it and has not begun: it is sent again.
 UNLINK: Final = 45
-# sid, incarnation, link_id, is_new, mailbox (messages, bytes, when full); with an fd where it is
-# new.
+# sid, incarnation, link_id, is_new, mailbox (messages, bytes, when full, senders); with an fd where
+# it is new.
 LOCATED: Final = 46
 # sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
 # on: first read the link up to the END.

@@ -377,6 +377,7 @@ class Host:
     def _outlive(self, link: Link) -> None:
         """Go on with what a client that is gone had sent; nobody asks what of it has begun."""
         for target in link.targets.values():
+            target.mailbox.senders -= 1
             self._free_cell(target.cell)
             target.cell = self._nobodys_cell()
         link.state = NOBODY
@@ -571,7 +572,7 @@ class Host:
             return
         is_orphan = link.state == NOBODY
         cell = self._nobodys_cell() if is_orphan else self._new_cell(sid, link.state)
-        mailbox.senders += 1
+        mailbox.senders += not is_orphan
         link.targets[sid] = Target(mailbox, link, cell, is_server=link.state in self._servers)
 
     def _new_cell(self, sid: int, link_id: int) -> int:

@@ -21,6 +21,7 @@ from inspect import CO_COROUTINE
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from noex_mp.client.window import share
 from noex_mp.core import gen_server
 from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.messages import Timeout
@@ -42,6 +43,7 @@ from noex_mp.wire.envelopes import (
 )
 from noex_mp.worker.activation import Activation, activation, inline
 from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, follow
+from noex_mp.worker.weighed_queue import WeighedQueue
 
 if TYPE_CHECKING:
     from noex_mp.worker.host import Host
@@ -260,7 +262,9 @@ class Mailbox:
 
     def _need_task(self) -> None:
         if self.task is None:
-            self.queue = deque()
+            max_messages, max_bytes, when_full = self._bounds
+            drops = when_full == DROP_OLDEST
+            self.queue = WeighedQueue(max_messages, max_bytes) if drops else deque()
             self.task = self._host.task_for(self)
 
     def start(self) -> None:
@@ -410,19 +414,29 @@ class Mailbox:
         self.queue.append((target, item))
         if self.activation is not None and target is not None and target.is_server:
             self.suspect()
-        if self._bounds[2] == DROP_OLDEST and len(self.queue) > self._bounds[0]:
-            self._drop_oldest()
+        if self._bounds[2] == DROP_OLDEST:
+            self._keep_bounds()
         self.wake()
 
-    def _drop_oldest(self) -> None:
-        for place, (target, frame) in enumerate(self.queue):
-            if target is not None and frame[0] <= CALL_KW and not _has_begun(frame):
-                del self.queue[place]
-                self._host.count_dropped(self.sid)
-                if frame[0] in _CALLS:
-                    name = self.server.__class__.__qualname__
-                    self.refuse(target, frame, MailboxFullError(name, self._bounds[0]))
+    def _keep_bounds(self) -> None:
+        queue = self.queue
+        while isinstance(queue, WeighedQueue) and queue.is_over:
+            oldest = queue.oldest()
+            if oldest is None:
                 return
+            place, target, frame = oldest
+            del queue[place]
+            self._drop(target, frame)
+
+    def _drop(self, target: Target, frame: list[Any]) -> None:
+        # For its sender it is as if it had begun: it is not lost once more at a death.
+        self._cells[target.cell] = frame[2]
+        self._host.count_dropped(self.sid)
+        if frame[0] in _CALLS:
+            max_messages, max_bytes, _ = self._bounds
+            name = self.server.__class__.__qualname__
+            error = MailboxFullError(name, len(self.queue), max_messages, max_bytes)
+            self.refuse(target, frame, error)
 
     def abandon(self) -> None:
         """Leave all messages to the process that this one was forked from."""
@@ -430,14 +444,9 @@ class Mailbox:
 
     def drop(self, link: Link) -> None:
         """Drop the messages that came on a link and have not begun."""
-        kept = [
-            (target, item)
-            for target, item in self.queue
-            if target is None or target.link is not link or _has_begun(item)
-        ]
-        if len(kept) < len(self.queue):
-            self.queue.clear()
-            self.queue.extend(kept)
+        for place, (target, item) in reversed(list(enumerate(self.queue))):
+            if target is not None and target.link is link and not _has_begun(item):
+                del self.queue[place]
 
     def kill(self, reason: ExitReason) -> None:
         """End the server without its `terminate`; what it awaits is cancelled."""
@@ -453,15 +462,26 @@ class Mailbox:
 
     def asked(self, target: Target, frame: list[Any]) -> None:
         """Take an ASK: it is answered when the messages ahead of it are off the list."""
-        if self.queue and self._bounds[2] != DROP_OLDEST:
+        if self._bounds[2] == DROP_OLDEST:
+            # At once: what comes takes the place of what waits.
+            self._grant(target, frame)
+            self._weigh(target, frame[3])
+        elif self.queue:
             self.queue.append((target, frame))
         else:
             self._grant(target, frame)
 
     def _grant(self, target: Target, frame: list[Any]) -> None:
-        messages, size = (max(1, bound // max(1, self.senders)) for bound in self._bounds[:2])
-        target.link.out.append(self._encoder.pack([GRANT, self.sid, frame[2], messages, size]))
+        max_messages, max_bytes, _ = self._bounds
+        window = share(max_messages, max_bytes, max(1, self.senders))
+        grant = [GRANT, self.sid, frame[2], *window, self._cells[target.cell]]
+        target.link.out.append(self._encoder.pack(grant))
         target.link.flush_soon()
+
+    def _weigh(self, target: Target, size: int) -> None:
+        if size and isinstance(self.queue, WeighedQueue):
+            self.queue.weigh(target, size)
+            self._keep_bounds()
 
     def cancel(self, target: Target, seq: int) -> None:
         """Take a CANCEL: drop the call, or tell its handler."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ def test_a_message_above_the_whole_mailbox_goes_alone() -> None:
     assert window.takes(10**9)
     window.add(10**9)
     assert not window.takes(1)
-    window.ask(1)
+    window.ask()
     window.grant(1, 10, 1000)
     assert window.takes(1)
 
@@ -59,22 +60,49 @@ def test_what_is_on_its_way_keeps_within_the_window_and_everything_arrives(
         share = shares[sent % len(shares)]
         window.grant(count, max(1, max_messages // share), max(1, max_bytes // share))
 
-    for number, size in enumerate(messages, 1):
+    for size in messages:
         while not window.takes(size):
             if not window.has_asked:
-                asks.append(window.ask(number - 1))
+                asks.append(window.ask()[0])
             assert asks, "the sender would wait for ever"
             receive()
         window.add(size)
         sent += 1
         on_their_way.append((sent, size))
         if window.should_ask:
-            asks.append(window.ask(number))
+            asks.append(window.ask()[0])
         assert len(on_their_way) <= max_messages
         alone = len(on_their_way) == 1
         assert alone or sum(size for _, size in on_their_way) <= max_bytes
         if len(asks) > patience:
             receive()
+
+
+@pytest.mark.parametrize("max_messages", [1, 2, 5, 10, 100, 256])
+def test_the_first_window_holds_as_many_small_messages_as_the_mailbox(max_messages: int) -> None:
+    window = Window(max_messages)
+    for _ in range(max_messages):
+        assert window.takes(window.weighed_from - 1)
+        window.add(window.weighed_from - 1)
+    assert not window.takes(1)
+
+
+def test_many_senders_share_their_first_windows() -> None:
+    assert [Window(256, 2**20, senders).messages for senders in (1, 2, 30, 1000)] == [
+        256,
+        128,
+        8,
+        1,
+    ]
+    assert Window(256, 2**20, 4).size == 2**18
+
+
+def test_an_ask_tells_the_bytes_of_the_heavy_messages_since_the_last() -> None:
+    window = Window(10, 2**20)
+    for size in (100, 300_000, 400_000):
+        window.add(size)
+    assert window.ask() == (3, 700_000)
+    assert window.ask() == (3, 0)
 
 
 @given(max_messages=st.integers(1, 2000), count=st.integers(0, 3000))
@@ -87,10 +115,10 @@ def test_what_is_free_may_be_sent_without_a_look(max_messages: int, count: int) 
             assert window.free() == free - 1
         else:
             if not window.takes(1):
-                window.grant(window.ask(1), max_messages, 2**20)
+                window.grant(window.ask()[0], max_messages, 2**20)
             window.add(1)
             if window.should_ask:
-                window.ask(1)
+                window.ask()
 
 
 @given(numbers=st.sets(st.integers(1, 200)), above=st.integers(0, 200), up_to=st.integers(0, 200))

@@ -7,15 +7,19 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from noex_mp import CallTimedOutError, MailboxFullError, Ref, child, spawn
+from noex_mp import CallTimedOutError, MailboxFullError, Ref, child, spawn, stop
+from noex_mp.client import current, route
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.busy import Busy, DropsNewest, DropsOldest, Rejects
+from tests.servers.faulty import Start
 
 MIB = 2**20
 
@@ -46,6 +50,17 @@ async def when_free(operation: Callable[[Ref[Any]], Any], ref: Ref[Any]) -> tupl
             return await operation(ref.within(None)), refused
         await asyncio.sleep(0.005)
     raise AssertionError
+
+
+async def until_over(busy: Ref[Busy], seconds: float) -> None:
+    """Let the time go by that a message had: one of ours had as much."""
+    with pytest.raises(CallTimedOutError):
+        await Busy.count(busy.within(seconds))
+
+
+async def until_dropped(node: ObservedNode, count: int) -> None:
+    while (await node.ps())[0]["dropped"] < count:  # noqa: ASYNC110 - in another process
+        await asyncio.sleep(0.005)
 
 
 async def until_count(busy: Ref[Busy], count: int) -> None:
@@ -302,3 +317,250 @@ async def test_a_full_mailbox_is_counted_exactly_at_a_death() -> None:
         await asyncio.gather(*waiting)
         assert await asyncio.gather(*calls) == list(range(10))
         assert await Busy.notes(busy) == [*range(50), *range(10)]
+
+
+@on_both_loops
+async def test_a_cast_that_need_not_wait_any_more_is_not_given_up_for_want_of_time() -> None:
+    async with ObservedNode() as node:
+        busy = await spawn(child(Busy).options(max_messages=10))
+        await Busy.count(busy)
+        with stopped(node, busy):
+            sent = nowait_until_full(busy)
+            taken = [Busy.note(busy.within(0.05), n) for n in range(2)]
+            # As when its sender and the server flood each other.
+            way = current.client().route(busy.sid, busy.label)
+            assert way.overdraw(way.seq)
+            taken.append(Busy.note(busy.within(0.05), 2))
+            assert all(future.done() for future in taken)
+            await until_over(busy, 0.2)
+        assert await Busy.notes(busy) == [*range(sent), 0, 1, 2]
+
+
+@on_both_loops
+async def test_what_a_server_has_taken_that_drops_the_oldest_is_handled_or_counted() -> None:
+    async with ObservedNode() as node:
+        drops = await spawn(DropsOldest)
+        await DropsOldest.count(drops)
+        with stopped(node, drops):
+            for n in range(50):
+                await DropsOldest.note(drops.within(0.05), n)
+            await until_over(drops, 0.2)
+        await current.client().drained(drops)
+        notes = await DropsOldest.notes(drops)
+        # The ten that waited here were a call of ours and the newest.
+        assert notes[-9:] == list(range(41, 50))
+        await until_dropped(node, 50 - len(notes))
+        (shown,) = await node.ps()
+        assert shown["dropped"] == 50 - len(notes)
+
+
+@on_both_loops
+async def test_what_nobody_waits_for_outlasts_a_long_restart_or_is_counted(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    in_init = whistles("marker.fifo")
+    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+    async with ObservedNode() as node:
+        start = await spawn(spec.options(init_timeout=None))
+        await Start.os_pid(start)
+        node.kill(start)
+        await in_init.heard()
+        for n in range(3):
+            Start.note.nowait(start.within(0.05), n)
+        with pytest.raises(CallTimedOutError):
+            await Start.os_pid(start.within(0.2))
+        await stop(start)
+        dropped = [event async for event in _dropped(node, start, 3)]
+        assert sum(dropped) == 3
+
+
+async def _dropped(node: ObservedNode, ref: Ref[Any], count: int) -> AsyncIterator[int]:
+    nth = 0
+    while count > 0:
+        nth += 1
+        event = await node.event("messages_dropped", ref, nth)
+        count -= event.count
+        yield event.count
+
+
+@on_both_loops
+async def test_nowait_never_lets_a_heavy_message_wait(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        busy = await spawn(child(Busy).options(max_bytes=MIB))
+        await Busy.count(busy)
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        await coming.heard()
+        for _ in range(10):
+            Busy.note.nowait(busy, bytes(100_000))
+        with pytest.raises(MailboxFullError, match=f"11 messages wait .* of {MIB} bytes"):
+            Busy.note.nowait(busy, bytes(100_000))
+        # There is still room for a small one.
+        Busy.note.nowait(busy, "small")
+        going.blow()
+        await blocked
+        assert await Busy.count(busy) == 11
+
+
+@on_both_loops
+async def test_the_newest_are_kept_within_the_bytes_too(whistles: Whistles) -> None:
+    coming = whistles()
+    size, count = 100_000, 100
+    async with ObservedNode() as node:
+        drops = await spawn(child(Busy).options(when_full="drop_oldest", max_bytes=MIB))
+        waiting = Busy.wait(drops.within(None), coming.path)
+        await coming.heard()
+        for n in range(count):
+            await Busy.note(drops, [n, bytes(size)])
+        await current.client().drained(drops)
+        waiting.cancel()
+        notes = (await Busy.notes(drops))[1:]
+        assert [n for n, _ in notes] == list(range(count - 10, count))
+        (shown,) = await node.ps()
+        assert shown["dropped"] == count - 10
+
+
+async def test_what_waits_at_its_sender_for_a_server_that_drops_is_bounded_in_bytes_too() -> None:
+    async with ObservedNode() as node:
+        drops = await spawn(child(Busy).options(when_full="drop_oldest", max_bytes=MIB))
+        await Busy.count(drops)
+        with stopped(node, drops):
+            for _ in range(50):
+                await Busy.note(drops, bytes(100_000))
+            # Ten are on their way, ten wait here.
+            await until_dropped(node, 30)
+            (shown,) = await node.ps()
+            assert shown["dropped"] == 30
+
+
+@on_both_loops
+async def test_what_was_dropped_is_not_lost_once_more(whistles: Whistles) -> None:
+    coming = whistles()
+    async with ObservedNode() as node:
+        drops = await spawn(DropsOldest)
+        waiting = DropsOldest.wait(drops.within(None), coming.path)
+        await coming.heard()
+        for n in range(100):
+            await DropsOldest.note(drops, n)
+        await until_dropped(node, 90)
+        node.kill(drops)
+        lost = await node.event("messages_lost", drops)
+        assert lost.count == 10
+        (shown,) = await node.ps()
+        assert shown["dropped"] == 90
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@on_both_loops
+async def test_calls_that_were_given_up_are_no_lost_casts_of_a_server_that_drops(
+    whistles: Whistles,
+) -> None:
+    coming = whistles()
+    async with ObservedNode() as node:
+        drops = await spawn(DropsOldest)
+        waiting = DropsOldest.wait(drops.within(None), coming.path)
+        await coming.heard()
+        calls = [DropsOldest.count(drops.within(0.02)) for _ in range(5)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        for n in range(8):
+            await DropsOldest.note(drops, n)
+        way = current.client().route(drops.sid, drops.label)
+        # Until it has been told that the calls are on nobody's way any more.
+        while way._window.on_their_way >= 8:  # pyright: ignore[reportPrivateUsage] # noqa: ASYNC110
+            await asyncio.sleep(0)
+        node.kill(drops)
+        lost = await node.event("messages_lost", drops)
+        assert lost.count == 8
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@on_both_loops
+@pytest.mark.parametrize("bound", [1, 5, 10, 100])
+async def test_the_first_message_leaves_room_for_as_many_as_the_mailbox_holds(
+    bound: int, whistles: Whistles
+) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        rejects = await spawn(child(Busy).options(max_messages=bound, when_full="reject"))
+        blocked = Busy.block(rejects.within(None), coming.path, going.path)
+        await coming.heard()
+        assert nowait_until_full(rejects) == bound - 1
+        with pytest.raises(MailboxFullError, match=f"{bound} messages wait for Busy already"):
+            await Busy.note(rejects, "too much")
+        going.blow()
+        await blocked
+
+
+async def test_new_senders_get_shares_of_a_full_mailbox(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        busy = await spawn(child(Busy).options(max_messages=64))
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        await coming.heard()
+        taken: list[int] = []
+
+        def send() -> None:
+            with contextlib.suppress(CallTimedOutError):
+                for n in itertools.count():
+                    Busy.note.sync(busy.within(0.5), n)
+                    taken.append(n)
+
+        await asyncio.gather(*[asyncio.to_thread(send) for _ in range(4)])
+        # 64 / 2 + 64 / 3 + 64 / 4 + 64 / 5
+        assert len(taken) <= 81
+        going.blow()
+        await blocked
+
+
+async def test_senders_that_are_gone_have_no_share() -> None:
+    async with ObservedNode():
+        busy = await spawn(child(Busy).options(max_messages=20))
+
+        def ask() -> None:
+            thread = threading.Thread(target=Busy.count.sync, args=(busy,))
+            thread.start()
+            thread.join()
+
+        for _ in range(10):
+            await asyncio.to_thread(ask)
+        way = current.client().route(busy.sid, busy.label)
+        while way._window.messages < 20:  # pyright: ignore[reportPrivateUsage]
+            await Busy.count(busy)
+
+
+@pytest.fixture
+def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "MAX_WAITING", 10)
+
+
+@on_both_loops
+@pytest.mark.usefixtures("few_may_wait")
+@pytest.mark.parametrize("server", [Busy, DropsOldest])
+async def test_what_is_over_does_not_count_as_waiting(server: type[Busy]) -> None:
+    async with ObservedNode() as node:
+        busy = await spawn(child(server).options(max_messages=10))
+        await Busy.count(busy)
+        with stopped(node, busy):
+            for _ in range(10):
+                Busy.note.nowait(busy, "on its way")
+            old = Busy.count(busy.within(None))
+            for _ in range(3):
+                calls = [Busy.count(busy.within(0.01)) for _ in range(6)]
+                ends = await asyncio.gather(*calls, return_exceptions=True)
+                assert {type(end) for end in ends} == {CallTimedOutError}
+            way = current.client().route(busy.sid, busy.label)
+            assert len(way._waiting) == 1  # pyright: ignore[reportPrivateUsage]
+        assert await old == 10
+
+
+async def test_who_waits_until_all_is_sent_does_not_wait_for_what_is_over() -> None:
+    async with ObservedNode() as node:
+        busy = await spawn(child(Busy).options(max_messages=10))
+        await Busy.count(busy)
+        with stopped(node, busy):
+            nowait_until_full(busy)
+            late = Busy.note(busy.within(0.05), "late")
+            all_sent = current.client().route(busy.sid, busy.label).all_sent()
+            with pytest.raises(CallTimedOutError):
+                await late
+            await all_sent
