@@ -47,11 +47,7 @@ class WeighedQueue(deque["tuple[Target | None, Any]"]):
 
     # No slices, as in `deque` itself.
     @override
-    def __delitem__(  # type: ignore[override]
-        self,
-        place: SupportsIndex,  # pyright: ignore[reportIncompatibleMethodOverride]
-        /,
-    ) -> None:
+    def __delitem__(self, place: SupportsIndex, /) -> None:  # type: ignore[override]
         self._forget(self[place][1])
         super().__delitem__(place)
 
