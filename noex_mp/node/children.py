@@ -24,8 +24,8 @@ __all__ = ["Answer", "Child", "State"]
 
 State = Literal["starting", "running", "stopping", "restarting", "gone"]
 
-Answer = Literal["ready", "refused", "dead", "late"]
-"""What came of a start: READY, NOT_READY, the death of the worker, nothing within the limit."""
+Answer = Literal["ready", "ignored", "refused", "dead", "late"]
+"""What came of a start: READY, `Ignore()`, NOT_READY, the death of the worker, nothing in time."""
 
 # What the worker needs of a spec.
 _FOR_THE_WORKER = ("server", "payload")
@@ -136,10 +136,6 @@ class Child:
         """Note what came of its start; only the first answer counts."""
         if self.answer is None:
             self.answer = answer
-        self._wake()
-
-    def left(self) -> None:
-        """Note that the incarnation has left its worker, or the worker has died."""
         self._wake()
 
     def _wake(self, something: bool = True) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, get_args
 
-from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
+from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
     ConfigError,
@@ -443,7 +443,8 @@ class Root:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
-            child.answered("refused")
+            ignored = isinstance(frame[3], Normal) and child.stop_reason is None
+            child.answered("ignored" if ignored else "refused")
 
     def _on_exited(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])

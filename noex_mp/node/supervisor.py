@@ -24,7 +24,6 @@ from noex_mp.core.reasons import (
     ExitReport,
     InitFailed,
     InitTimedOut,
-    Normal,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
@@ -51,9 +50,6 @@ from noex_mp.supervision.shutdown import GRACE, Step, plan_shutdown, stop_steps
 from noex_mp.wire.envelopes import FORGET, KILL, START, STOP
 
 __all__ = ["Siblings", "StartFailedError", "Supervision"]
-
-# What an incarnation says of its end when its `init` returned `Ignore()`.
-IGNORED: Final = (Normal(), b"", "")
 
 # The system has no descriptor, process or memory for a worker. That passes, so it is no fault of
 # the server's, and does not count against its restarts.
@@ -183,7 +179,7 @@ class Supervision:
         self._add(child, wire)
         self._dynamic[child.sid] = child
         await self._begin(child)
-        if child.incarnation == 1 and child.is_over and child.exited == IGNORED:
+        if child.incarnation == 1 and child.is_over and child.answer == "ignored":
             raise StartFailedError(InitFailedError(child.title, "its init returned Ignore()"), b"")
         return child
 
@@ -236,7 +232,7 @@ class Supervision:
             return
         report = self._report(child, ended, "it was not started")
         self._let_go(child, report, ended.error)
-        if not isinstance(ended.reason, Normal):
+        if child.answer != "ignored":
             self._tell("not_started", child, report)
             raise StartFailedError(_start_error(child, ended), ended.error)
 
@@ -301,7 +297,7 @@ class Supervision:
         match child.answer:
             case "ready":
                 return None
-            case "refused":
+            case "ignored" | "refused":
                 await self._await_end(worker)
                 assert child.exited is not None
                 return _Ended(child.exited[0], child.exited[1], worker)
@@ -353,7 +349,7 @@ class Supervision:
     def server_ended(self, child: Child) -> None:
         """Take a server's word that it has ended."""
         if child.starting:
-            child.left()
+            child.answered("refused")
         elif child.worker is not None and child.worker.shared:
             self._ended(child)
 
@@ -379,7 +375,7 @@ class Supervision:
 
     def _restarts(self, child: Child, ended: _Ended) -> bool:
         """Tell all who care of an exit; return whether the server is to be started again."""
-        if child.stop_reason is not None or self._stopping:
+        if child.stop_reason is not None or self._stopping or child.answer == "ignored":
             report = self._report(child, ended, "stays down")
             self._down(child, report, ended)
             self._let_go(child, report, ended.error)

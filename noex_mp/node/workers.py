@@ -303,7 +303,9 @@ class Workers:
     def _finish(self, worker: Worker, status: int | None) -> None:
         if not worker.alive:
             return
-        del self._by_os_pid[worker.os_pid]
+        # Without a zygote the number may be another worker's by now.
+        if self._by_os_pid.get(worker.os_pid) is worker:
+            del self._by_os_pid[worker.os_pid]
         try:
             # What it said before it died is still in the socket.
             worker.connection.control.drain()

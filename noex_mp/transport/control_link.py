@@ -149,6 +149,7 @@ class ControlLink(Link):
                 if not isinstance(error, BlockingIOError):
                     # Too many fds on their way (ETOOMANYREFS), or no memory for buffers: the
                     # socket may be writable all the same.
+                    self._watch_writable(False)
                     self._loop.call_later(RETRY, self._pump_again)
                     return
                 break

@@ -49,6 +49,7 @@ class Link:
 
     Attributes:
         out: Packed messages that leave with the next flush.
+        backlog: What was sent and the socket has not taken.
         scheduled: Whether a flush is on its way through the loop.
         arrived: The frames that have just arrived.
         unpacker: Iterates over all that have arrived and have not been taken.
@@ -63,7 +64,6 @@ class Link:
     few = 128
 
     __slots__ = (
-        "_backlog",
         "_backlog_size",
         "_loop",
         "_on_close",
@@ -75,6 +75,7 @@ class Link:
         "_waiters",
         "_writing",
         "arrived",
+        "backlog",
         "closed",
         "congested",
         "fd",
@@ -114,7 +115,7 @@ class Link:
         self.congested = False
         self.state: Any = None
         self.targets: Any = None
-        self._backlog: deque[Chunk] = deque()
+        self.backlog: deque[Chunk] = deque()
         self._backlog_size = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing = False
@@ -137,7 +138,7 @@ class Link:
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
-        if self._backlog:
+        if self.backlog:
             self._keep(memoryview(data))
             return
         try:
@@ -152,7 +153,7 @@ class Link:
 
     def send(self, data: bytes) -> None:
         """Send one message at once: the link is idle."""
-        if self.out or self._backlog or self.closed:
+        if self.out or self.backlog or self.closed:
             self.out.append(data)
             self.flush()
             return
@@ -170,7 +171,7 @@ class Link:
         if self.out:
             self.flush()
         sent = 0
-        if not self._backlog:
+        if not self.backlog:
             try:
                 sent = self._send(data)
             except OSError as error:
@@ -190,7 +191,7 @@ class Link:
         self.flush()
         for chunk in chunks:
             rest = memoryview(chunk)
-            if not self._backlog:
+            if not self.backlog:
                 rest = rest[self._try_send(rest) :]
             if len(rest):
                 self._keep(rest)
@@ -211,7 +212,7 @@ class Link:
             self._loop.call_soon(self.read)
 
     def _keep(self, rest: memoryview) -> None:
-        self._backlog.append(rest)
+        self.backlog.append(rest)
         self._backlog_size += len(rest)
         self.congested = self._backlog_size > HIGH_WATER
         if not self._writing and not self.closed:
@@ -219,7 +220,7 @@ class Link:
             self._loop.add_writer(self.fd, self._writable)
 
     def _send_backlog(self) -> None:
-        backlog = self._backlog
+        backlog = self.backlog
         while backlog:
             chunk = memoryview(backlog[0])
             sent = self._try_send(chunk)
@@ -231,13 +232,14 @@ class Link:
 
     def _writable(self) -> None:
         self._send_backlog()
-        backlog = self._backlog
+        backlog = self.backlog
         if not backlog:
             self._writing = False
             self._loop.remove_writer(self.fd)
             self.flush()
             if not backlog and self._on_drained is not None:
                 resume, self._on_drained = self._on_drained, None
+                self._loop.add_reader(self.fd, self.read)
                 resume(self)
         self.congested = self._backlog_size > LOW_WATER
         self._wake_waiters()
@@ -248,17 +250,19 @@ class Link:
         Args:
             resume: Is called when everything has left.
         """
-        if not self._backlog or self.closed:
+        if not self.backlog or self.closed:
             return False
         self.resuming = True
         self._on_drained = resume
+        # What waits in the socket would wake the loop in each turn.
+        self._loop.remove_reader(self.fd)
         return True
 
     def wait_until_drained(self, level: int = LOW_WATER) -> asyncio.Future[None]:
         """Return a future that is done once no more than `level` bytes wait, or the link ended."""
         future = self._loop.create_future()
         self._waiters.append((level, future))
-        if not self._backlog:
+        if not self.backlog:
             self._wake_waiters()
         return future
 
@@ -273,11 +277,11 @@ class Link:
     def send_now(self) -> bool:
         """Send what the socket takes, without the loop; return whether all of it has left."""
         if not self.closed:
-            self._backlog.extend(memoryview(data) for data in self.out)
+            self.backlog.extend(memoryview(data) for data in self.out)
             self._backlog_size += sum(map(len, self.out))
             self.out.clear()
             self._send_backlog()
-        return self.closed or not self._backlog
+        return self.closed or not self.backlog
 
     # --- in ----------------------------------------------------------------------------
 
@@ -360,7 +364,7 @@ class Link:
         if self.closed:
             return
         self.closed = True
-        self._backlog.clear()
+        self.backlog.clear()
         self._backlog_size = 0
         self.congested = False
         if not self._loop.is_closed():

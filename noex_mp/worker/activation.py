@@ -140,13 +140,20 @@ def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Fu
             if not child.done():
                 yield from _behind(child, calls)
     else:
-        # shield, and wait_for of Python 3.11, wait for a future that the call's callback completes.
+        # shield, wait, and wait_for of Python 3.11 wait for a future that the call's callback
+        # completes.
         yield from (call for call in calls if _wakes(call, waiter))
 
 
 def _wakes(call: asyncio.Future[Any], waiter: object) -> bool:
     callbacks: list[tuple[Any, Any]] = getattr(call, "_callbacks", None) or []
-    return any(waiter is held for callback, _ in callbacks for held in _held_by(callback))
+    return any(_waits_for_it(waiter, list(_held_by(callback))) for callback, _ in callbacks)
+
+
+def _waits_for_it(waiter: object, held: list[object]) -> bool:
+    # Whoever waits for the first of several may go on without this one.
+    first = any(value.__class__ is str and value == asyncio.FIRST_COMPLETED for value in held)
+    return not first and any(value is waiter for value in held)
 
 
 def _held_by(callback: Any) -> Iterator[object]:

@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 import traceback
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -126,6 +127,7 @@ class Host:
     def __init__(self, loop: asyncio.AbstractEventLoop, boot: Boot) -> None:
         self.loop = loop
         self._boot = boot
+        self._thread = get_ident()
         self._allow_pickle: bool = boot.fields["allow_pickle"]
         self.encoder = Encoder(allow_pickle=self._allow_pickle)
         self._spinner = Spinner(loop) if boot.fields["spin"] else None
@@ -313,6 +315,7 @@ class Host:
         self._draining = True
         for link in (*self._links.values(), *self._orphans):
             if link.resuming:
+                link.resuming = False
                 link.arrived = link.unpacker
                 self._on_messages(link)
             link.drain()
@@ -368,7 +371,7 @@ class Host:
                 return
             for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
-                target.mailbox.drop(link)
+                target.mailbox.drop(target)
                 target.mailbox.senders -= 1
                 self._free_cell(target.cell)
             link.close()
@@ -377,6 +380,7 @@ class Host:
     def _outlive(self, link: Link) -> None:
         """Go on with what a client that is gone had sent; nobody asks what of it has begun."""
         for target in link.targets.values():
+            # Its share is for others now: it sends nothing more.
             target.mailbox.senders -= 1
             self._free_cell(target.cell)
             target.cell = self._nobodys_cell()
@@ -423,6 +427,7 @@ class Host:
             batch_end = now + BATCH_SECONDS
             # Handlers have run since `now`.
             stale = False
+            backlog = link.backlog
             try:
                 for frame in link.arrived:
                     kind = frame[0]
@@ -462,6 +467,11 @@ class Host:
                             now, stale = clock(), False
                         if frame[4] < now:
                             continue
+                    if backlog:
+                        # Replies that the socket has not taken would be lost with us: begin no
+                        # more. The server's task comes back to it.
+                        mailbox.put(target, frame)
+                        continue
                     cells[cell] = frame[2]
                     target.frame = frame
                     stale = True
@@ -528,13 +538,19 @@ class Host:
                 link.send(held)
             if problem is not None:
                 link.close(problem)
-            # Replies that the socket does not take would be lost with us: begin no more.
-            link.rest_until_drained(self._resume)
+            # Nor is more read, unless the server is about to end.
+            if not self._draining:
+                link.rest_until_drained(self._resume)
 
         return on_messages
 
     def read_ahead(self, link: Link) -> None:
-        """Take what has arrived on a link while a handler runs: messages wait in their queues."""
+        """Take what has arrived on a link while a handler runs: messages wait in their queues.
+
+        A thread that a handler has started leaves that to the loop, which is free meanwhile.
+        """
+        if get_ident() != self._thread:
+            return
         targets: list[Target] = list(link.targets.values())
         idle = [target.mailbox for target in targets if target.mailbox.idle]
         for mailbox in idle:
@@ -691,7 +707,8 @@ class Host:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             for sid, mailbox in self._mailboxes.items():
                 begun = self._end_on_links(sid, mailbox.incarnation)
-                self._control.post([EXITED, sid, mailbox.incarnation, reason, b"", "", begun])
+                end = [sid, mailbox.incarnation, reason, b"", ""]
+                self._control.post([EXITED, *end, begun] if mailbox.ready else [NOT_READY, *end])
             self._control.send_all_blocking(LAST_FLUSH)
         os._exit(EXIT_SOFTWARE)
 

@@ -97,6 +97,7 @@ class _Suspended(NamedTuple):
 # What a server has before it needs more, shared by all.
 _NO_QUEUE: Final[deque[Any]] = deque(maxlen=0)
 _NOTHING: Final[dict[str, Any]] = {}
+_NOBODY: Final[dict[Any, Any]] = {}
 
 # What a handler returned besides a plain value.
 ODD_RESULTS: Final = OUTCOMES | {_Suspended}
@@ -170,8 +171,10 @@ class Mailbox:
         "_handlers",
         "_host",
         "_init_promise",
+        "_is_stopping",
         "_looking",
         "_loop",
+        "_parked",
         "_timeout",
         "_wake",
         "activation",
@@ -216,6 +219,9 @@ class Mailbox:
         self._expected: tuple[type[BaseException], ...] = server.__expected__
         self._handlers: dict[str, Handler] = _NOTHING
         self._context: Context | None = None
+        # The messages of those who have not taken the replies to the ones before.
+        self._parked: dict[Target, list[Any]] = _NOBODY
+        self._is_stopping = False
         self._init_promise: Any = None
         self.task: asyncio.Task[None] | None = None
         self.inline: dict[str, Callable[..., Any]] = _NOTHING
@@ -347,7 +353,7 @@ class Mailbox:
                     await self._wait_for_a_while(self._timeout)
                 else:
                     self._wake = self._loop.create_future()
-                    self.idle = True
+                    self.idle = not self._parked
                     try:
                         await self._wake
                     except asyncio.CancelledError:
@@ -358,6 +364,8 @@ class Mailbox:
             target, item = queue.popleft()
             if target is None:
                 await self._system(item)
+                continue
+            if (target.link.backlog or target in self._parked) and self._parks(target, item):
                 continue
             promise = self._begin(target, item)
             if promise is not None:
@@ -376,6 +384,41 @@ class Mailbox:
                 await asyncio.sleep(0)
                 turn_ends = perf_counter() + SECONDS_PER_TURN
         await self._end(*self._ending)
+
+    # --- messages of whoever does not read ---------------------------------------------------
+
+    def _parks(self, target: Target, item: Any) -> bool:
+        """Put a message aside until its link has taken the replies before it; say whether so.
+
+        If it ended the process, those would be lost. Others do not wait for it.
+        """
+        if self._is_stopping or _has_begun(item):
+            return False
+        if not self._parked:
+            self._parked = {}
+        if target not in self._parked:
+            self._parked[target] = []
+            self._unpark_when_drained(target)
+        self._parked[target].append(item)
+        return True
+
+    def _unpark_when_drained(self, target: Target) -> None:
+        drained = target.link.wait_until_drained(0)
+        drained.add_done_callback(lambda _: self._drained(target))
+
+    def _drained(self, target: Target) -> None:
+        if target not in self._parked:
+            return
+        if target.link.backlog:
+            self._unpark_when_drained(target)
+            return
+        self.queue.extendleft((target, item) for item in reversed(self._parked.pop(target)))
+        self.wake()
+
+    def _unpark_all(self) -> None:
+        for target, items in self._parked.items():
+            self.queue.extend((target, item) for item in items)
+        self._parked = _NOBODY
 
     async def _init(self) -> bool:
         try:
@@ -441,11 +484,14 @@ class Mailbox:
     def abandon(self) -> None:
         """Leave all messages to the process that this one was forked from."""
         self.queue.clear()
+        self._parked = _NOBODY
 
-    def drop(self, link: Link) -> None:
-        """Drop the messages that came on a link and have not begun."""
-        for place, (target, item) in reversed(list(enumerate(self.queue))):
-            if target is not None and target.link is link and not _has_begun(item):
+    def drop(self, target: Target) -> None:
+        """Drop the messages of a link that have not begun."""
+        if target in self._parked:
+            del self._parked[target]
+        for place, (sender, item) in reversed(list(enumerate(self.queue))):
+            if sender is target and not _has_begun(item):
                 del self.queue[place]
 
     def kill(self, reason: ExitReason) -> None:
@@ -495,6 +541,9 @@ class Mailbox:
             if sender is target and frame[2] == seq and _is_waiting_call(frame):
                 del self.queue[place]
                 return
+        if target in self._parked:
+            parked = self._parked[target]
+            parked[:] = [f for f in parked if f[2] != seq or not _is_waiting_call(f)]
         inline.cancel(target, seq)
 
     def _was_cancelled(self, began: Activation | None, error: BaseException) -> bool:
@@ -559,7 +608,6 @@ class Mailbox:
         if kind == ASK:
             self._grant(target, frame)
             return None
-        self._timeout = None
         name = frame[3]
         if name.__class__ is not str:
             return self._begin_odd(target, frame)
@@ -577,11 +625,15 @@ class Mailbox:
         self._cells[target.cell] = frame[2]
         began = self.activation = Activation(target, frame)
         activation.set(began)
+        timeout, self._timeout = self._timeout, None
         try:
             # In this frame, so that a caller's wrong arguments can be told from a crash.
             result = handler.function(*args, **kwargs)
         except BaseException as error:
             self._is_over(began)
+            if _is_callers_mistake(error):
+                # No code of the server's has run, that could ask for it again.
+                self._timeout = timeout
             self.failed(target, frame, error)
             return None
         if handler.is_async or hasattr(result, "__await__"):
@@ -613,7 +665,7 @@ class Mailbox:
         self._timeout = None
         try:
             if isinstance(item, Stop):
-                self._ending = (item.reason, None)
+                self._stop(item)
             elif isinstance(item, Continue):
                 self._then(await _maybe_await(self.server.handle_continue(item.argument)))
             else:
@@ -621,6 +673,15 @@ class Mailbox:
         except BaseException as error:
             self._host.leave_fork(error)
             self._crash(error)
+
+    def _stop(self, item: Stop) -> None:
+        self._is_stopping = True
+        if not self._parked:
+            self._ending = (item.reason, None)
+            return
+        # What was sent before comes first.
+        self._unpark_all()
+        self.queue.append((None, item))
 
     # --- after a handler ---------------------------------------------------------------
 
@@ -679,8 +740,7 @@ class Mailbox:
     def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
         self._host.leave_fork(error)
-        callers_mistake = isinstance(error, TypeError) and _never_entered(error)
-        if callers_mistake or isinstance(error, self._expected):
+        if _is_callers_mistake(error) or isinstance(error, self._expected):
             self.refuse(target, frame, error)
             return
         self._crash(error)
@@ -793,7 +853,9 @@ class _GoOn:
             try:
                 if self.cancelled:
                     self.cancelled = False
-                    raise asyncio.CancelledError
+                    # As a task does it: what it waits for is cancelled, and then it is.
+                    if self._waits_for is None or not self._waits_for.cancel():
+                        raise asyncio.CancelledError
                 sent = yield self._waits_for
             except BaseException as error:
                 step = partial(self._coroutine.throw, error)
@@ -805,8 +867,11 @@ class _GoOn:
                 return end.value
 
 
-def _never_entered(error: BaseException) -> bool:
-    # An exception of the call itself has its last frame here or in the host.
+def _is_callers_mistake(error: BaseException) -> bool:
+    # Arguments that the handler does not take. An exception of the call itself has its last frame
+    # here or in the host.
+    if not isinstance(error, TypeError):
+        return False
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

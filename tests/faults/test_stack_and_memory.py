@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from noex_mp import (
     Crash,
     Exited,
     InitFailed,
+    InitFailedError,
     Killed,
     NoServerError,
     RemoteProtocolError,
@@ -17,7 +20,8 @@ from noex_mp import (
     spawn,
 )
 from tests.faults.aftermath import SERVERS, scene
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.answering import Answering, Starting
 from tests.servers.faulty import Faulty
 from tests.servers.hostile import (
     MIB,
@@ -159,3 +163,19 @@ async def test_a_message_that_no_incarnation_can_read_ends_the_server_for_good()
             case other:
                 pytest.fail(f"ended by {other}")
         assert await Faulty.echo(counter, 1) == 1
+
+
+async def test_a_worker_without_memory_fails_the_start_in_it_and_nothing_else(
+    whistles: Whistles,
+) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode() as node:
+        other = await spawn(child(Answering).options(placement="p"))
+        spec = child(Starting, coming.path, going.path).options(placement="p")
+        starting = asyncio.ensure_future(spawn(spec))
+        await coming.heard()
+        await Answering.run_out_of_memory(other)
+        with pytest.raises(InitFailedError, match="no memory left"):
+            await starting
+        await node.event("restarted", other)
+        assert await Answering.count(other) == 0

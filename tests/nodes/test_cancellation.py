@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from noex_mp import CallTimedOutError, spawn
+from noex_mp import CallTimedOutError, child, spawn
+from noex_mp.client import current
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.answering import Answering
 from tests.servers.busy import Busy
 
 
@@ -184,3 +186,38 @@ async def test_limits_of_many_calls_at_once_are_kept(whistles: Whistles) -> None
             assert time.monotonic() - start >= limit
         going.blow()
         await blocked
+
+
+@pytest.mark.slow
+@on_both_loops
+async def test_a_thread_of_a_handler_may_look_and_disturbs_nobody(whistles: Whistles) -> None:
+    coming = whistles()
+    async with ObservedNode():
+        one, two = [await spawn(child(Answering).options(placement="p")) for _ in range(2)]
+        assert await Answering.count(two) == 0
+        looking = Answering.look_from_a_thread(one.within(20.0), coming.path, 15.0)
+        await coming.heard()
+        for n in range(200):
+            # What comes in pieces must be read in one thread.
+            await Answering.put(two, b"x" * 20_000)
+            await Answering.put(one, b"x" * 20_000)
+            assert await Answering.count(two) == n + 1
+        looking.cancel()
+        assert await Answering.count(one.within(20.0)) == 200
+
+
+@on_both_loops
+async def test_a_call_that_is_cancelled_as_it_begins_cancels_what_it_waits_for() -> None:
+    async with ObservedNode():
+        busy = await spawn(Busy)
+        # Its task is there, and waits for messages.
+        assert await Busy.pass_on(busy, []) == ["end"]
+        # Both in one batch over there.
+        first = Busy.notes(busy)
+        waiting = Busy.wait_for_a_future(busy.within(None))
+        route = current.client().route(busy.sid, busy.label)
+        route.cancel(route.seq)
+        await first
+        # Mostly it begins; not if its server had something else to do in that moment.
+        assert await Busy.notes(busy) in (["begun", "cancelled"], [])
+        waiting.cancel()

@@ -8,6 +8,7 @@ import pytest
 
 from noex_mp import CallCycleError, Ref, spawn
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.answering import Answering, Racing
 from tests.servers.busy import Busy
 
 
@@ -119,3 +120,9 @@ async def test_a_task_that_outlives_its_handler_is_in_no_circle(whistles: Whistl
         (left,) = await Busy.notes(one)
         # And it does not inherit the time of a call that is over.
         assert left > 10
+
+
+async def test_a_handler_that_waits_for_the_first_of_several_is_in_no_circle() -> None:
+    async with ObservedNode():
+        one, two, other = await spawn(Racing), await spawn(Racing), await spawn(Answering)
+        assert await Racing.first_of(one.within(None), two, other) == "other"

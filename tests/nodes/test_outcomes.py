@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from noex_mp import (
+    CallTimedOutError,
     Continue,
+    InitFailedError,
+    Normal,
     NoServerError,
     ServerExitedError,
     Stop,
+    Supervisor,
     TimeoutAfter,
+    UnknownOperationError,
+    child,
+    named,
     spawn,
     stop,
 )
 from tests.nodes.observed import ObservedNode, Whistles
-from tests.servers.counters import Later, Pop, Push, Size, Stack, Turns
+from tests.servers.answering import Choosy, Starting
+from tests.servers.counters import Journal, Later, Pop, Push, Size, Stack, Turns
 
 
 async def test_messages_go_to_the_callbacks() -> None:
@@ -154,9 +163,58 @@ async def test_a_message_that_waits_already_calls_a_timeout_off() -> None:
 
 async def test_a_failed_terminate_does_not_keep_a_server(whistles: Whistles) -> None:
     async with ObservedNode() as node:
-        from tests.servers.counters import Journal
-
         journal = await spawn(Journal, "/no/such/folder/journal")
         await stop(journal)
         assert not await journal.is_running()
         assert "No such file" in await node.line("No such file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unknown", "wrong arguments", "out of time"])
+async def test_a_message_that_is_refused_calls_no_timeout_off(how: str) -> None:
+    async with ObservedNode():
+        turns = await spawn(Turns)
+        timeout = Turns.at_timeout(turns, 0.05)
+        if how == "unknown":
+            with pytest.raises(UnknownOperationError):
+                await turns.call("what is that")
+        elif how == "wrong arguments":
+            with pytest.raises(TypeError):
+                await Turns.all(turns, "too", "many")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        else:
+            with pytest.raises(CallTimedOutError):
+                await Turns.all(turns.within(1e-6))
+        assert await timeout == ["init", "timeout"]
+
+
+async def test_a_restart_that_says_ignore_goes_on_without_the_server(tmp_path: Path) -> None:
+    tree = Supervisor(
+        child(Choosy, str(tmp_path / "there")).options(name="choosy"),
+        child(Stack, "a").options(name="stack"),
+        max_restarts=1,
+    )
+    async with ObservedNode(tree) as node:
+        with pytest.raises(ServerExitedError):
+            await Choosy.crash(named("choosy", Choosy))
+        event = await node.event("exited")
+        assert event.server == "choosy"
+        assert event.report is not None
+        assert event.report.next == "stays down"
+        with pytest.raises(NoServerError):
+            await Choosy.crash(named("choosy", Choosy))
+        assert await named("stack", Stack).call(Size()) == 1
+        assert not [event for event in node.events if event.kind == "gave_up"]
+
+
+@pytest.mark.parametrize("placement", [None, "together"])
+async def test_a_start_that_is_stopped_as_normal_has_failed(
+    placement: str | None, whistles: Whistles
+) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        spec = child(Starting, coming.path, going.path)
+        starting = asyncio.ensure_future(spawn(spec.options(name="x", placement=placement)))
+        await coming.heard()
+        await stop(named("x", Starting), reason=Normal())
+        with pytest.raises(InitFailedError, match="stopped normally"):
+            await starting

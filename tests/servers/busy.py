@@ -53,6 +53,18 @@ class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
         return value
 
     @call
+    async def wait_for_a_future(self) -> None:
+        """Wait for a future, and note how it ends."""
+        self.seen.append("begun")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(future: asyncio.Future[None]) -> None:
+            self.seen.append("cancelled" if future.cancelled() else "done")
+
+        future.add_done_callback(ended)
+        await future
+
+    @call
     def block(self, coming: str, going: str) -> str:
         """Stand still, the whole process, until told to go on."""
         blow(coming)

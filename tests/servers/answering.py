@@ -1,0 +1,122 @@
+"""Servers with answers of any size, and what goes wrong between two of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from noex_mp import GenServer, Ignore, Ref, call, cast, current_call
+from noex_mp.core.reasons import ExitReason
+from tests.servers.counters import blow, listen
+
+__all__ = ["Answering", "Choosy", "Racing", "Starting"]
+
+
+class Answering(GenServer):
+    """Answers with as much as it is asked for, and writes down how much it has handled."""
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.handled = 0
+
+    @call
+    def big(self, size: int) -> bytes:
+        return b"x" * size
+
+    @call
+    async def big_slowly(self, size: int) -> bytes:
+        await asyncio.sleep(0)
+        return b"x" * size
+
+    @call
+    async def take_a_moment(self) -> None:
+        await asyncio.sleep(0.3)
+
+    @call
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @call
+    def os_pid(self) -> int:
+        return os.getpid()
+
+    @cast
+    def put(self, data: bytes) -> None:
+        self.handled += 1
+
+    @call
+    def count(self) -> int:
+        return self.handled
+
+    @call
+    async def look_from_a_thread(self, coming: str, seconds: float) -> bool:
+        """Ask all the time, in a thread, whether the call was cancelled; return the last answer."""
+        return await asyncio.to_thread(self._look, coming, seconds)
+
+    def _look(self, coming: str, seconds: float) -> bool:
+        here, end = current_call(), time.monotonic() + seconds
+        assert here is not None
+        blow(coming)
+        while not here.cancelled and time.monotonic() < end:
+            pass
+        return here.cancelled
+
+    @call
+    async def run_out_of_memory(self) -> None:
+        """Raise `MemoryError` where nobody catches it, a moment later."""
+        asyncio.get_running_loop().call_later(0.05, self._raise)
+
+    def _raise(self) -> None:
+        raise MemoryError
+
+    def terminate(self, reason: ExitReason) -> None:
+        if self.path:
+            Path(self.path).write_text(str(self.handled))
+
+
+class Starting(GenServer):
+    """Waits in its `init` until told to go on."""
+
+    def __init__(self, coming: str, going: str) -> None:
+        self.coming, self.going = coming, going
+
+    async def init(self) -> None:
+        await asyncio.to_thread(blow, self.coming)
+        await asyncio.to_thread(listen, self.going)
+
+
+class Choosy(GenServer):
+    """Is only wanted where a file is not there yet."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def init(self) -> Ignore | None:
+        return Ignore() if self.path.exists() else None
+
+    @call
+    def crash(self) -> None:
+        self.path.touch()
+        raise RuntimeError("on purpose")
+
+
+class Racing(GenServer):
+    """Waits for whoever answers first."""
+
+    @call
+    async def first_of(self, back: Ref[Racing], other: Ref[Answering]) -> str:
+        """Ask one that asks back, and another."""
+        back_call, other_call = Racing.ask(back, self.ref), Answering.take_a_moment(other)
+        done, _ = await asyncio.wait((back_call, other_call), return_when=asyncio.FIRST_COMPLETED)
+        return "back" if back_call in done else "other"
+
+    @call
+    async def ask(self, other: Ref[Racing]) -> int:
+        return await Racing.one(other)
+
+    @call
+    def one(self) -> int:
+        return 1
