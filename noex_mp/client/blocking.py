@@ -32,7 +32,6 @@ from noex_mp.errors import NoexError, NoNodeError
 from noex_mp.transport.blocking_loop import BlockingLoop
 
 if TYPE_CHECKING:
-    from noex_mp.client.named import NamedRoute
     from noex_mp.client.route import Route
     from noex_mp.core.ref import Ref, SentOperation
 
@@ -69,7 +68,7 @@ class ThreadEnd:
         future: Future[Any] | None = None
         try:
             try:
-                route: Route | NamedRoute = self._routes[ref.node][ref.sid]
+                route = self._routes[ref.node][ref.sid]
             except KeyError:
                 route = self._route_to(ref)
             future = route.invoke(operation, args, kwargs, ref.timeout)
@@ -119,7 +118,7 @@ class ThreadEnd:
             raise
         future.result()
 
-    def _route_to(self, ref: Ref[Any]) -> Route | NamedRoute:
+    def _route_to(self, ref: Ref[Any]) -> Route:
         if not ref.sid:
             # Whoever has the name, in the current node: that may have changed.
             self._loop.catch_up()

@@ -14,11 +14,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
-from noex_mp.client.named import NamedRoute
+from noex_mp.client.named import NOBODY_YET
 from noex_mp.client.route import Route
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
@@ -108,7 +109,8 @@ class Client:
         self._control = control
         self.routes: dict[int, Route] = {}
         self._names: dict[str, int] = {}
-        self._asking: dict[str, NamedRoute] = {}
+        # What waits until the root has told who has a name.
+        self._named: dict[str, Route] = {}
         self._links: dict[int, Link] = {}
         # END marks whose DOWN has not come yet: link id, sid, incarnation.
         self._marks: set[tuple[int, int, int]] = set()
@@ -133,7 +135,7 @@ class Client:
             route = self.routes[sid] = self.route_class(self, sid, label)
         return route
 
-    def way_to(self, ref: Ref[Any]) -> Route | NamedRoute:
+    def way_to(self, ref: Ref[Any]) -> Route:
         """Return the route that a ref's messages take."""
         if ref.sid:
             return self.route(ref.sid, ref.label)
@@ -141,16 +143,35 @@ class Client:
         sid = self._names.get(name)
         if sid is not None:
             return self.routes[sid]
-        asking = self._asking.get(name)
-        if asking is None or not asking.thread:
-            asking = self._asking[name] = NamedRoute(self, name)
-        return asking
+        return self._named.get(name) or self._ask_for(name)
 
-    def name(self, name: str, sid: int, label: str) -> Route:
-        """Note who has a name, and return the route to it."""
-        self._names[name] = sid
-        self._asking.pop(name, None)
-        return self.route(sid, label)
+    def _ask_for(self, name: str) -> Route:
+        """Ask the root who has a name; return the route for what is sent there meanwhile."""
+        route = self._named[name] = self.route_class(self, NOBODY_YET, repr(name))
+        route.incarnation = -1
+        self.request("whereis", name).add_done_callback(partial(self._told_who_has, name))
+        return route
+
+    def _told_who_has(self, name: str, answer: asyncio.Future[list[Any] | None]) -> None:
+        route = self._named.pop(name, None)
+        if route is None:
+            return
+        error = answer.exception()
+        found = None if error else answer.result()
+        if self._control.closed:
+            route.node_down()
+        elif found is None:
+            route.gone(None, error)
+        else:
+            sid, label = found
+            self._names[name] = sid
+            self.route(sid, label).adopt(route)
+
+    def _forget_names_of(self, sid: int) -> None:
+        self._names = {name: known for name, known in self._names.items() if known != sid}
+
+    def _all_routes(self) -> list[Route]:
+        return [*self.routes.values(), *self._named.values()]
 
     def locate(self, route: Route) -> None:
         """Ask the root where the server is; it answers now and after every restart."""
@@ -195,7 +216,7 @@ class Client:
         # Messages may wait until we know who has a name, and then until we know where that one
         # is. The root answers in order, so what it is about to tell us comes before this.
         for _ in range(2):
-            if any(asking.thread for asking in self._asking.values()) or any(
+            if self._named or any(
                 route.link is None and route.pending for route in self.routes.values()
             ):
                 await self.request("names")
@@ -229,17 +250,17 @@ class Client:
     def _on_tick(self) -> None:
         self._ticks += 1
         now = monotonic()
-        for route in list(self.routes.values()):
+        for route in self._all_routes():
             count = len(route.pending)
             if count and (route.soonest <= now or not self._ticks % (1 + count // SWEPT_AT_ONCE)):
                 route.sweep(now)
-        if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self.routes.values()):
+        if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self._all_routes()):
             self._stop_ticking()
 
     def _stop_ticking(self) -> None:
         self._ticking = False
         self._ticker.stop()
-        for route in self.routes.values():
+        for route in self._all_routes():
             route.rest()
 
     def count_dropped(self, sid: int) -> None:
@@ -275,7 +296,7 @@ class Client:
             self._links[link_id] = self._open(link_id, fd)
         if sid in self._held:
             self._held[sid].append([LOCATED, sid, incarnation, link_id, False, mailbox])
-        elif link_id in self._links:
+        elif link_id in self._links and sid in self.routes:
             self.routes[sid].located(incarnation, self._links[link_id], mailbox)
 
     def _open(self, link_id: int, fd: int) -> Link:
@@ -313,6 +334,9 @@ class Client:
 
     def _on_down(self, frame: list[Any]) -> None:
         _, sid, incarnation, link_id, begun, report, error = frame
+        if self._asks_again:
+            # It does not hear of it if another server has them afterwards.
+            self._forget_names_of(sid)
         if sid in self._held:
             self._held[sid].append(frame)
             return
@@ -327,9 +351,16 @@ class Client:
         if lost:
             self._control.post([LOST, sid, incarnation, lost])
         if self._asks_again:
-            route.incarnation = 0
-            if route.pending:
-                self.locate(route)
+            self._ask_again(route)
+
+    def _ask_again(self, route: Route) -> None:
+        route.incarnation = 0
+        if route.pending:
+            self.locate(route)
+        else:
+            # Nor does it hear whether the server comes back.
+            del self.routes[route.sid]
+            route.thread = 0
 
     def _on_end(self, link: Link, frame: list[Any]) -> None:
         _, sid, incarnation = frame
@@ -348,7 +379,7 @@ class Client:
             self._held[sid].append(frame)
             return
         route = self.routes.pop(sid, None)
-        self._names = {name: known for name, known in self._names.items() if known != sid}
+        self._forget_names_of(sid)
         if route is not None:
             route.gone(report, unpack_error(error, allow_pickle=self._allow_pickle))
 
@@ -439,14 +470,16 @@ class Client:
         if self.loop.is_closed():
             # Nobody can be told any more.
             self.routes.clear()
+            self._named.clear()
             self._requests.clear()
         self._control.close()
 
     def node_down(self) -> None:
         """Fail everything that waits: the root is gone."""
         self._ticker.close()
-        for route in self.routes.values():
+        for route in self._all_routes():
             route.node_down()
+        self._named.clear()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(NodeDownError("the node has stopped"))
@@ -457,10 +490,8 @@ class Client:
 
     def forked(self) -> None:
         """Let every ref ask for its route again, in a process that the user's program forked."""
-        for route in self.routes.values():
+        for route in self._all_routes():
             route.thread = 0
-        for asking in self._asking.values():
-            asking.thread = 0
         for link in (self._control, *self._links.values()):
             # What still waits to be sent goes nowhere, and does not touch the loop.
             link.closed = True

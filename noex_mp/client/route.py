@@ -27,6 +27,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from noex_mp.client.named import addressed
 from noex_mp.client.window import Ranges, Window
 from noex_mp.errors import (
     CallTimedOutError,
@@ -77,6 +78,7 @@ class Route:
         link: The link to the server's worker, or None while there is none.
         limit: The last number that may be sent without a further look.
         pending: The calls without a reply and the casts that wait, by number, oldest first.
+        moved: Where messages are now that were sent to a name, by their numbers here.
         soonest: No call is out of time before this moment of the monotonic clock.
     """
 
@@ -105,6 +107,7 @@ class Route:
         "label",
         "limit",
         "link",
+        "moved",
         "pending",
         "report",
         "seq",
@@ -125,6 +128,7 @@ class Route:
         self.soonest = inf
         self.report: ExitReport | None = None
         self.pending: dict[int, Pending] = {}
+        self.moved: dict[int, tuple[Route, int]] = {}
         self._client = client
         self._pack = client.encoder.pack
         self._buffers = client.encoder.buffers
@@ -573,6 +577,28 @@ class Route:
             self._remove(seq)
         self._skipped.clear()
         self._send_waiting()
+
+    def adopt(self, named: Route) -> None:
+        """Send what was sent to a name that this server turns out to have, behind all else."""
+        self._look(self.seq)
+        for number, (future, packed, operation, due, timeout) in named.pending.items():
+            if future.done():
+                continue
+            self.seq = seq = self.seq + 1
+            data = addressed(packed, number, self.sid, seq, self._pack)
+            self.pending[seq] = (future, data, operation, due, timeout)
+            self._waiting[seq] = size = _size(data)
+            self._waiting_bytes += size
+            named.moved[number] = (self, seq)
+        self.limit = 0
+        if named.soonest < self.soonest:
+            self._watch(named.soonest)
+        named.pending = {}
+        named._end()
+        if self.link is not None:
+            self._send_waiting()
+        elif self.pending and self.incarnation == 0:
+            self._client.locate(self)
 
     def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
         """Sort the pending calls after the death of an incarnation.

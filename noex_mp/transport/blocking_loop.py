@@ -100,9 +100,13 @@ class BlockingLoop:
     def catch_up(self) -> None:
         """Do all that can be done without waiting."""
         poll = self._poll_anew if self.waiting else self._poll.poll
-        self._handle(poll(0))
-        while self.ready:
-            self.run_ready()
+        while True:
+            events = poll(0)
+            self._handle(events)
+            while self.ready:
+                self.run_ready()
+            if not events:
+                return
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run a coroutine that waits for nothing but futures of this loop.

@@ -123,7 +123,8 @@ class Activation:
         if not pending:
             return []
         found = _behind(getattr(task, "_fut_waiter", None), pending)
-        return [(future, *calls[future]) for future in found]
+        sent = [(future, *calls[future]) for future in found]
+        return [(future, *route.moved.get(seq, (route, seq))) for future, route, seq in sent]
 
 
 def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Future[Any]]:
