@@ -45,6 +45,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "pool": Measurement(executor.pool_round_trip),
     "pool_16mib": Measurement(executor.pool_big_argument),
     "call": Measurement(_runtime("call_sync")),
+    "call_bare": Measurement(_runtime("call_bare")),
     "call_async": Measurement(_runtime("call_async")),
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
     "call_free": Measurement(_runtime("call_sync"), pinned=False),
@@ -55,6 +56,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "calls_gather_1000": Measurement(_runtime("calls_gathered", 1000)),
     "calls_tasks_64": Measurement(_runtime("calls_tasks")),
     "casts": Measurement(_runtime("casts")),
+    "casts_bare": Measurement(_runtime("casts_bare")),
+    "fan_out_floor": Measurement(floor.python_fan_out),
     "worker_to_worker": Measurement(_runtime("worker_to_worker")),
     "fan_out": Measurement(_runtime("fan_out")),
     "slow_batch": Measurement(_runtime("slow_batch")),
@@ -70,6 +73,8 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 _FLOOR = ("floor", "p50")
+_CALL = ("call", "p50")
+_CASTS = ("casts", "per_second")
 _TWO_CORES = ("floor_two_cores", "p50")
 _FLOOR_RATE = ("floor", "per_second")
 
@@ -78,8 +83,9 @@ ROWS: list[Row] = [
     Row("floor p99", ("floor", "p99"), "µs"),
     Row("floor round trips", _FLOOR_RATE, "/s"),
     Row("python floor p50", ("python_floor", "p50"), "µs", against=_FLOOR),
-    Row("call p50", ("call", "p50"), "µs", 2.4, 1.8, _FLOOR),
+    Row("call p50", _CALL, "µs", 2.4, 1.8, _FLOOR),
     Row("call p99", ("call", "p99"), "µs", 5.0, against=_FLOOR),
+    Row("call p50, beside one without all that", _CALL, "µs", 1.1, against=("call_bare", "p50")),
     Row("call p50, async handler", ("call_async", "p50"), "µs", 2.7, against=_FLOOR),
     Row("call p50, plain asyncio loop", ("call_plain_loop", "p50"), "µs", 3.2, against=_FLOOR),
     Row("call p50, .sync", ("sync_call", "p50"), "µs", 2.0, 1.5, _FLOOR),
@@ -95,9 +101,18 @@ ROWS: list[Row] = [
             ("calls, 64 tasks", "calls_tasks_64"),
         ]
     ),
-    Row("casts", ("casts", "per_second"), "/s", 8.0, 14.0, _FLOOR_RATE, more_is_better=True),
+    Row("casts", _CASTS, "/s", 8.0, 14.0, _FLOOR_RATE, more_is_better=True),
+    Row(
+        "casts, beside those without all that",
+        _CASTS,
+        "/s",
+        1 / 1.15,
+        against=("casts_bare", "per_second"),
+        more_is_better=True,
+    ),
     Row("call p50, worker to worker", ("worker_to_worker", "p50"), "µs", 2.6, 1.8, _FLOOR),
     Row("fan-out to 100 workers", ("fan_out", "all_ms"), "ms", 1.5, against=("fan_out", "one_ms")),
+    Row("fan-out to 100 workers, in bare Python", ("fan_out_floor", "ms"), "ms"),
     Row("batch of slow calls: latest reply", ("slow_batch", "ms"), "ms", 2.0),
     Row("1,000 time limits: latest error", ("time_limits", "ms"), "ms", 50.0),
     Row("call, 16 MiB argument", ("call_16mib", "ms"), "ms", 0.3, 0.15, ("pool_16mib", "ms")),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import statistics
@@ -25,6 +26,7 @@ __all__ = [
     "floor",
     "floor_across_cores",
     "percentiles",
+    "python_fan_out",
     "python_floor",
 ]
 
@@ -113,6 +115,44 @@ def python_floor() -> Numbers:
     ours.close()
     os.waitpid(child, 0)
     return {**percentiles(took), "per_second": ROUNDS * 1e9 / whole}
+
+
+def python_fan_out(width: int = 100, rounds: int = 200) -> Numbers:
+    """Measure one message to each of many processes and back, in Python, nothing packed."""
+    pairs = [socket.socketpair() for _ in range(width)]
+    children = [_fork_echo(pairs, theirs) for _, theirs in pairs]
+    poll = select.epoll()
+    for ours, theirs in pairs:
+        theirs.close()
+        poll.register(ours, select.EPOLLIN)
+    took: list[int] = []
+    for _ in range(rounds):
+        start = perf_counter_ns()
+        for ours, _ in pairs:
+            ours.send(b"x" * MESSAGE_SIZE)
+        left = width
+        while left:
+            for fd, _ in poll.poll():
+                os.read(fd, MESSAGE_SIZE)
+                left -= 1
+        took.append(perf_counter_ns() - start)
+    poll.close()
+    for ours, _ in pairs:
+        ours.close()
+    for child in children:
+        os.waitpid(child, 0)
+    return {"ms": percentiles(took)["p50"] / 1e3}
+
+
+def _fork_echo(pairs: list[tuple[socket.socket, socket.socket]], end: socket.socket) -> int:
+    child = os.fork()
+    if child == 0:
+        for ours, theirs in pairs:
+            ours.close()
+            if theirs is not end:
+                theirs.close()
+        _echo(end.fileno())
+    return child
 
 
 def _echo(fd: int) -> None:

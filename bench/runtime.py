@@ -69,6 +69,14 @@ async def call_sync() -> Numbers:
     return await _one_at_a_time(lambda i: Echo.ping(echo, i))
 
 
+async def call_bare() -> Numbers:
+    """The same, without windows, deadlines and cells."""
+    from bench.bare import BareEcho
+
+    echo = await spawn(BareEcho)
+    return await _one_at_a_time(lambda i: BareEcho.ping(echo, i))
+
+
 async def call_spinning() -> Numbers:
     """The same, by a node that spins."""
     async with Node(latency="spin") as node:
@@ -163,9 +171,19 @@ async def calls_tasks() -> Numbers:
     return {"per_second": statistics.median(rates)}
 
 
+async def casts_bare() -> Numbers:
+    """Casts, without windows and cells."""
+    from bench.bare import BareEcho
+
+    return await _casts_to(await spawn(BareEcho))
+
+
 async def casts() -> Numbers:
     """Casts of one sender to one server; a call behind them says that all have been handled."""
-    echo = await spawn(Echo)
+    return await _casts_to(await spawn(Echo))
+
+
+async def _casts_to(echo: Ref[Echo]) -> Numbers:
     await Echo.seen(echo)
     rates: list[float] = []
     for _ in range(5):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +80,9 @@ def test_every_row_is_made_of_measurements_that_exist() -> None:
 
 def test_percentiles_are_in_microseconds() -> None:
     assert floor.percentiles(range(1000, 101_000, 1000)) == {"p50": 50.5, "p99": 100.0}
+
+
+def test_the_runtime_without_its_promises_is_still_made_of_its_source() -> None:
+    code = "import bench.bare; from noex_mp.client.route import Route; print(Route.invoke.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("invoke\n", "")
