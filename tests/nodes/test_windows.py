@@ -494,7 +494,7 @@ async def test_the_first_message_leaves_room_for_as_many_as_the_mailbox_holds(
 async def test_new_senders_get_shares_of_a_full_mailbox(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
     async with ObservedNode():
-        busy = await spawn(child(Busy).options(max_messages=64))
+        busy = await spawn(child(Busy).options(max_messages=64, max_bytes=MIB))
         blocked = Busy.block(busy.within(None), coming.path, going.path)
         await coming.heard()
         taken: list[int] = []
@@ -523,6 +523,9 @@ async def test_senders_that_are_gone_have_no_share() -> None:
 
         for _ in range(10):
             await asyncio.to_thread(ask)
+        # What it starts with is the root's word; then the worker's counts.
+        for _ in range(20):
+            await Busy.count(busy)
         way = current.client().route(busy.sid, busy.label)
         while way._window.messages < 20:  # pyright: ignore[reportPrivateUsage]
             await Busy.count(busy)
