@@ -62,8 +62,9 @@ class WeighedQueue(deque["tuple[Target | None, Any]"]):
         for sender, frame in reversed(self):
             if sender is target:
                 self._forget(frame)
-                self._weights[id(frame)] = size
+                # First, so that nonsense fails here, and its link ends.
                 self._heavy_bytes += size
+                self._weights[id(frame)] = size
                 return
 
     def _forget(self, frame: Any) -> None:

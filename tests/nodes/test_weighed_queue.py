@@ -61,6 +61,14 @@ def test_the_weight_of_what_has_begun_is_nobody_elses() -> None:
     assert keep_bounds(queue) == [0]
 
 
+def test_a_weight_that_is_none_changes_nothing() -> None:
+    queue = queue_of(3, 10**6, (A, 0))
+    nonsense: Any = "heavy"
+    with pytest.raises(TypeError):
+        queue.weigh(A, nonsense)
+    assert queue.popleft() == (A, [0])
+
+
 @given(
     steps=st.lists(
         st.one_of(st.integers(0, 10**6), st.sampled_from(["begin", "cancel", "clear"])), max_size=50
