@@ -2,11 +2,15 @@
 
 `args[0]['rows'][3]: <generator> (...)`. Each value is tried on its own, from the outside in,
 along one path only: so the search ends even in a structure that contains itself.
+
+Each look at a value may run its own code, which may raise anything. Then the search goes as far as
+it has come.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from types import FunctionType, MethodType
@@ -94,7 +98,7 @@ def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> Unencodab
         if _is_about_depth(problem):
             return _too_deep(path, value)
         seen.append(value)
-        for step, child in _parts(value):
+        for step, child in _seen(_parts(value)):
             if any(child is outer for outer in seen):
                 continue
             inner = _attempt(pack, child)
@@ -103,19 +107,32 @@ def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> Unencodab
                 break
         else:
             break
-    return UnencodableError(_cut(path), _name(value), _reason(value, problem))
+    try:
+        return UnencodableError(_cut(path), _name(value), _reason(value, problem))
+    except Exception:
+        # Not even the names of its classes can be had.
+        cls: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
+        name: str = type.__getattribute__(cls, "__name__")
+        return UnencodableError(_cut(path), f"<{name}>", _text(problem))
 
 
 def _is_about_depth(problem: Exception) -> bool:
     # msgpack has no class for it.
-    text = str(problem)
+    text = _text(problem)
     return isinstance(problem, RecursionError) or "recursion limit" in text or "too deeply" in text
+
+
+def _text(problem: Exception) -> str:
+    with contextlib.suppress(Exception):
+        if text := str(problem):
+            return text
+    return type(problem).__name__
 
 
 def _too_deep(path: str, value: Any) -> UnencodableError:
     """Find a value inside itself, without packing, which takes long in such a structure."""
     open_ids, done_ids = {id(value)}, set[int]()
-    stack = [(path, value, iter(_children(value)))]
+    stack = [(path, value, _seen(_children(value)))]
     while stack:
         outer_path, outer, children = stack[-1]
         for step, child in children:
@@ -123,7 +140,7 @@ def _too_deep(path: str, value: Any) -> UnencodableError:
                 return UnencodableError(_cut(outer_path + step), _name(child), "it contains itself")
             if id(child) not in done_ids:
                 open_ids.add(id(child))
-                stack.append((_cut(outer_path + step), child, iter(_children(child))))
+                stack.append((_cut(outer_path + step), child, _seen(_children(child))))
                 break
         else:
             stack.pop()
@@ -141,14 +158,23 @@ def _attempt(pack: Pack, value: Any) -> Exception | None:
     return None
 
 
-def _parts(value: object) -> list[tuple[str, Any]]:
-    """Return what is sent for a value, each with its step of the path."""
-    if not is_registered(type(value)):
-        return [*_children(value), *_attributes(value)]
-    try:
-        return [(" (encoded)", encoded(value))]
-    except Exception:  # that is the reason
-        return []
+def _parts(value: object) -> Iterator[tuple[str, Any]]:
+    """Yield what is sent for a value, each with its step of the path."""
+    if is_registered(type(value)):
+        yield " (encoded)", encoded(value)
+    else:
+        yield from _seen(_children(value))
+        yield from _attributes(value)
+
+
+def _is(value: object, classes: Any) -> bool:
+    # `isinstance` asks the value itself, too.
+    return issubclass(type(value), classes)
+
+
+def _seen(parts: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    with contextlib.suppress(Exception):
+        yield from parts
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -162,23 +188,25 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         for key, child in entries.items():
             yield f"[{shortened(key, 40)}]", child
             yield " (key)", key
-    elif not isinstance(value, type):
+    elif not _is(value, type):
         names = getattr(value, "__dataclass_fields__", ())
-        yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+        for name in names:
+            with contextlib.suppress(Exception):
+                yield f".{name}", getattr(value, name)
         yield from _children_of_pickled(value)
 
 
 def _children_of_pickled(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what lies in containers that msgpack does not know, as far as we do."""
-    if isinstance(value, functools.partial):
+    if _is(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
-    elif isinstance(value, MethodType):
+    elif _is(value, MethodType):
         yield ".__self__", value.__self__
-    elif isinstance(value, collections.defaultdict):
+    elif _is(value, collections.defaultdict):
         yield ".default_factory", value.default_factory
-    if isinstance(value, (dict, list, tuple, collections.deque, set, frozenset)):
+    if _is(value, (dict, list, tuple, collections.deque, set, frozenset)):
         for plain in (dict, list, tuple, set, frozenset):
-            if isinstance(value, plain):
+            if _is(value, plain):
                 break
         else:
             plain = list
@@ -187,7 +215,7 @@ def _children_of_pickled(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what pickle would find in an object, or nothing where a reason is known."""
-    known = isinstance(value, (type, FunctionType)) or _known_reason(value)
+    known = _is(value, (type, FunctionType)) or _known_reason(value)
     if not known and _is_its_attributes(value):
         yield from ((f".{name}", child) for name, child in getattr(value, "__dict__", {}).items())
 
@@ -199,9 +227,9 @@ def _is_its_attributes(value: object) -> bool:
 
 
 def _name(value: Any) -> str:
-    if isinstance(value, FunctionType):
+    if _is(value, FunctionType):
         return value.__name__ if value.__name__ == "<lambda>" else f"<function {value.__name__}>"
-    if type(value) in _PLAIN or isinstance(value, type):
+    if type(value) in _PLAIN or _is(value, type):
         return shortened(value)
     return f"<{type(value).__name__}>"
 
@@ -211,7 +239,7 @@ def _reason(value: Any, problem: Exception) -> str:
         return known
     if isinstance(problem, UnicodeEncodeError):
         return "text with lone surrogates is no valid UTF-8; for a file name, send os.fsencode(...)"
-    text = str(problem) or type(problem).__name__
+    text = _text(problem)
     return text if len(text) <= _MAX_PATH else f"{text[:_MAX_PATH]}..."
 
 

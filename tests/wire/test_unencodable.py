@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -94,6 +94,70 @@ class Nasty:
 
     def __reduce__(self) -> str:
         raise RuntimeError("no reduce")
+
+
+class NoField:
+    __dataclass_fields__: ClassVar = {"broken": None, "held": None}
+
+    def __init__(self) -> None:
+        self.held = generator()
+
+    @property
+    def broken(self) -> object:
+        raise RuntimeError("no field")
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("no reduce")
+
+
+class NoClass(Nasty):
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            raise RuntimeError("no class")
+        return super().__getattribute__(name)
+
+
+class NoIteration(list[Any]):
+    def __iter__(self) -> Any:
+        raise RuntimeError("no iteration")
+
+
+class NoOrder(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__mro__", "__name__"):
+            raise RuntimeError("no order")
+        return super().__getattribute__(name)
+
+
+class NoType(Nasty, metaclass=NoOrder):
+    pass
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class RaisesNoText:
+    def __reduce__(self) -> str:
+        raise NoText
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "text"),
+    [
+        (NoField(), ".held", "<generator>"),
+        (NoClass(), "", "<NoClass>"),
+        (NoIteration([1]), "", "<NoIteration>"),
+        (NoType(), "", "<NoType>"),
+        (RaisesNoText(), "", "<RaisesNoText>"),
+    ],
+    ids=["field", "class", "iteration", "type", "text"],
+)
+def test_a_value_whose_own_code_raises_is_named_too(value: Any, path: str, text: str) -> None:
+    error = explained([0, value])
+    assert (error.path, error.value) == (f"args[0][1]{path}", text)
+    assert str(error)
 
 
 @pytest.mark.parametrize(
