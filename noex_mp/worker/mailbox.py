@@ -14,7 +14,7 @@ from asyncio.tasks import (
     _leave_task,  # pyright: ignore[reportPrivateUsage]
 )
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import CO_COROUTINE
@@ -43,6 +43,7 @@ from noex_mp.wire.envelopes import (
 )
 from noex_mp.worker.activation import Activation, activation, inline
 from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, follow
+from noex_mp.worker.suspended import GoOn, Suspended
 from noex_mp.worker.weighed_queue import WeighedQueue
 
 if TYPE_CHECKING:
@@ -87,20 +88,13 @@ class _Awaited(NamedTuple):
     promise: Any
 
 
-class _Suspended(NamedTuple):
-    """What an `async` operation gives instead of a result when it comes to wait."""
-
-    coroutine: Coroutine[Any, Any, Any]
-    waits_for: Any
-
-
 # What a server has before it needs more, shared by all.
 _NO_QUEUE: Final[deque[Any]] = deque(maxlen=0)
 _NOTHING: Final[dict[str, Any]] = {}
 _NOBODY: Final[dict[Any, Any]] = {}
 
 # What a handler returned besides a plain value.
-ODD_RESULTS: Final = OUTCOMES | {_Suspended}
+ODD_RESULTS: Final = OUTCOMES | {Suspended}
 
 
 class Arrival:
@@ -327,7 +321,7 @@ class Mailbox:
                 self._is_over(began)
                 raise
             else:
-                return _Suspended(coroutine, waits_for)
+                return Suspended(coroutine, waits_for)
             finally:
                 _leave_task(loop, task)
 
@@ -435,9 +429,9 @@ class Mailbox:
         if not self.queue or self.queue[0][0] is None or not _has_begun(self.queue[0][1]):
             return False
         promise = self.queue[0][1][3].promise
-        if isinstance(promise, _GoOn):
+        if isinstance(promise, GoOn):
             promise.cancelled = True
-        return isinstance(promise, _GoOn)
+        return isinstance(promise, GoOn)
 
     async def _wait_for_a_while(self, seconds: float) -> None:
         self._wake = self._loop.create_future()
@@ -697,8 +691,8 @@ class Mailbox:
             self._then(result.then)
         elif isinstance(result, NoReply):
             self._then(result.then)
-        elif isinstance(result, _Suspended):
-            self._resume(target, frame, _GoOn(*result))
+        elif isinstance(result, Suspended):
+            self._resume(target, frame, GoOn(*result))
         else:
             self._then(result)
 
@@ -834,37 +828,6 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:  # the class's own code may raise anything
         return "<its __str__ failed>"
-
-
-class _GoOn:
-    """Awaits the rest of a coroutine that has been begun and waits for something.
-
-    Attributes:
-        cancelled: Whether its task was cancelled before it could take over.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-        self.cancelled = False
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        while True:
-            try:
-                if self.cancelled:
-                    self.cancelled = False
-                    # As a task does it: what it waits for is cancelled, and then it is.
-                    if self._waits_for is None or not self._waits_for.cancel():
-                        raise asyncio.CancelledError
-                sent = yield self._waits_for
-            except BaseException as error:
-                step = partial(self._coroutine.throw, error)
-            else:
-                step = partial(self._coroutine.send, sent)
-            try:
-                self._waits_for = step()
-            except StopIteration as end:
-                return end.value
 
 
 def _is_callers_mistake(error: BaseException) -> bool:

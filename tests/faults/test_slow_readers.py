@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from noex_mp import Ref, ServerExitedError, child, spawn, sync
+from noex_mp import Ref, ServerExitedError, spawn, sync
 from noex_mp.client import current
 from tests.nodes.observed import ObservedNode, on_both_loops
 from tests.servers.answering import Answering
@@ -123,20 +123,3 @@ async def test_a_call_that_is_put_aside_can_be_cancelled() -> None:
         read_again(link)
         assert len(await answer) == 4 * MIB
         assert await Answering.count(ref) == 0
-
-
-async def test_clients_that_are_gone_have_no_share_of_a_mailbox() -> None:
-    async with ObservedNode():
-        ref = await spawn(child(Answering).options(max_messages=1000))
-        for _ in range(50):
-            await asyncio.to_thread(in_a_thread_of_its_own, ref)
-        # It is asked for more now and then: what it says by then is the whole.
-        await asyncio.gather(*(Answering.count(ref) for _ in range(1000)))
-        window = current.client().route(ref.sid, ref.label)._window  # pyright: ignore[reportPrivateUsage]
-        assert window.messages == 1000
-
-
-def in_a_thread_of_its_own(ref: Ref[Answering]) -> None:
-    thread = threading.Thread(target=Answering.count.sync, args=(ref,))
-    thread.start()
-    thread.join()
