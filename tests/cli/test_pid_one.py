@@ -106,17 +106,16 @@ def test_what_becomes_a_child_of_pid_one_is_reaped_and_the_nodes_own_children_ar
 ):
     with container() as run:
         first = _pid_one_of(run)
+        [node] = _children_of(first)
         # As `docker exec` does it: its parent is not in the container, so what it leaves behind
         # has only process 1. Ended at once, and still read by nobody until it is reaped.
         script = "(sleep 1000 & echo $!)"
         enter = ["nsenter", "--target", str(first), "--pid", "--mount", "sh", "-c", script]
         subprocess.run(enter, stdout=subprocess.DEVNULL, check=True)
-        adopted = [child for child in _children_of(first) if _command_of(child) == "sleep"]
-        assert len(adopted) == 1
-        os.kill(adopted[0], KILL)
-        _wait_until_gone(adopted[0])
+        [adopted] = set(_children_of(first)) - {node}
+        os.kill(adopted, KILL)
+        _wait_until_gone(adopted)
         # The zygote's end is the node's to notice: nobody has taken its status.
-        [node] = _children_of(first)
         [zygote] = _children_of(node)
         os.kill(zygote, KILL)
         _wait_until_gone(zygote)
@@ -127,10 +126,6 @@ def test_what_becomes_a_child_of_pid_one_is_reaped_and_the_nodes_own_children_ar
         _wait_until_gone(worker)
         os.kill(first, TERM)
         assert run.status() == 0
-
-
-def _command_of(os_pid: int) -> str:
-    return Path(f"/proc/{os_pid}/comm").read_text().strip()
 
 
 def _wait_until_gone(os_pid: int) -> None:
