@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Route"]
 
 # This many casts leave at once if the sender does not let the loop run by itself.
-BATCH: Final = 512
+BATCH: Final = 1024
 
 # How many messages may wait in this process for a server that restarts or has given no window, and
 # how many bytes of casts: their sender may not even wait, and has nobody to hold it up.
