@@ -962,8 +962,16 @@ def _with_256_descriptors(scenario: str) -> None:
 
 
 @holds("system-1")
-def test_a_start_that_would_take_the_last_descriptors_is_refused() -> None:
-    _with_256_descriptors("the_limit_is_met_by_a_typed_error_and_life_goes_on")
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "the_limit_is_met_by_a_typed_error_and_life_goes_on",
+        "servers_that_nobody_has_called_yet_can_be_called",
+        "a_call_that_gets_no_link_says_so_in_the_log",
+    ],
+)
+def test_a_start_that_would_take_the_last_descriptors_is_refused(scenario: str) -> None:
+    _with_256_descriptors(scenario)
 
 
 @holds("system-2")

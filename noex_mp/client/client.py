@@ -290,8 +290,8 @@ class Client:
         if is_new:
             fd = self._control.take_fd()
             if fd == NO_FD:
-                # The root tries again in a moment; calls wait.
-                self._control.post([LINK_LOST, link_id, "no file descriptor is free"])
+                # The root says so in the log, and tries again in a moment; calls wait.
+                self._control.post([LINK_LOST, link_id, fds.usage_in_words()])
                 return
             self._links[link_id] = self._open(link_id, fd)
         if sid in self._held:

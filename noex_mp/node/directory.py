@@ -7,8 +7,9 @@ changes. It makes the data links and hands out their ends; no call passes throug
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from noex_mp.core.reasons import ExitReport, Unknown
@@ -25,6 +26,9 @@ __all__ = ["Directory"]
 # after this time, in seconds, only the link is broken, and the client gets another.
 RELINK_AFTER: Final = 0.1
 
+# A client that gets no link is worth a line in the log once in so many seconds.
+COMPLAIN_AGAIN: Final = 1.0
+
 # The reports of so many servers that are gone for good are kept, for whoever calls them.
 REMEMBERED: Final = 1000
 
@@ -32,8 +36,10 @@ REMEMBERED: Final = 1000
 class Directory:
     """The servers of one node."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None]) -> None:
         self._loop = loop
+        self._say = say
+        self._silent_until = 0.0
         self._children: dict[int, Child] = {}
         self._names: dict[str, Child] = {}
         self._gone: dict[int, Child] = {}
@@ -161,8 +167,11 @@ class Directory:
             return
         try:
             near, far = fds.socketpair()
-        except OSError:
+        except OSError as error:
             # No descriptor is free. The calls wait meanwhile, as long as they have time.
+            is_full = error.errno == errno.EMFILE
+            problem = fds.usage_in_words() if is_full else error.strerror
+            self._complain(connection, child, problem or "")
             self._loop.call_later(
                 RELINK_AFTER, self._tell_location_again, connection, child, worker
             )
@@ -178,6 +187,13 @@ class Directory:
             [LOCATED, child.sid, child.incarnation, link_id, True, mailbox],
             fds.disown(near.detach()),
         )
+
+    def _complain(self, connection: Connection, child: Child, problem: str) -> None:
+        now = self._loop.time()
+        if now >= self._silent_until:
+            self._silent_until = now + COMPLAIN_AGAIN
+            whose = f"calls of {connection.label} to {child.title}"
+            self._say(f"{whose} wait, since it gets no link: {problem}")
 
     def _tell_location_again(self, connection: Connection, child: Child, worker: Worker) -> None:
         if child.is_up_in(worker):
@@ -211,6 +227,8 @@ class Directory:
         connection.post([LINK_DOWN, link_id, b""])
         for child in self:
             if child.is_up_in(worker) and child.sid in connection.located:
+                if problem:
+                    self._complain(connection, child, problem)
                 report = _broken(child, problem)
                 last = begun.get(child.sid, 0)
                 connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b""])

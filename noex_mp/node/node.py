@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import Token
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from types import FrameType, TracebackType
@@ -207,7 +208,8 @@ class Node:
         self._os_pid = os.getpid()
         self._loop = new_event_loop()
         keep_apart(self._loop)
-        self._root = Root(self._loop, self.root_config(sink=self._output))
+        config = replace(self.root_config(sink=self._output), embedded=True)
+        self._root = Root(self._loop, config)
         self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()

@@ -77,6 +77,7 @@ class RootConfig:
         allow_pickle: Whether pickle is the last resort for arguments.
         core_dumps: Whether a crashing worker may write a core file.
         spin: Whether loops do not go to sleep while an answer may be near.
+        embedded: Whether the program around the root makes calls, with descriptors of its process.
         listener: Hears of every event.
         sink: Gets what workers print.
     """
@@ -88,6 +89,7 @@ class RootConfig:
     allow_pickle: bool = True
     core_dumps: bool = False
     spin: bool = False
+    embedded: bool = False
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)
 
@@ -112,7 +114,7 @@ class Root:
         self._token = secrets.token_bytes(16)
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
-        self._directory = Directory(loop)
+        self._directory = Directory(loop, self._say)
         self._workers = Workers(
             loop,
             black_box=self._black_box,
@@ -125,6 +127,7 @@ class Root:
             },
             on_frame=self._on_frame,
             on_dead=self._on_dead,
+            linked=self._linked if config.embedded else None,
             allow_pickle=config.allow_pickle,
         )
         self._supervision = Supervision(
@@ -376,6 +379,14 @@ class Root:
         self._connections.add(connection)
         return connection
 
+    def _linked(self) -> set[Worker]:
+        """Return the workers that an event loop of the program around us has a link to."""
+        linked: set[Worker] = set()
+        for connection in self._connections:
+            if connection.trusted and connection.worker is None:
+                linked.update(connection.links)
+        return linked
+
     def _on_disconnect(self, connection: Connection, problem: Exception | None) -> None:
         if problem is not None and connection.trusted:
             line = f"noex-mp: control link closed: {problem}\n"
@@ -488,6 +499,7 @@ class Root:
         fd = connection.control.take_fd()
         if fd == NO_FD:
             # The thread reads the end of it: its node is down, as far as it can see.
+            self._complaints(f"{frame[1]} cannot make calls: {fds.usage_in_words()}")
             return
         sock = fds.high_socket(socket.socket(fileno=fd))
         if connection.worker is None:

@@ -42,6 +42,8 @@ STATUS_PATIENCE: Final = 1.0
 # restart of a server (which gets back what the last worker had) and for the command line.
 FDS_TO_START: Final = 8
 FDS_KEPT_BACK: Final = 8
+# A link to it takes one more of whoever calls it, for good. (While it is made it takes two more for
+# a moment; that is kept back as well.)
 
 
 class Worker:
@@ -128,9 +130,17 @@ class Workers:
         fields: dict[str, Any],
         on_frame: Callable[[Connection, list[Any]], None],
         on_dead: Callable[[Worker], None],
+        linked: Callable[[], set[Worker]] | None,
         allow_pickle: bool,
     ) -> None:
+        """Make the register of a node's workers.
+
+        Args:
+            linked: Returns those that the program around the root has links to; None if it makes
+                no calls.
+        """
         self._loop = loop
+        self._linked = linked
         self._black_box = black_box
         self._sink = sink
         self._fields = fields
@@ -202,12 +212,20 @@ class Workers:
 
     def _check_room(self, label: str) -> None:
         open_fds, limit = fds.usage()
-        if limit - open_fds < self._fds_needed:
+        free = limit - open_fds
+        # The first is quick, and mostly settles it.
+        if free < self._fds_at_most and free < self._fds_needed:
             raise self._no_room(label)
 
     @property
+    def _fds_at_most(self) -> int:
+        return FDS_TO_START + FDS_KEPT_BACK + self._coming + len(self._known)
+
+    @property
     def _fds_needed(self) -> int:
-        return FDS_TO_START + FDS_KEPT_BACK + self._coming
+        # The servers there are can be called, also those that nobody has called so far.
+        linked = self._known if self._linked is None else self._linked()
+        return self._fds_at_most - len(self._known & linked)
 
     def _no_room(self, label: str) -> OutOfDescriptorsError:
         return OutOfDescriptorsError(label, *fds.usage(), self._fds_needed)

@@ -97,6 +97,11 @@ def usage() -> tuple[int, int]:
     return count or _count(folder), sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
+def usage_in_words() -> str:
+    """Return how many descriptors are in use, for people."""
+    return "{} of {} file descriptors are in use (ulimit -n)".format(*usage())
+
+
 def _count(folder: str) -> int:
     try:
         # Without the one that lists the folder.

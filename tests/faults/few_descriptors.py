@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import socket
@@ -12,7 +13,7 @@ import time
 
 import uvloop
 
-from noex_mp import OutOfDescriptorsError, Ref, spawn, stop
+from noex_mp import NoServerError, OutOfDescriptorsError, Ref, spawn, stop
 from noex_mp.transport.paths import connect_unix, runtime_folder
 from tests.nodes.observed import ObservedNode
 from tests.servers.counters import Counter
@@ -61,6 +62,45 @@ async def the_limit_is_met_by_a_typed_error_and_life_goes_on() -> None:
         await stop(counters.pop())
         more, _ = await fill()
         assert len(more) == 2
+
+
+async def servers_that_nobody_has_called_yet_can_be_called() -> None:
+    async with ObservedNode():
+        counters: list[Ref[Counter]] = []
+        try:
+            while True:
+                counters.append(await spawn(Counter))
+        except OutOfDescriptorsError:
+            assert len(counters) > 35
+        ones = [1] * len(counters)
+        assert await asyncio.gather(*(Counter.increment(c) for c in counters)) == ones
+
+
+async def a_call_that_gets_no_link_says_so_in_the_log() -> None:
+    async with ObservedNode() as node:
+        # Another thread needs links of its own, for which no start keeps room.
+        counters, _ = await fill()
+        asked = asyncio.create_task(asyncio.to_thread(ask_all, counters))
+        line = await node.line("calls of ")
+        assert re.search(r"to Counter wait, since it gets no link: 2\d\d of 256 file desc", line)
+        before, begun = len(node.lines), time.monotonic()
+        await asyncio.sleep(1.5)
+        assert len(node.lines) - before <= time.monotonic() - begun + 1, node.lines
+        # And when there is room they get their links.
+        for counter in counters[len(counters) // 2 :]:
+            await stop(counter)
+        counted = await asked
+        assert counted[: len(counters) // 2] == [2] * (len(counters) // 2)
+
+
+def ask_all(counters: list[Ref[Counter]]) -> list[int]:
+    counted: list[int] = []
+    for counter in counters:
+        try:
+            counted.append(Counter.increment.sync(counter))
+        except NoServerError:
+            counted.append(0)
+    return counted
 
 
 async def starts_at_once_fail_with_nothing_else() -> None:
