@@ -355,20 +355,26 @@ class NoServerError(CallError):
 
 
 class CallTimedOutError(CallError, TimeoutError):
-    """No reply came within the time limit.
+    """No reply came within the time limit, or no room was found for a cast.
 
     Attributes:
         operation: What was called, for example `Counter.increment`.
         timeout: The limit, in seconds.
+        is_cast: Whether it was a cast: it was not sent then.
     """
 
-    def __init__(self, operation: str, timeout: float) -> None:
-        super().__init__(operation, timeout)
+    def __init__(self, operation: str, timeout: float, is_cast: bool = False) -> None:
+        super().__init__(operation, timeout, is_cast)
         self.operation = operation
         self.timeout = timeout
+        self.is_cast = is_cast
 
     def __str__(self) -> str:
-        return f"{self.operation} did not reply within {self.timeout:g} s"
+        if self.is_cast:
+            what = "was not sent: there was no room for it"
+        else:
+            what = "did not reply"
+        return f"{self.operation} {what} within {self.timeout:g} s"
 
 
 class ServerExitedError(CallError):

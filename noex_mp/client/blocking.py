@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from noex_mp.client import current
 from noex_mp.client.client import Client
+from noex_mp.client.route import AT_ONCE
 from noex_mp.core import ref as core_ref
 from noex_mp.errors import NoexError, NoNodeError
 from noex_mp.transport.blocking_loop import BlockingLoop
@@ -92,11 +93,17 @@ class ThreadEnd:
         operation: SentOperation,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
+        at_once: bool = False,
     ) -> None:
         """Send a cast and block until the sender's window has taken it, and the socket has.
 
+        Args:
+            at_once: It is not to wait for the window.
+
         Raises:
             NoNodeError: An event loop runs in this thread, or there is no node.
+            MailboxFullError: It would have to wait for the window.
         """
         if _get_running_loop() is not None:
             _refuse(ref, operation, "cast")
@@ -105,9 +112,14 @@ class ThreadEnd:
             loop = self._loop
             loop.catch_up()
             client = self.client(ref.node or None)
-            future = client.way_to(ref).cast(operation, args, kwargs, ref.timeout)
+            timeout = AT_ONCE if at_once else ref.timeout
+            route = client.way_to(ref)
+            future = route.cast(operation, args, kwargs, timeout)
             loop.run_until(future)
             loop.run_ready()
+            if route.link is None:
+                # It was kept until it is known where the server is: this thread has to hear of it.
+                self.run(client.drained(ref))
             if loop.writes:
                 # Nobody turns the loop until this thread waits again.
                 loop.run_until(client.sent(ref))

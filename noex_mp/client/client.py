@@ -533,6 +533,7 @@ def connect_client(
     allow_pickle: bool = True,
     asks_again: bool = False,
     spin: bool = False,
+    client_class: type[Client] = Client,
 ) -> Client:
     """Return a client that talks to the root over a socket of its own.
 
@@ -541,6 +542,7 @@ def connect_client(
         asks_again: After the end of a server it asks the root again where that is, once it needs
             to know, for it only reads what the root says while it waits for something itself.
             (See `Connection`.)
+        client_class: What it is to be.
     """
 
     def on_frame(link: ControlLink, frame: list[Any]) -> None:
@@ -558,7 +560,7 @@ def connect_client(
         encoder=Encoder(allow_pickle=allow_pickle),
         allow_pickle=allow_pickle,
     )
-    client = Client(
+    client = client_class(
         loop,
         control,
         node,

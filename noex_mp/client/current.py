@@ -92,7 +92,8 @@ def client(node: str | None = None) -> Client:
             # Also where the parent's loop was running: it does not, in this process.
             raise _forked_error() from None
         raise NoNodeError(
-            "there is no running event loop in this thread\nCall servers from a coroutine."
+            "there is no running event loop in this thread\n"
+            "Call servers from a coroutine, or without a loop: Counter.get.sync(ref)."
         ) from None
     node = node or current.get() or _process_node or implicit.get(loop)
     if node is None:

@@ -27,6 +27,8 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from msgpack import Unpacker
+
 from noex_mp.client.named import addressed
 from noex_mp.client.window import Ranges, Window
 from noex_mp.errors import (
@@ -530,8 +532,10 @@ class Route:
             is_sent = seq not in self._waiting
             future = self._remove(seq)
             if not future.done():
-                name = entry[2].name if entry[2] else "cast"
-                _fail(entry, CallTimedOutError(f"{self.label}.{name}", entry[4] or 0.0))
+                operation = entry[2]
+                name = operation.name if operation else _operation_in(entry[1])
+                what, limit = f"{self.label}.{name}", entry[4] or 0.0
+                _fail(entry, CallTimedOutError(what, limit, is_cast=operation is None))
             elif is_sent and self.link is not None:
                 self.cancel(seq)
         if self.soonest <= now:
@@ -679,6 +683,17 @@ def _fail(entry: Pending, error: Exception) -> None:
     if operation is None:
         # Whoever does not wait for a cast has said that its fate is no matter: no log entry.
         future.exception()
+
+
+def _operation_in(data: Any) -> str:
+    """Return the operation in a packed message: that of a cast is not kept."""
+    unpacker = Unpacker()
+    unpacker.feed(bytes((data if data.__class__ is bytes else data[-1])[:256]))
+    unpacker.read_array_header()
+    for _ in range(3):
+        unpacker.skip()
+    name: str = unpacker.unpack()
+    return name
 
 
 def _size(data: Any) -> int:

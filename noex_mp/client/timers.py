@@ -59,7 +59,7 @@ _INFO: Final = _Info()
 class Timer:
     """A message that is on its way; `cancel_timer` takes it back."""
 
-    __slots__ = ("_deliver", "_handle", "_loop", "_message", "_period", "_ref")
+    __slots__ = ("_deliver", "_due", "_handle", "_loop", "_message", "_period", "_ref")
 
     def __init__(self, ref: Ref[Any], message: object, first: float, period: float | None) -> None:
         try:
@@ -73,17 +73,18 @@ class Timer:
         self._message = message
         self._period = period
         self._deliver = _local(ref)
-        self._handle: asyncio.TimerHandle | None = self._loop.call_later(first, self._fire)
+        # Not the handle's own: that of a short time has none on uvloop.
+        self._due = self._loop.time() + first
+        self._handle: asyncio.Handle | None = self._loop.call_later(first, self._fire)
 
     def _fire(self) -> None:
-        # The next one is counted from when this one was due: an interval does not drift.
-        due = self._handle.when() if self._handle is not None else self._loop.time()
         self._handle = None
         if self._send() and self._period is not None:
-            # What was missed while the loop was blocked does not come in a heap.
-            late = max(0.0, self._loop.time() - due)
-            following = due + self._period * (1 + late // self._period)
-            self._handle = self._loop.call_at(following, self._fire)
+            # The next one is counted from when this one was due: an interval does not drift. What
+            # was missed while the loop was blocked does not come in a heap.
+            late = max(0.0, self._loop.time() - self._due)
+            self._due += self._period * (1 + late // self._period)
+            self._handle = self._loop.call_at(self._due, self._fire)
 
     def _send(self) -> bool:
         if self._deliver is not None:
@@ -100,7 +101,7 @@ class Timer:
         if handle is None:
             return 0.0 if taken_back else None
         handle.cancel()
-        return max(0.0, handle.when() - self._loop.time())
+        return max(0.0, self._due - self._loop.time())
 
 
 def send_after(ref: Ref[Any], message: object, seconds: float) -> Timer:

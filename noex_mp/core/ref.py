@@ -158,6 +158,8 @@ class BlockingEnd(Protocol):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         /,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Send a cast; return when the sender's window has taken it."""
         ...

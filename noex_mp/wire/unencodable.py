@@ -88,7 +88,7 @@ def find_unencodable(
         problem = _attempt(pack, value)
         if problem is not None:
             return _descend(pack, path, value, problem)
-    return UnencodableError("the message", f"<{type(error).__name__}>", shortened(str(error)))
+    return UnencodableError("the message", _cut(str(error) or type(error).__name__))
 
 
 def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> UnencodableError:

@@ -26,7 +26,7 @@ from noex_mp.wire.envelopes import CALL, CALL_KW
 
 if TYPE_CHECKING:
     from noex_mp.core.ref import SentOperation
-    from noex_mp.worker.mailbox import Target
+    from noex_mp.worker.mailbox import Mailbox, Target
 
 __all__ = ["Activation", "NestedClient", "activation", "current", "current_call", "inline"]
 
@@ -45,7 +45,8 @@ class Activation:
     """One message while a handler works on it. For users, it is the `CurrentCall`.
 
     Attributes:
-        target: Whose message it is.
+        mailbox: Of the server that works on it.
+        target: Whose message it is; None for what comes from the server's own worker.
         frame: The message.
         active: The handler has not returned.
         is_cancelled: The caller has said that it waits no more.
@@ -53,9 +54,10 @@ class Activation:
             and the number, by the future.
     """
 
-    __slots__ = ("_number", "active", "calls", "frame", "is_cancelled", "target")
+    __slots__ = ("_number", "active", "calls", "frame", "is_cancelled", "mailbox", "target")
 
-    def __init__(self, target: Target, frame: list[Any]) -> None:
+    def __init__(self, mailbox: Mailbox, target: Target | None, frame: list[Any]) -> None:
+        self.mailbox = mailbox
         self.target = target
         self.frame = frame
         self.active = True
@@ -96,6 +98,7 @@ class Activation:
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the reply any more."""
+        assert self.target is not None  # a call is somebody's
         if not self.is_cancelled and monotonic() < self.due:
             # The news may be in the socket: a handler that does not wait lets nobody read it.
             inline.look(self.target.link)
@@ -142,12 +145,15 @@ def _behind(waiter: Any, calls: set[asyncio.Future[Any]]) -> Iterator[asyncio.Fu
                 yield from _behind(child, calls)
     else:
         # shield, wait, and wait_for of Python 3.11 wait for a future that the call's callback
-        # completes.
+        # completes, and a task group for one that its last task completes.
         yield from (call for call in calls if _wakes(call, waiter))
+        for task in asyncio.all_tasks():
+            if _wakes(task, waiter):
+                yield from _behind(getattr(task, "_fut_waiter", None), calls)
 
 
-def _wakes(call: asyncio.Future[Any], waiter: object) -> bool:
-    callbacks: list[tuple[Any, Any]] = getattr(call, "_callbacks", None) or []
+def _wakes(future: asyncio.Future[Any], waiter: object) -> bool:
+    callbacks: list[tuple[Any, Any]] = getattr(future, "_callbacks", None) or []
     return any(_waits_for_it(waiter, list(_held_by(callback))) for callback, _ in callbacks)
 
 
@@ -160,14 +166,56 @@ def _waits_for_it(waiter: object, held: list[object]) -> bool:
 def _held_by(callback: Any) -> Iterator[object]:
     if callback.__class__ is partial:
         yield from callback.args
+    group: object = getattr(callback, "__self__", None)
+    if isinstance(group, asyncio.TaskGroup):
+        yield getattr(group, "_on_completed_fut", None)
     for cell in getattr(callback, "__closure__", None) or ():
         # One of a function that is still being made is empty.
         with contextlib.suppress(ValueError):
             yield cell.cell_contents
 
 
-class NestedRoute(Route):
-    """The route of a server's calls: they inherit what is left of the handler's own time."""
+class InheritingRoute(Route):
+    """A route whose calls inherit what is left of the time of the call in whose name they are made.
+
+    It is that of threads which a handler has started (`asyncio.to_thread`).
+    """
+
+    __slots__ = ()
+
+    def invoke(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> asyncio.Future[Any]:
+        """Send a call, within the time of the handler."""
+        return self._invoke_for(activation.get(), operation, args, kwargs, timeout)
+
+    def _invoke_for(
+        self,
+        running: Activation | None,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> asyncio.Future[Any]:
+        if running is not None and running.active and running.due != inf:
+            left = running.due - monotonic()
+            if left <= 0:
+                return self._too_late(operation, timeout)
+            timeout = left if timeout is None else min(timeout, left)
+        return super().invoke(operation, args, kwargs, timeout)
+
+    def _too_late(self, operation: SentOperation, timeout: float | None) -> asyncio.Future[Any]:
+        future = self._create_future()
+        future.set_exception(CallTimedOutError(f"{self.label}.{operation.name}", timeout or 0.0))
+        return future
+
+
+class NestedRoute(InheritingRoute):
+    """The route of a server's calls: what its handler waits for is known, too."""
 
     __slots__ = ()
 
@@ -180,15 +228,13 @@ class NestedRoute(Route):
     ) -> asyncio.Future[Any]:
         """Send a call in the name of the handler that runs."""
         running = current()
-        if running is None:
-            return super().invoke(operation, args, kwargs, timeout)
-        if running.due != inf:
-            left = running.due - monotonic()
-            if left <= 0:
-                return self._too_late(operation, timeout)
-            timeout = left if timeout is None else min(timeout, left)
-        future = super().invoke(operation, args, kwargs, timeout)
+        future = self._invoke_for(running, operation, args, kwargs, timeout)
+        if running is None or future.done():
+            return future
         running.remember(future, self, self.seq)
+        if self.sid == running.mailbox.sid:
+            # It may be waited for, and never be answered.
+            running.mailbox.suspect()
         return future
 
     def cast(
@@ -204,13 +250,14 @@ class NestedRoute(Route):
             running = current()
             if running is not None and self.seq in self.pending:
                 running.remember(future, self, self.seq)
-                running.target.mailbox.suspect()
+                running.mailbox.suspect()
         return future
 
-    def _too_late(self, operation: SentOperation, timeout: float | None) -> asyncio.Future[Any]:
-        future = self._create_future()
-        future.set_exception(CallTimedOutError(f"{self.label}.{operation.name}", timeout or 0.0))
-        return future
+
+class ThreadClient(Client):
+    """The client of a thread in a worker."""
+
+    route_class: type[Route] = InheritingRoute
 
 
 class NestedClient(Client):
@@ -240,7 +287,7 @@ class Inline:
             return None
         known = self._activation
         if known is None or known.frame is not target.frame:
-            known = self._activation = Activation(target, target.frame)
+            known = self._activation = Activation(target.mailbox, target, target.frame)
         return known
 
     def cancel(self, target: Target, seq: int) -> None:

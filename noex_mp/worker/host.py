@@ -215,7 +215,12 @@ class Host:
             connect = [CONNECT, f"a thread of worker {self._boot.worker}"]
             self.loop.call_soon_threadsafe(self._control.post, connect, fds.disown(theirs.detach()))
             client = connect_client(
-                loop, ours, self._boot.node, allow_pickle=self._allow_pickle, asks_again=True
+                loop,
+                ours,
+                self._boot.node,
+                allow_pickle=self._allow_pickle,
+                asks_again=True,
+                client_class=activation.ThreadClient,
             )
             self._thread_clients[loop] = client
         return client

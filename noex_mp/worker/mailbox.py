@@ -35,6 +35,7 @@ from noex_mp.wire.envelopes import (
     CALL,
     CALL_KW,
     CALLBACK,
+    CAST,
     CAST_KW,
     ERROR,
     GRANT,
@@ -42,7 +43,7 @@ from noex_mp.wire.envelopes import (
     REPLY,
 )
 from noex_mp.worker.activation import Activation, activation, inline
-from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, follow
+from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, Victim, follow
 from noex_mp.worker.suspended import GoOn, Suspended
 from noex_mp.worker.weighed_queue import WeighedQueue
 
@@ -166,6 +167,7 @@ class Mailbox:
         "_host",
         "_init_promise",
         "_is_stopping",
+        "_look_after",
         "_looking",
         "_loop",
         "_parked",
@@ -203,6 +205,7 @@ class Mailbox:
         self.activation: Activation | None = None
         self._bounds = bounds
         self._looking: asyncio.TimerHandle | None = None
+        self._look_after = FIRST_LOOK
         self._host = host
         self._cells = host.cells
         self._encoder = host.encoder
@@ -309,7 +312,7 @@ class Mailbox:
             task: Any = self.task
             target = inline.target
             assert target is not None
-            began = self.activation = Activation(target, target.frame)
+            began = self.activation = Activation(self, target, target.frame)
             _enter_task(loop, task)
             try:
                 waits_for = run_in_context(_begin_as, began, coroutine)
@@ -415,11 +418,14 @@ class Mailbox:
         self._parked = _NOBODY
 
     async def _init(self) -> bool:
+        began = self._begin_own("init")
         try:
             outcome = await self._init_promise
         except BaseException as error:
             self._host.not_ready(self, error)
             return False
+        finally:
+            self._is_over(began)
         return self._started(outcome)
 
     def _cancel_the_begun(self) -> bool:
@@ -555,15 +561,22 @@ class Mailbox:
 
     def suspect(self) -> None:
         """Look in a moment whether the server is part of a circle, and now and then after that."""
-        if self._looking is None:
-            self._looking = self._loop.call_later(FIRST_LOOK, self._look_for_a_circle, FIRST_LOOK)
+        if self._looking is not None:
+            if self._look_after == FIRST_LOOK:
+                return
+            # This may be the one that closes a circle.
+            self._looking.cancel()
+        self._look_in(FIRST_LOOK)
 
-    def _look_for_a_circle(self, after: float) -> None:
+    def _look_in(self, seconds: float) -> None:
+        self._look_after = seconds
+        self._looking = self._loop.call_later(seconds, self._look_for_a_circle)
+
+    def _look_for_a_circle(self) -> None:
         self._looking = None
         if self.activation is not None:
             self._send_probes([])
-            after = min(2 * after, ASK_AGAIN)
-            self._looking = self._loop.call_later(after, self._look_for_a_circle, after)
+            self._look_in(min(2 * self._look_after, ASK_AGAIN))
 
     def _send_probes(self, path: list[Any]) -> None:
         running, task = self.activation, self.task
@@ -574,11 +587,13 @@ class Mailbox:
             return
         name = self.server.__class__.__qualname__
         decision = follow(path, [self.sid, name, running.number])
+        alone = Victim(self.sid, (name, name))
         for future, route, seq in calls:
-            if isinstance(decision, Onward):
-                route.probe(seq, decision.path)
-            elif route.sid == decision.next_sid and not route.overdraw(seq) and not future.done():
-                future.set_exception(CallCycleError(decision.names))
+            found = alone if route.sid == self.sid else decision
+            if isinstance(found, Onward):
+                route.probe(seq, found.path)
+            elif route.sid == found.next_sid and not route.overdraw(seq) and not future.done():
+                future.set_exception(CallCycleError(found.names))
 
     def probed(self, target: Target, seq: int, path: list[Any]) -> None:
         """Take a PROBE: a server waits for this message. Whom does this one wait for?"""
@@ -617,7 +632,7 @@ class Mailbox:
             # An operation takes its sender first, `handle_call` after the request.
             args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
         self._cells[target.cell] = frame[2]
-        began = self.activation = Activation(target, frame)
+        began = self.activation = Activation(self, target, frame)
         activation.set(began)
         timeout, self._timeout = self._timeout, None
         try:
@@ -657,16 +672,26 @@ class Mailbox:
             item.waits = False
             item = item.message
         self._timeout = None
+        if isinstance(item, Stop):
+            self._stop(item)
+            return
+        began = self._begin_own("handle_continue" if isinstance(item, Continue) else INFO)
         try:
-            if isinstance(item, Stop):
-                self._stop(item)
-            elif isinstance(item, Continue):
+            if isinstance(item, Continue):
                 self._then(await _maybe_await(self.server.handle_continue(item.argument)))
             else:
                 self._then(await _maybe_await(self.server.handle_info(item)))
         except BaseException as error:
             self._host.leave_fork(error)
             self._crash(error)
+        finally:
+            self._is_over(began)
+
+    def _begin_own(self, name: str) -> Activation:
+        """Begin a callback for which there is no message of a client's."""
+        began = self.activation = Activation(self, None, [CAST, self.sid, 0, name])
+        activation.set(began)
+        return began
 
     def _stop(self, item: Stop) -> None:
         self._is_stopping = True
@@ -780,12 +805,14 @@ class Mailbox:
         self.wake()
 
     async def _end(self, reason: ExitReason, error: BaseException | None) -> None:
+        began = self._begin_own("terminate")
         try:
             if self.killed is None:
                 await _maybe_await(self.server.terminate(reason))
         except BaseException:
             if self.killed is None:
                 self._host.complain_of_end()
+        self._is_over(began)
         self._host.ended(self, self.killed or reason, error)
 
     def _callback(self, kind: int, name: str) -> Handler | None:

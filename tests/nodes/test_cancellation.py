@@ -221,3 +221,12 @@ async def test_a_call_that_is_cancelled_as_it_begins_cancels_what_it_waits_for()
         # Mostly it begins; not if its server had something else to do in that moment.
         assert await Busy.notes(busy) in (["begun", "cancelled"], [])
         waiting.cancel()
+
+
+@on_both_loops
+async def test_a_call_in_a_thread_of_a_handler_inherits_what_is_left() -> None:
+    async with ObservedNode():
+        one, two = await spawn(Busy), await spawn(Busy)
+        left = await Busy.ask_time_left_in_a_thread(one.within(20.0), two)
+        assert left is not None
+        assert 10 < left <= 20

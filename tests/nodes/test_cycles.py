@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 
-from noex_mp import CallCycleError, Ref, spawn
+from noex_mp import CallCycleError, Ref, ServerExitedError, child, spawn, stop
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
-from tests.servers.answering import Answering, Racing
+from tests.servers.answering import Answering, Racing, SelfCalling
 from tests.servers.busy import Busy
 
 
@@ -38,12 +40,60 @@ async def test_a_ring_is_found(size: int) -> None:
         assert [await Busy.echo(server, 1) for server in ring] == [1] * size
 
 
-@pytest.mark.parametrize("how", ["wait_for", "gather", "shield", "task"])
-async def test_a_ring_is_found_however_a_handler_waits(how: str) -> None:
+@on_both_loops
+@pytest.mark.parametrize("how", ["wait_for", "gather", "shield", "task", "task group"])
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_ring_is_found_however_a_handler_waits(how: str, size: int) -> None:
     async with ObservedNode():
-        one, two = await several(2)
+        ring = await several(size)
+        with pytest.raises((CallCycleError, ServerExitedError)) as failure:
+            await Busy.pass_on_by(ring[0].within(None), how, [*ring[1:], ring[0]])
+        if how == "task group":
+            # The group's own error is none that the server has announced.
+            cause: Any = failure.value.__cause__
+            assert [type(error) for error in cause.exceptions] == [CallCycleError]
+        else:
+            assert isinstance(failure.value, CallCycleError)
+
+
+PLACES = ["init", "handle_continue", "handle_info", "timeout", "handle_cast", "terminate"]
+
+
+@on_both_loops
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_server_that_calls_itself_is_told_wherever_it_does(place: str) -> None:
+    async with ObservedNode():
+        log = await spawn(Busy)
+        spec = child(SelfCalling, place, log).options(init_timeout=None, restart="temporary")
+        server = await spawn(spec)
+        if place == "handle_cast":
+            await server.cast("go")
+        elif place == "handle_info":
+            await SelfCalling.remind(server)
+        if place != "terminate":
+            # Not a message to the server itself: it would call its timeout off.
+            while not await Busy.notes(log):
+                pass
+        await stop(server, timeout=None)
+        assert await Busy.notes(log) == ["CallCycleError"]
+
+
+async def test_a_circle_is_found_as_fast_after_a_long_wait(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        one, two, three = await several(3)
+        # Somebody waits for one, which waits for long: it looks more and more rarely.
+        waiting = Busy.pass_on_when_told(one.within(None), coming.path, going.path, [two, one])
+        await coming.heard()
+        asked = Busy.pass_on(three.within(None), [one])
+        await asyncio.sleep(0.7)
+        going.blow()
+        before = time.monotonic()
         with pytest.raises(CallCycleError):
-            await Busy.pass_on_by(one.within(None), how, [two, one])
+            await waiting
+        # Far below the second that it would take without news.
+        assert time.monotonic() - before < 0.4
+        assert await asked == ["on", "end"]
 
 
 @on_both_loops

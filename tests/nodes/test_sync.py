@@ -21,6 +21,7 @@ import pytest
 from noex_mp import (
     CallTimedOutError,
     InitFailedError,
+    MailboxFullError,
     MaxRestartsExceededError,
     Node,
     NodeDownError,
@@ -32,11 +33,12 @@ from noex_mp import (
     UnencodableError,
     child,
     named,
+    spawn,
     sync,
 )
 from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.blocking_loop import BlockingLoop
-from tests.nodes.observed import SERVERS, Whistles, set_done
+from tests.nodes.observed import SERVERS, ObservedNode, Whistles, set_done
 from tests.servers.counters import Counter, Journal, Pop, Push, Stack
 from tests.servers.faulty import Faulty, Start
 from tests.servers.threads import Threaded
@@ -577,3 +579,33 @@ def test_a_forked_child_is_told_and_its_parent_unharmed(node: sync.BlockingNode)
         os.waitpid(child_pid, 0)
         assert b"was forked" in ours.recv(1000)
     assert Counter.increment.sync(counter) == 2
+
+
+async def test_a_cast_that_does_not_wait_can_be_sent_from_a_thread(whistles: Whistles) -> None:
+    begun, release = whistles(), whistles()
+    async with ObservedNode():
+        journal = await spawn(child(Journal).options(max_messages=10))
+        await asyncio.to_thread(Journal.note.nowait, journal, "first")
+        assert await Journal.all(journal) == ["first"]
+        pause = Journal.pause(journal.within(None), begun.path, release.path)
+        await begun.heard()
+
+        def note_all() -> int:
+            for n in range(1000):
+                try:
+                    Journal.note.nowait(journal, n)
+                except MailboxFullError:
+                    return n
+            raise AssertionError("it was never full")
+
+        sent = await asyncio.to_thread(note_all)
+        release.blow()
+        await pause
+        assert await Journal.all(journal) == ["first", *range(sent)]
+
+
+async def test_an_operation_that_is_only_called_says_what_to_write_in_a_thread() -> None:
+    async with ObservedNode():
+        counter = await spawn(Counter)
+        with pytest.raises(NoNodeError, match=r"without a loop: Counter.get.sync\(ref\)"):
+            await asyncio.to_thread(Counter.increment, counter)

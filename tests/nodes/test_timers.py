@@ -24,6 +24,32 @@ async def test_a_message_comes_once(whistles: Whistles) -> None:
 
 
 @on_both_loops
+@pytest.mark.parametrize("seconds", [0, 0.0001, 0.0004, 0.0006])
+async def test_a_short_time_is_a_time_too(seconds: float, whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        await Ticking.after(ticking, "soon", seconds)
+        await heard.heard()
+        await Ticking.every(ticking, "tick", seconds or 0.0001)
+        for _ in range(5):
+            await heard.heard()
+        assert await Ticking.cancel(ticking) is not None
+
+
+@on_both_loops
+async def test_an_interval_lives_on_if_the_next_time_is_near(whistles: Whistles) -> None:
+    heard = whistles()
+    async with ObservedNode():
+        for missing in (0.0002, 0.0003, 0.0004):
+            ticking = await spawn(Ticking, heard.path)
+            await Ticking.every_and_block(ticking, "tick", 0.02, 2 * 0.02 - missing)
+            for _ in range(3):
+                await heard.heard()
+            await stop(ticking)
+
+
+@on_both_loops
 async def test_messages_of_an_interval_come_until_it_is_cancelled(whistles: Whistles) -> None:
     heard = whistles()
     async with ObservedNode():

@@ -567,3 +567,19 @@ async def test_who_waits_until_all_is_sent_does_not_wait_for_what_is_over() -> N
             with pytest.raises(CallTimedOutError):
                 await late
             await all_sent
+
+
+async def test_a_cast_that_finds_no_room_in_time_says_its_name(whistles: Whistles) -> None:
+    coming, going = whistles(), whistles()
+    async with ObservedNode():
+        busy = await spawn(child(Busy).options(max_messages=2))
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        await coming.heard()
+        casts = [Busy.note(busy.within(0.05), n) for n in range(10)]
+        results = await asyncio.gather(*casts, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, CallTimedOutError)]
+        assert {str(error) for error in errors} == {
+            "Busy.note was not sent: there was no room for it within 0.05 s"
+        }
+        going.blow()
+        await blocked

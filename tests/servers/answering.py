@@ -8,11 +8,24 @@ import signal
 import time
 from pathlib import Path
 
-from noex_mp import GenServer, Ignore, Ref, call, cast, current_call
+from noex_mp import (
+    CallCycleError,
+    Continue,
+    GenServer,
+    Ignore,
+    Ref,
+    Timeout,
+    TimeoutAfter,
+    call,
+    cast,
+    current_call,
+    send_after,
+)
 from noex_mp.core.reasons import ExitReason
+from tests.servers.busy import Busy
 from tests.servers.counters import blow, listen
 
-__all__ = ["Answering", "Choosy", "Racing", "Starting"]
+__all__ = ["Answering", "Choosy", "Racing", "SelfCalling", "Starting"]
 
 
 class Answering(GenServer):
@@ -116,6 +129,47 @@ class Racing(GenServer):
     @call
     async def ask(self, other: Ref[Racing]) -> int:
         return await Racing.one(other)
+
+    @call
+    def one(self) -> int:
+        return 1
+
+
+class SelfCalling(GenServer):
+    """Calls itself in one of its callbacks, and notes elsewhere what comes of it."""
+
+    def __init__(self, place: str, log: Ref[Busy]) -> None:
+        self.place, self.log = place, log
+
+    async def _call_if(self, place: str) -> None:
+        if place != self.place:
+            return
+        try:
+            await SelfCalling.one(self.ref.within(None))
+        except CallCycleError as error:
+            await Busy.note(self.log, type(error).__name__)
+
+    async def init(self) -> Continue | TimeoutAfter | None:
+        await self._call_if("init")
+        if self.place == "timeout":
+            return TimeoutAfter(0.01)
+        return Continue("more") if self.place == "handle_continue" else None
+
+    async def handle_continue(self, argument: object) -> None:
+        await self._call_if("handle_continue")
+
+    async def handle_info(self, message: object) -> None:
+        await self._call_if("timeout" if isinstance(message, Timeout) else "handle_info")
+
+    async def handle_cast(self, request: object) -> None:
+        await self._call_if("handle_cast")
+
+    async def terminate(self, reason: ExitReason) -> None:
+        await self._call_if("terminate")
+
+    @call
+    def remind(self) -> None:
+        send_after(self.ref, "now", 0.001)
 
     @call
     def one(self) -> int:

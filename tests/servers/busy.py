@@ -28,6 +28,10 @@ from tests.servers.counters import blow, listen
 __all__ = ["Busy", "DropsNewest", "DropsOldest", "Rejects", "Ticking"]
 
 
+async def _awaited(call: asyncio.Future[list[str]]) -> list[str]:
+    return await call
+
+
 class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
     """Waits where it is told to, and calls whom it is told to call."""
 
@@ -139,6 +143,11 @@ class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
         return NoReply()
 
     @call
+    async def ask_time_left_in_a_thread(self, other: Ref[Busy]) -> float | None:
+        """The same, from a thread."""
+        return await asyncio.to_thread(Busy.time_left.sync, other.within(60.0))
+
+    @call
     async def ask_too_late(self, other: Ref[Busy]) -> None:
         """Call when the own caller's time is over."""
         here = current_call()
@@ -180,12 +189,24 @@ class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
             return (await asyncio.gather(following, asyncio.sleep(0)))[0]
         if how == "shield":
             return await asyncio.shield(following)
+        if how == "task group":
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(_awaited(following))
+                group.create_task(asyncio.sleep(0))
+            return asked.result()
         assert how == "task"
 
         async def in_task() -> list[str]:
             return await following
 
         return await asyncio.create_task(in_task())
+
+    @call
+    async def pass_on_when_told(self, coming: str, going: str, path: list[Ref[Busy]]) -> list[str]:
+        """Say that this has begun, wait for a sign, then call the next of the path."""
+        await asyncio.to_thread(blow, coming)
+        await asyncio.to_thread(listen, going)
+        return await Busy.pass_on(path[0].within(None), path[1:])
 
     @call
     async def call_when_told(self, other: Ref[Busy], coming: str, going: str) -> str:
@@ -266,6 +287,12 @@ class Ticking(GenServer):
     def every(self, message: Any, seconds: float) -> None:
         """Set an interval."""
         self._timer = send_interval(self.ref, message, seconds)
+
+    @call
+    def every_and_block(self, message: Any, seconds: float, blocked: float) -> None:
+        """Set an interval, and keep the process busy for some time from that moment."""
+        self.every(message, seconds)
+        self.block(blocked)
 
     @call
     def cancel(self) -> float | None:

@@ -367,3 +367,10 @@ def test_a_message_larger_than_the_peer_takes_is_refused(monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match="send it in parts"):
         encoder.pack_big([1, ["text"] * 250])
     assert encoder.pack_big([1, ["text"] * 100])
+
+
+def test_a_message_that_is_too_large_says_so_in_full() -> None:
+    error = Encoder().explain(
+        ["x"], None, ValueError("it takes 272,629,784 bytes; send it in parts")
+    )
+    assert "the message: it takes 272,629,784 bytes; send it in parts" in str(error)
