@@ -26,6 +26,19 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # Pyright's look for news of itself goes out to the network; a check should not.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# Before an environment is made: whether this Python can make one.
+define CHECK_PYTHON
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "There is no $(PYTHON) here. noex-mp needs Python 3.11 or later; on Debian: apt install python3 python3-venv" >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "noex-mp needs Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv module. On Debian: apt install $(notdir $(PYTHON))-venv" >&2; \
+	  exit 1; }
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-fallbacks check format bench bench-peers clean \
         check-format check-lint check-mypy check-pyright check-tests
@@ -92,6 +105,7 @@ bench-peers: $(PEERS) ## measure other libraries beside the runtime
 	@$(PEERS_VENV)/bin/python -m bench.peers $(ARGS)
 
 $(PEERS): pyproject.toml
+	$(CHECK_PYTHON)
 	@echo "Setting up $(PEERS_VENV) ..."
 	@"$(PYTHON)" -m venv "$(PEERS_VENV)"
 	@$(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e . \
@@ -108,15 +122,7 @@ clean: ## remove the environments and everything built
 
 # The environment. A second try, since a download may just have had a bad moment.
 $(READY): pyproject.toml
-	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "There is no $(PYTHON) here. noex-mp needs Python 3.11 or later; on Debian: apt install python3 python3-venv" >&2; \
-	  exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "noex-mp needs Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
-	  exit 1; }
-	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
-	  echo "$(PYTHON) has no venv module. On Debian: apt install $(notdir $(PYTHON))-venv" >&2; \
-	  exit 1; }
+	$(CHECK_PYTHON)
 	@echo "Setting up $(VENV) ..."
 	@"$(PYTHON)" -m venv "$(VENV)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]' \

@@ -15,9 +15,10 @@ from noex_mp.transport.platform import FALLBACKS
 pytest_plugins = ["noex_mp.testing.plugin"]
 
 # Another run of these tests, or a node of the same user, keeps its sockets in another folder, so
-# that what lies in ours is ours. Set before anything starts, as workers inherit the environment.
+# that what lies in ours is ours. The command line also looks in the folder for temporary files.
+# Set before anything starts, as workers inherit the environment.
 _runtime = tempfile.mkdtemp(prefix="nx-")
-os.environ["XDG_RUNTIME_DIR"] = _runtime
+os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = _runtime
 atexit.register(shutil.rmtree, _runtime, ignore_errors=True)
 
 

@@ -140,6 +140,7 @@ class _Run:
         self._log = log
         self._root: Root | None = None
         self._in_a_hurry = False
+        self._name_is_taken = False
         self._asked: asyncio.Future[None] = loop.create_future()
         self._fault: asyncio.Future[None] = loop.create_future()
 
@@ -158,7 +159,8 @@ class _Run:
         await self._stop(starting)
         if self._fault.done():
             return statuses.SOFTWARE
-        self._say("info", "node_stopped", f"node {self._name} has stopped")
+        if not self._name_is_taken:
+            self._say("info", "node_stopped", f"node {self._name} has stopped")
         return status
 
     async def _first_of(self, *others: asyncio.Future[Any]) -> None:
@@ -200,6 +202,8 @@ class _Run:
                 await root.stop()
             else:
                 return root
+        # What is said of the node of this name from here on is said of the other one.
+        self._name_is_taken = True
         raise ConfigError(
             f"there is a running node called {self._name!r}\n"
             f"Choose another name with --name, or stop that one."

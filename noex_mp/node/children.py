@@ -52,7 +52,8 @@ class Child:
         stop_reason: Why it was told to stop, or None.
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         report: How its last incarnation ended, and the error behind it as a payload.
-        killed_on_request: We killed it without asking it first: `"brutal_kill"`, a fast stop.
+        killed_on_request: We killed it without asking it first: `"brutal_kill"`.
+        killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
         watchers: Who wants to hear where it is.
         mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
         dropped: How many messages were refused or dropped for want of room.
@@ -70,6 +71,7 @@ class Child:
         "incarnation",
         "init_timeout",
         "killed_after",
+        "killed_in_a_hurry",
         "killed_on_request",
         "label",
         "mailbox",
@@ -115,6 +117,7 @@ class Child:
         self.stop_reason: ExitReason | None = None
         self.killed_after: float | None = None
         self.killed_on_request = False
+        self.killed_in_a_hurry = False
         self.report: ExitReport | None = None
         self.error = b""
         self.watchers: set[Connection] | None = None

@@ -49,6 +49,8 @@ def reason_of_death(child: Child, worker: Worker) -> ExitReason:
         return Crash(type(worker.problem).__qualname__, str(worker.problem))
     if child.killed_after is not None:
         return ShutdownTimedOut(child.killed_after)
+    if child.killed_in_a_hurry:
+        return Killed("SIGKILL")
     if child.killed_on_request:
         return child.stop_reason or Shutdown()
     return reason_of_status(worker.dead.result())

@@ -512,7 +512,7 @@ class Supervision:
         for child in (*self._static, *self._dynamic.values()):
             if child.worker is not None and not child.is_over:
                 child.stop_reason = child.stop_reason or Shutdown("fast stop")
-                child.killed_on_request = True
+                child.killed_in_a_hurry = True
                 child.worker.signal_group(signal.SIGKILL)
 
 

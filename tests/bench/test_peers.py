@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -86,3 +90,25 @@ def test_a_peer_that_hangs_costs_its_time_limit(monkeypatch: pytest.MonkeyPatch)
     found = peers._in_a_process("executor")  # pyright: ignore[reportPrivateUsage]
     assert set(found.values()) == {"took more than 0 s"}
     assert found.keys() == OPERATIONS.keys()
+
+
+NO_VENV = """#!/bin/sh
+case "$2" in *ensurepip*) exit 1 ;; esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.parametrize(("target", "variable"), [("bench", "VENV"), ("bench-peers", "PEERS_VENV")])
+def test_make_names_the_package_that_is_missing(tmp_path: Path, target: str, variable: str) -> None:
+    python = tmp_path / "python3"
+    python.write_text(NO_VENV)
+    python.chmod(0o755)
+    words = ["make", target, f"PYTHON={python}", f"{variable}={tmp_path / 'venv'}"]
+    folder = Path(__file__).parents[2]
+    # Not the options of the make that may run these tests.
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "has no venv module. On Debian: apt install python3-venv" in done.stderr

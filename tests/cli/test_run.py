@@ -175,7 +175,9 @@ def test_the_second_signal_stops_at_once(first: signal.Signals, second: signal.S
         run.send(second)
         assert run.status() == 0
     run.until("stopping at once")
-    run.until("HangingEnd stopped")
+    run.until("warning HangingEnd killed by SIGKILL")
+    run.until("info +Counter stopped")
+    assert not any("HangingEnd stopped" in line for line in run.err)
     assert not _tracebacks(run)
 
 
@@ -387,6 +389,8 @@ def test_a_name_that_is_taken_ends_with_2_if_somebody_asked_for_it() -> None:
         done = noex_mp("run", "app:tree", "--name", "shop")
     assert done.returncode == 2
     assert "there is a running node called 'shop'" in done.stderr
+    # That one runs on.
+    assert "stopped" not in done.stderr
 
 
 def test_a_name_that_nobody_asked_for_gives_way() -> None:

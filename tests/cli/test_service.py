@@ -29,6 +29,13 @@ TERM, KILL, STOP, CONT, PIPE = (
 # --- folders ------------------------------------------------------------------------------------
 
 
+def test_the_commands_of_these_tests_meet_no_nodes_of_others() -> None:
+    look = "import noex_mp.transport.paths as p; print(*p._candidates())"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    ours = Path(os.environ["XDG_RUNTIME_DIR"])
+    assert [Path(path).parent for path in done.stdout.split()] == [ours, ours]
+
+
 def _long(folder: Path) -> Path:
     made = folder / ("x" * 120) / ("y" * 120)
     made.mkdir(parents=True, mode=0o700)
