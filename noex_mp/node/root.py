@@ -9,6 +9,7 @@ names and payloads here.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
@@ -33,6 +34,7 @@ from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.sources import Sources
+from noex_mp.node.strays import Strays
 from noex_mp.node.supervisor import StartFailedError, Supervision
 from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
@@ -136,6 +138,9 @@ class Root:
         self.gave_up = self._supervision.gave_up
         self._with_main = config.with_main
         self._zygotes: list[Zygote] = []
+        # With those that are about to end because nobody needs them any more.
+        self._all_zygotes: list[Zygote] = []
+        self._strays = Strays(loop, self.id, self._keepers)
         self._zygote_task: asyncio.Task[Zygote] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._sources = Sources(())
@@ -215,6 +220,7 @@ class Root:
             await asyncio.wait((self._renewal,))
             await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._strays.none_left()
         self._close()
 
     def hurry(self) -> None:
@@ -249,6 +255,7 @@ class Root:
             main_later=not with_main,
             allow_native_threads=list(self._config.allow_native_threads),
             label=self._config.name or self.id,
+            environ={**os.environ, **self._strays.marks},
         )
         zygote = await Zygote.start(
             self._loop,
@@ -258,6 +265,7 @@ class Root:
             on_death=lambda: self._on_zygote_death(zygote),
         )
         self._zygotes.append(zygote)
+        self._all_zygotes = [each for each in self._all_zygotes if not each.ended] + [zygote]
         if self._door is not None:
             zygote.unlink_at_end(str(self._door.path))
         # Now, while the zygote starts its interpreter: a change after this one is noticed.
@@ -269,6 +277,7 @@ class Root:
         if zygote in self._zygotes:
             self._zygotes.remove(zygote)
         self._workers.on_zygote_death(zygote)
+        self._strays.expect()
         current = self._zygote_task
         dead = current is not None and current.done() and not current.exception()
         if current is not None and dead and current.result() is zygote:
@@ -276,6 +285,10 @@ class Root:
             if zygote.was_ready and self._stopping is None:
                 # Ahead of the next restart. One that cannot even preload waits for that.
                 self._current_zygote()
+
+    def _keepers(self) -> set[int]:
+        zygotes = {zygote.os_pid for zygote in self._all_zygotes if not zygote.ended}
+        return zygotes | {worker.os_pid for worker in self._workers.all()}
 
     async def _renew_zygote(self, *, with_main: bool) -> None:
         """Let the workers that start from now on come from a new zygote, with the code of now.
@@ -347,6 +360,8 @@ class Root:
     def _on_dead(self, worker: Worker) -> None:
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
+        if worker.zygote is None:
+            self._strays.expect()
         if len(self._zygotes) > 1:
             self._loop.call_soon(self._retire_zygotes)
 

@@ -155,6 +155,11 @@ class Zygote:
             os.close(file)
 
     @property
+    def ended(self) -> bool:
+        """Whether its process has ended and was reaped."""
+        return self._ended.done()
+
+    @property
     def was_ready(self) -> bool:
         """Whether the application was preloaded."""
         ready = self._ready

@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 from collections.abc import Generator
+from collections.abc import Set as AbstractSet
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, NoReturn
@@ -176,6 +177,56 @@ def children() -> list[int]:
     except FileNotFoundError:
         # The kernel was built without CONFIG_PROC_CHILDREN.
         return [child for child in _all_os_pids() if _parent_of(child) == pid]
+
+
+def kill_strays(mark: str, keepers: AbstractSet[int]) -> int:
+    """Kill the processes that carry a mark and descend from none of the keepers, on Linux.
+
+    Args:
+        mark: What their environment holds, as `NAME=value`.
+        keepers: Processes that are spared, with all that is below them.
+
+    Returns:
+        How many there were. They may not be dead yet, and their deaths may leave others behind.
+    """
+    if sys.platform != "linux" or FALLBACKS:
+        return 0
+    strays = [os_pid for os_pid in _all_os_pids() if _is_stray(os_pid, mark, keepers)]
+    for os_pid in strays:
+        # No descriptor may be free; then the next look has to do.
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(os_pid)
+            try:
+                # Its number may have become another's meanwhile.
+                if _is_stray(os_pid, mark, keepers):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+    return len(strays)
+
+
+def _is_stray(os_pid: int, mark: str, keepers: AbstractSet[int]) -> bool:
+    try:
+        # As it was when the process began to execute its program; forks have that of their parent.
+        environment = Path(f"/proc/{os_pid}/environ").read_bytes()
+    except OSError:
+        return False  # another user's, or gone by now
+    return mark.encode() in environment.split(b"\0") and not _is_below(os_pid, keepers)
+
+
+def _is_below(os_pid: int, keepers: AbstractSet[int]) -> bool:
+    """Return whether a process is one of the keepers or a descendant."""
+    # If an ancestor ends while we look, somebody inherits its children: look again. (Not for ever:
+    # where /proc hides the processes of other users, the way up ends at one that stays hidden.)
+    for _ in range(5):
+        ancestor: int | None = os_pid
+        while ancestor is not None and ancestor > 1:
+            if ancestor in keepers:
+                return True
+            ancestor = _parent_of(ancestor)
+        if ancestor is not None:
+            return False
+    return False
 
 
 def is_ending(os_pid: int) -> bool:

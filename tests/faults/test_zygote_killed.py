@@ -21,12 +21,14 @@ from noex_mp import (
     child,
     named,
     spawn,
+    stop,
 )
 from noex_mp.transport import fds
 from tests.nodes.observed import ObservedNode, on_all_loops, on_both_loops, set_done
 from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
+from tests.servers.hostile import Hostile
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,53 @@ async def test_what_a_worker_started_ends_with_it_though_its_zygote_is_dead() ->
         await node.event("restarted", faulty)
         assert await asyncio.to_thread(wait_for_ends, [pidfd]) == []
         os.close(pidfd)
+
+
+DAEMONS_END = "what has left a dead worker's group is nobody's child any more"
+
+
+@pytest.mark.linux_only(DAEMONS_END)
+@pytest.mark.parametrize("end", ["kill", "kill both", "stop", "stop the node"])
+@on_both_loops
+async def test_a_daemon_ends_with_its_worker_though_its_zygote_is_dead(end: str) -> None:
+    async with ObservedNode() as node:
+        hostile = await spawn(Hostile)
+        pidfds = [os.pidfd_open(await Hostile.daemonize(hostile)) for _ in range(3)]
+        if end == "kill both":
+            os.kill(node.zygote, signal.SIGKILL)
+        else:
+            await kill_zygote(node)
+            # A new one is of no help.
+            await spawn(Counter)
+        if end.startswith("kill"):
+            node.kill(hostile)
+        elif end == "stop":
+            await stop(hostile)
+        if end != "stop the node":
+            assert await asyncio.to_thread(wait_for_ends, pidfds) == []
+    assert await asyncio.to_thread(wait_for_ends, pidfds, 0.0) == []
+    fds.close_all(pidfds)
+
+
+@pytest.mark.linux_only(DAEMONS_END)
+async def test_the_daemons_of_others_live_on_when_those_of_a_dead_worker_are_looked_for() -> None:
+    async with ObservedNode() as node:
+        before, dying = await spawn(Hostile), await spawn(Hostile)
+        theirs = [os.pidfd_open(await Hostile.daemonize(before))]
+        gone = [os.pidfd_open(await Hostile.daemonize(dying))]
+        await kill_zygote(node)
+        after = await spawn(Hostile)
+        theirs.append(os.pidfd_open(await Hostile.daemonize(after)))
+        # Of another node, too.
+        async with ObservedNode() as other:
+            theirs.append(os.pidfd_open(await Hostile.daemonize(await other.spawn(Hostile))))
+            node.kill(dying)
+            assert await asyncio.to_thread(wait_for_ends, gone) == []
+            await node.event("restarted", dying)
+            assert await asyncio.to_thread(wait_for_ends, theirs, 0.1) == sorted(theirs)
+            assert await Hostile.step(before, 1) == await Hostile.step(after, 1) == 1
+    assert await asyncio.to_thread(wait_for_ends, theirs) == []
+    fds.close_all([*gone, *theirs])
 
 
 @on_both_loops
