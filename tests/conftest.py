@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,12 @@ pytest_plugins = ["noex_mp.testing.plugin"]
 # Another run of these tests, or a node of the same user, keeps its sockets in another folder, so
 # that what lies in ours is ours. The command line also looks in the folder for temporary files.
 # Set before anything starts, as workers inherit the environment.
-_runtime = tempfile.mkdtemp(prefix="nx-")
+_runtime = tempfile.mkdtemp(
+    prefix="nx-",
+    # Beside that of the pytest that has started this one, not below it: another user, as whom a
+    # test acts, must get as far as to ours.
+    dir=Path(os.environ["TMPDIR"]).parent if "PYTEST_XDIST_WORKER" in os.environ else None,
+)
 os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = _runtime
 atexit.register(shutil.rmtree, _runtime, ignore_errors=True)
 
