@@ -760,28 +760,19 @@ def test_nothing_outlives_the_root(tmp_path: Path) -> None:
         assert wait_for_ends(pidfds) == []
 
 
+@pytest.mark.parametrize("zygote", ["lives", "is dead"])
 @holds("processes-2")
-async def test_what_a_worker_started_ends_with_it() -> None:
+async def test_what_a_worker_started_ends_with_it(zygote: str) -> None:
     async with ObservedNode() as node:
         faulty = await spawn(Faulty)
         started = [await Faulty.grandchild(faulty), await Faulty.escaped_grandchild(faulty)]
         pidfds = [os.pidfd_open(os_pid) for os_pid in started]
+        if zygote == "is dead":
+            os.kill(node.zygote, signal.SIGKILL)
         node.kill(faulty)
         assert await asyncio.to_thread(wait_for_ends, pidfds) == []
         for pidfd in pidfds:
             os.close(pidfd)
-
-
-@pytest.mark.linux_only("what has left a dead worker's group is nobody's child any more")
-@holds("processes-2")
-async def test_a_daemon_ends_with_its_worker_though_the_zygote_is_dead() -> None:
-    async with ObservedNode() as node:
-        faulty = await spawn(Faulty)
-        pidfd = os.pidfd_open(await Faulty.escaped_grandchild(faulty))
-        os.kill(node.zygote, signal.SIGKILL)
-        node.kill(faulty)
-        assert await asyncio.to_thread(wait_for_ends, [pidfd]) == []
-        os.close(pidfd)
 
 
 @holds("processes-3")
