@@ -530,5 +530,6 @@ def _start_of(child: Child) -> dict[str, Any]:
         **child.spec,
         "label": child.label,
         "process": child.process,
-        "mailbox": child.mailbox,
+        # As a list: the first tuple that a worker unpacks costs it 40 KiB.
+        "mailbox": list(child.mailbox),
     }

@@ -161,6 +161,7 @@ class Host:
             encoder=self.encoder,
             allow_pickle=self._allow_pickle,
         )
+        give_back_buffer(self._control.unpacker)
         # Made when a server first calls another: many never do.
         self._client: Client | None = None
         self._thread_clients: dict[asyncio.AbstractEventLoop, Client] = {}
@@ -278,7 +279,9 @@ class Host:
         server._noex_ref = Ref(  # pyright: ignore[reportPrivateUsage]
             self._boot.node, sid, label=sys.intern(spec["label"])
         )
-        mailbox = self._mailboxes[sid] = Mailbox(self, sid, incarnation, server, spec["mailbox"])
+        mailbox = self._mailboxes[sid] = Mailbox(
+            self, sid, incarnation, server, tuple(spec["mailbox"])
+        )
         mailbox.start()
 
     def task_for(self, mailbox: Mailbox) -> asyncio.Task[None]:
@@ -353,6 +356,7 @@ class Host:
             allow_pickle=self._allow_pickle,
             trusted=trusted,
         )
+        give_back_buffer(link.unpacker)
         link.state = link_id
         link.targets = {}
         self._links[link_id] = link
