@@ -26,6 +26,10 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # Pyright's look for news of itself goes out to the network; a check should not.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# Where a machine sets it, each of the thousand processes that the tests start would compile all
+# of noex-mp anew: it doubles the time of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Before an environment is made: whether this Python can make one.
 define CHECK_PYTHON
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -85,7 +89,7 @@ check-lint: $(READY)
 
 check-mypy: $(READY)
 	@echo "== mypy"; $(PY) -m mypy $(SOURCES)
-	@echo "== mypy, as on macOS"; $(PY) -m mypy --platform darwin noex_mp
+	@echo "== mypy, as on macOS"; $(PY) -m mypy --platform darwin --cache-dir .mypy_cache/macos noex_mp
 
 check-pyright: $(READY) $(PYRIGHT)
 	@echo "== pyright"; $(PY) -m pyright --pythonpath $(PY) $(SOURCES)

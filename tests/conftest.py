@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,18 @@ _runtime = tempfile.mkdtemp(
 )
 os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = _runtime
 atexit.register(shutil.rmtree, _runtime, ignore_errors=True)
+
+
+def _stay(number: int, frame: object) -> None:
+    """Go on, as if the signal were ignored."""
+
+
+# A run in the background, or below nohup, has been told to ignore these, and so would be all
+# programs that the tests start. A handler of Python's own is not handed down.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, _stay)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,7 +48,7 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client import current
-from tests.nodes.observed import SERVERS, ObservedNode, Whistles, whistles
+from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
 from tests.nodes.outside import SentEcho, outside
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.busy import Busy, Ticking
@@ -188,13 +188,8 @@ async def test_casts_that_had_not_begun_are_lost_and_counted() -> None:
 async def test_what_is_sent_during_a_restart_waits_within_bounds(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    in_init = whistles("marker.fifo")
-    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
     async with ObservedNode() as node:
-        start = await spawn(spec.options(init_timeout=None))
-        await Start.os_pid(start)
-        node.kill(start)
-        await in_init.heard()
+        start = await stuck_in_its_restart(node, tmp_path, whistles)
         with pytest.raises(CallTimedOutError):
             await Start.os_pid(start.within(0.05))
         waiting = [Start.note(start.within(None), n) for n in range(100_000)]

@@ -120,7 +120,7 @@ class ThreadEnd:
             if route.link is None:
                 # It was kept until it is known where the server is: this thread has to hear of it.
                 self.run(client.drained(ref))
-            if loop.writes:
+            elif loop.writes:
                 # Nobody turns the loop until this thread waits again.
                 loop.run_until(client.sent(ref))
         except NoexError:

@@ -61,6 +61,9 @@ GRACE = 2.0
 _MARK_VARIABLE = "NOEX_MP_LEAK_MARK"
 _mark = ""
 
+# Nearly every file of /proc fits into one read of so many bytes.
+_MUCH = 8192
+
 _ON_LINUX = sys.platform == "linux"
 _SHM_FOLDER = Path("/dev/shm")
 _FD_FOLDER = Path("/proc/self/fd" if _ON_LINUX else "/dev/fd")
@@ -190,7 +193,7 @@ def _linux_processes() -> dict[tuple[int, float], str]:
         children = {pid for pid, stat in stats.items() if stat.parent in ours and pid not in ours}
         grown = bool(children)
         ours |= children
-    ours |= {pid for pid in stats.keys() - ours if _carries_mark(pid)}
+    ours |= {pid for pid in stats.keys() - ours if _carries_mark(pid, stats[pid].started)}
     ours.discard(os.getpid())
     return {(pid, stats[pid].started): _process_in_words(pid, stats[pid]) for pid in sorted(ours)}
 
@@ -209,7 +212,7 @@ def _read_stats() -> Iterator[tuple[int, _Stat]]:
             continue
         # A process may end while we look at it.
         with contextlib.suppress(OSError):
-            text = Path("/proc", entry, "stat").read_bytes().decode(errors="replace")
+            text = _read(f"/proc/{entry}/stat").decode(errors="replace")
             # The name stands in parentheses and may hold any character, also those.
             head, _, tail = text.rpartition(")")
             fields = tail.split()
@@ -217,13 +220,34 @@ def _read_stats() -> Iterator[tuple[int, _Stat]]:
             yield int(entry), _Stat(name, fields[0], int(fields[1]), float(fields[19]))
 
 
-def _carries_mark(os_pid: int) -> bool:
-    if not _mark:
+def _read(path: str) -> bytes:
+    # Two looks at all processes for each test: pathlib and buffers would be half of their time.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, _MUCH)
+        while more := os.read(fd, _MUCH):
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+# A process can lose the mark by an exec, but no stranger ever gets it.
+_strangers: set[tuple[int, float]] = set()
+
+
+def _carries_mark(os_pid: int, started: float) -> bool:
+    if not _mark or (os_pid, started) in _strangers:
         return False
     try:
-        return _mark.encode() in Path(f"/proc/{os_pid}/environ").read_bytes()
+        environment = _read(f"/proc/{os_pid}/environ")
     except OSError:
         return False  # another user's, or gone by now
+    carries = _mark.encode() in environment
+    # In the middle of an exec there is none for a moment.
+    if environment and not carries:
+        _strangers.add((os_pid, started))
+    return carries
 
 
 def _process_in_words(os_pid: int, stat: _Stat) -> str:

@@ -25,7 +25,13 @@ from noex_mp import (
     stop,
     whereis,
 )
-from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_all_loops,
+    on_both_loops,
+    stuck_in_its_restart,
+)
 from tests.servers.counters import Counter, Journal
 from tests.servers.faulty import Faulty, Start, Stubborn
 
@@ -157,13 +163,8 @@ async def test_a_kill_during_a_restart_counts_and_the_next_one_is_tried(
 async def test_a_call_during_a_restart_waits_within_its_time(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    in_init = whistles("marker.fifo")
-    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
     async with ObservedNode() as node:
-        start = await spawn(spec.options(init_timeout=None))
-        await Start.os_pid(start)
-        node.kill(start)
-        await in_init.heard()
+        start = await stuck_in_its_restart(node, tmp_path, whistles)
         with pytest.raises(CallTimedOutError):
             await Start.os_pid(start.within(0.05))
         cast = asyncio.ensure_future(Start.note(start.within(0.05), 1))
@@ -191,13 +192,8 @@ async def test_a_stop_during_a_restart_ends_it(tmp_path: Path, whistles: Whistle
 async def test_a_node_that_stops_during_a_restart_leaves_nothing(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    in_init = whistles("marker.fifo")
-    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
     async with ObservedNode() as node:
-        start = await spawn(spec.options(init_timeout=None))
-        await Start.os_pid(start)
-        node.kill(start)
-        await in_init.heard()
+        await stuck_in_its_restart(node, tmp_path, whistles)
 
 
 async def test_a_stop_right_behind_a_kill_ends_the_server_for_good() -> None:

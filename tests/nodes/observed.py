@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from noex_mp import Node, Ref
+from noex_mp import Node, Ref, child, spawn
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.root import RootConfig
+from tests.servers.faulty import Start
 
 SERVERS = ("tests.servers.counters", "tests.servers.faulty")
 
@@ -164,6 +165,17 @@ def whistles(tmp_path: Path) -> Iterator[Whistles]:
     made = Whistles(tmp_path)
     yield made
     made.close()
+
+
+async def stuck_in_its_restart(node: ObservedNode, folder: Path, whistles: Whistles) -> Ref[Start]:
+    """Return a server that has died, and whose second start loops for ever in its `init`."""
+    in_init = whistles("marker.fifo")
+    spec = child(Start, how="loop unless first", marker=str(folder / "marker"))
+    start = await spawn(spec.options(init_timeout=None))
+    await Start.os_pid(start)
+    node.kill(start)
+    await in_init.heard()
+    return start
 
 
 Test = Callable[..., Coroutine[Any, Any, None]]

@@ -114,18 +114,6 @@ async def test_a_program_may_send_later_to_any_server(whistles: Whistles) -> Non
         assert cancel_timer(lost) is None
 
 
-async def test_the_timers_of_an_incarnation_end_with_it(whistles: Whistles) -> None:
-    heard = whistles()
-    async with ObservedNode() as node:
-        ticking = await spawn(Ticking, heard.path)
-        await Ticking.every(ticking, "old", 0.01)
-        await heard.heard()
-        node.kill(ticking)
-        await node.event("restarted", ticking)
-        await Ticking.block(ticking, 0.05)
-        assert await Ticking.all(ticking) == []
-
-
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1", None, True])
 def test_an_odd_time_is_refused(seconds: Any) -> None:
     with pytest.raises(ValueError, match=r"send_after takes seconds, a number 0 or more, got"):

@@ -17,7 +17,7 @@ import pytest
 
 from noex_mp import CallTimedOutError, MailboxFullError, Ref, child, spawn, stop
 from noex_mp.client import current, route
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, stuck_in_its_restart
 from tests.servers.busy import Busy, DropsNewest, DropsOldest, Rejects
 from tests.servers.faulty import Start
 
@@ -358,13 +358,8 @@ async def test_what_a_server_has_taken_that_drops_the_oldest_is_handled_or_count
 async def test_what_nobody_waits_for_outlasts_a_long_restart_or_is_counted(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    in_init = whistles("marker.fifo")
-    spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
     async with ObservedNode() as node:
-        start = await spawn(spec.options(init_timeout=None))
-        await Start.os_pid(start)
-        node.kill(start)
-        await in_init.heard()
+        start = await stuck_in_its_restart(node, tmp_path, whistles)
         for n in range(3):
             Start.note.nowait(start.within(0.05), n)
         with pytest.raises(CallTimedOutError):
