@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import socket
 import statistics
@@ -23,10 +22,10 @@ __all__ = [
     "build",
     "c_floor",
     "compiler",
+    "fan_out",
     "floor",
     "floor_across_cores",
     "percentiles",
-    "python_fan_out",
     "python_floor",
 ]
 
@@ -72,8 +71,11 @@ def c_floor(*cpus: int) -> Numbers:
     Args:
         cpus: None, or the two on which the processes run.
     """
-    program = build()
-    command = [str(program), str(ROUNDS), str(MESSAGE_SIZE), *map(str, cpus)]
+    return _run_c(ROUNDS, MESSAGE_SIZE, *cpus)
+
+
+def _run_c(*arguments: int | str) -> Numbers:
+    command = [str(build()), *map(str, arguments)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     numbers: Numbers = json.loads(output)
     return numbers
@@ -117,42 +119,15 @@ def python_floor() -> Numbers:
     return {**percentiles(took), "per_second": ROUNDS * 1e9 / whole}
 
 
-def python_fan_out(width: int = 100, rounds: int = 200) -> Numbers:
-    """Measure one message to each of many processes and back, in Python, nothing packed."""
-    pairs = [socket.socketpair() for _ in range(width)]
-    children = [_fork_echo(pairs, theirs) for _, theirs in pairs]
-    poll = select.epoll()
-    for ours, theirs in pairs:
-        theirs.close()
-        poll.register(ours, select.EPOLLIN)
-    took: list[int] = []
-    for _ in range(rounds):
-        start = perf_counter_ns()
-        for ours, _ in pairs:
-            ours.send(b"x" * MESSAGE_SIZE)
-        left = width
-        while left:
-            for fd, _ in poll.poll():
-                os.read(fd, MESSAGE_SIZE)
-                left -= 1
-        took.append(perf_counter_ns() - start)
-    poll.close()
-    for ours, _ in pairs:
-        ours.close()
-    for child in children:
-        os.waitpid(child, 0)
-    return {"ms": percentiles(took)["p50"] / 1e3}
+def fan_out(width: int = 100, rounds: int = 200) -> Numbers:
+    """Measure in C one message to each of many processes, and an answer from each.
 
-
-def _fork_echo(pairs: list[tuple[socket.socket, socket.socket]], end: socket.socket) -> int:
-    child = os.fork()
-    if child == 0:
-        for ours, theirs in pairs:
-            ours.close()
-            if theirs is not end:
-                theirs.close()
-        _echo(end.fileno())
-    return child
+    Raises:
+        RuntimeError: There is no compiler.
+    """
+    if not compiler():
+        raise RuntimeError("it takes a C compiler")
+    return {"ms": _run_c("fan-out", rounds, MESSAGE_SIZE, width)["p50"] / 1e3}
 
 
 def _echo(fd: int) -> None:
