@@ -34,7 +34,8 @@ _CALLS: Final = frozenset((CALL, CALL_KW))
 
 _numbers: Final = itertools.count(1)
 
-# Calls that have their reply are forgotten when so many are known.
+# Calls that have their reply are forgotten when so many are known, and then when twice as many
+# are as were left: a handler may have thousands of them out at once.
 _MANY: Final = 64
 
 #: The activation in whose name this code runs.
@@ -54,7 +55,16 @@ class Activation:
             and the number, by the future.
     """
 
-    __slots__ = ("_number", "active", "calls", "frame", "is_cancelled", "mailbox", "target")
+    __slots__ = (
+        "_forget_at",
+        "_number",
+        "active",
+        "calls",
+        "frame",
+        "is_cancelled",
+        "mailbox",
+        "target",
+    )
 
     def __init__(self, mailbox: Mailbox, target: Target | None, frame: list[Any]) -> None:
         self.mailbox = mailbox
@@ -64,6 +74,7 @@ class Activation:
         self.is_cancelled = False
         self.calls: dict[asyncio.Future[Any], tuple[Route, int]] | None = None
         self._number = 0
+        self._forget_at = _MANY
 
     @property
     def number(self) -> int:
@@ -114,8 +125,9 @@ class Activation:
     def remember(self, future: asyncio.Future[Any], route: Route, seq: int) -> None:
         """Note a call that the handler has made."""
         calls = self.calls or {}
-        if len(calls) >= _MANY:
+        if len(calls) >= self._forget_at:
             calls = {f: call for f, call in calls.items() if not f.done()}
+            self._forget_at = max(_MANY, 2 * len(calls))
         calls[future] = (route, seq)
         self.calls = calls
 
