@@ -10,11 +10,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from noex_mp.transport.platform import FALLBACKS
 
 # Loaded by its entry point where noex-mp is installed; then this names the same plugin again.
 pytest_plugins = ["noex_mp.testing.plugin"]
+
+# No test fails because the machine is slow.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Another run of these tests, or a node of the same user, keeps its sockets in another folder, so
 # that what lies in ours is ours. The command line also looks in the folder for temporary files.

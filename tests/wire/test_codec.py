@@ -89,7 +89,7 @@ def shape(value: object) -> Any:
     return type(value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=anything)
 def test_what_comes_out_is_what_went_in(value: Any) -> None:
     result = sent(value)
@@ -97,7 +97,7 @@ def test_what_comes_out_is_what_went_in(value: Any) -> None:
     assert shape(result) == shape(value)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value=anything)
 def test_everything_with_a_type_of_its_own_does_without_pickle(value: Any) -> None:
     assert sent(value, allow_pickle=False) == value
@@ -319,7 +319,7 @@ def test_extensions_nested_beyond_the_limit_are_a_failure_and_no_crash() -> None
 
 
 @pytest.mark.parametrize("code", [*range(30), 63, 64, 127, -2])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.binary(max_size=30))
 def test_a_payload_of_rubbish_never_raises(code: int, data: bytes) -> None:
     decoder = Decoder(peer="worker 1")

@@ -110,7 +110,7 @@ without_pickle = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=without_pickle)
 @example(value=[math.nan, {math.nan: -0.0, -0.0: math.nan}, complex(-0.0, math.nan)])
 @example(value=[[], {}, (), set(), frozenset(), "", b"", Pair(()), collections.deque(), range(0)])
@@ -131,7 +131,7 @@ with_pickle: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(value=with_pickle)
 def test_every_bit_of_a_value_arrives_with_pickle(value: Any) -> None:
     assert anatomy(sent(value)) == anatomy(value)

@@ -49,7 +49,7 @@ def joined(chunks: list[bytes | memoryview]) -> bytes:
 simple = st.lists(st.integers() | st.binary(max_size=50) | st.tuples(st.integers()), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     bodies=st.lists(simple, max_size=6),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=10),
@@ -173,7 +173,7 @@ def test_a_failed_pack_leaves_no_buffers() -> None:
     assert encoder.buffers == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(garbage=st.binary(max_size=200), prefix=st.sampled_from([b"", b"\x92\x01", b"\x92\x09"]))
 def test_garbage_is_either_accepted_or_a_remote_protocol_error(
     garbage: bytes, prefix: bytes
@@ -321,7 +321,7 @@ def test_a_frame_that_grows_above_the_limit_is_refused() -> None:
     assert isinstance(reader.translate(failure.value), FrameTooLargeError)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(body=simple, data=st.data())
 def test_half_a_frame_is_noticed_at_the_end(body: list[Any], data: st.DataObject) -> None:
     stream = Encoder().pack([1, *body])
