@@ -9,10 +9,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.client import PATIENCE, RunningNode, close_all, connect
 from noex_mp.cli.replies import import_no_applications, plain
 from noex_mp.cli.words import listed
 from noex_mp.errors import (
@@ -24,6 +24,14 @@ from noex_mp.errors import (
 )
 
 __all__ = ["call", "parse_arguments"]
+
+# A node that runs answers in a few milliseconds. One that takes longer is waited for only as long
+# as no other has the server.
+A_MOMENT: Final = 0.5
+
+#: A server, as its node describes it.
+Place: TypeAlias = tuple[RunningNode, dict[str, Any]]
+Asked: TypeAlias = tuple[RunningNode, "asyncio.Task[list[dict[str, Any]]]"]
 
 _KEYWORD: Final = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 
@@ -134,7 +142,7 @@ _CONSTANTS: Final = {"True": "true", "False": "false", "None": "null"}
 async def _call(server: str, message: Message, node: str | None, timeout: float | None) -> Any:
     nodes = connect(node)
     try:
-        where, found = await _find(server, nodes)
+        where, found = await _find(server, nodes, timeout)
         route = where.client.route(found["sid"], found["server"])
         operation = _Operation(message.operation)
         return await route.invoke(operation, tuple(message.args), message.kwargs, timeout)
@@ -142,19 +150,50 @@ async def _call(server: str, message: Message, node: str | None, timeout: float 
         close_all(nodes)
 
 
-async def _find(wanted: str, nodes: list[RunningNode]) -> tuple[RunningNode, dict[str, Any]]:
-    answers = await asyncio.gather(*(node.servers() for node in nodes))
-    everybody = [(n, s) for n, servers in zip(nodes, answers, strict=True) for s in servers]
+async def _find(wanted: str, nodes: list[RunningNode], timeout: float | None) -> Place:
+    patience = PATIENCE if timeout is None else min(PATIENCE, max(timeout, A_MOMENT))
+    asked = [(node, asyncio.create_task(node.servers(patience))) for node in nodes]
+    waiting = {answer for _, answer in asked}
+    _, waiting = await asyncio.wait(waiting, timeout=A_MOMENT)
+    while waiting and not _choices(wanted, _everybody(asked)):
+        _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for answer in waiting:
+        answer.cancel()
+    everybody = _everybody(asked)
+    found = _choices(wanted, everybody)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(_which(wanted, found))
+    raise _nobody(wanted, asked, everybody)
+
+
+def _everybody(asked: list[Asked]) -> list[Place]:
+    """Return the servers of the nodes that have answered."""
+    answered = [(n, a) for n, a in asked if a.done() and not a.cancelled() and not a.exception()]
+    return [(node, server) for node, answer in answered for server in answer.result()]
+
+
+def _choices(wanted: str, everybody: list[Place]) -> list[Place]:
     for key in ("name", "id", "os_pid"):
         found = [(n, s) for n, s in everybody if s[key] is not None and str(s[key]) == wanted]
-        if len(found) == 1:
-            return found[0]
         if found:
-            raise ConfigError(_which(wanted, found))
-    raise NoServerError(_no_server(wanted, nodes, everybody))
+            return found
+    return []
 
 
-def _which(wanted: str, found: list[tuple[RunningNode, dict[str, Any]]]) -> str:
+def _nobody(wanted: str, asked: list[Asked], everybody: list[Place]) -> BaseException:
+    """Return the error that says that nobody was found, and who was silent."""
+    silent = [error for _, answer in asked if (error := answer.exception()) is not None]
+    if len(silent) == len(asked):
+        return silent[0]
+    nodes = [node for node, answer in asked if answer.exception() is None]
+    lines = [_no_server(wanted, nodes, everybody)]
+    lines += [f"It may be elsewhere: {error}" for error in silent]
+    return NoServerError("\n".join(lines))
+
+
+def _which(wanted: str, found: list[Place]) -> str:
     nodes = {node.name for node, _ in found}
     if len(nodes) > 1:
         where = listed(sorted(nodes))
@@ -163,9 +202,7 @@ def _which(wanted: str, found: list[tuple[RunningNode, dict[str, Any]]]) -> str:
     return f"{len(found)} servers have the id {wanted}\nCall one by its name or os pid: {choices}"
 
 
-def _no_server(
-    wanted: str, nodes: list[RunningNode], everybody: list[tuple[RunningNode, dict[str, Any]]]
-) -> str:
+def _no_server(wanted: str, nodes: list[RunningNode], everybody: list[Place]) -> str:
     names = [str(server["name"] or server["id"]) for _, server in everybody]
     where = f"on {nodes[0]}" if len(nodes) == 1 else f"on the nodes {listed(n.name for n in nodes)}"
     near = difflib.get_close_matches(wanted, names, n=1)

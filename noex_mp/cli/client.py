@@ -17,7 +17,7 @@ from noex_mp.errors import CallTimedOutError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
 
-__all__ = ["RunningNode", "close_all", "connect"]
+__all__ = ["PATIENCE", "RunningNode", "close_all", "connect"]
 
 _ENDING: Final = ".sock"
 
@@ -39,17 +39,20 @@ class RunningNode:
         self.os_pid, _ = peer_of(sock)
         self.client: Client = connect_client(loop, sock, "", allow_pickle=False)
 
-    async def servers(self) -> list[dict[str, Any]]:
+    async def servers(self, patience: float = PATIENCE) -> list[dict[str, Any]]:
         """Return the servers of the node, each as plain values.
+
+        Args:
+            patience: How long to wait for them, in seconds.
 
         Raises:
             CallTimedOutError: The node does not answer.
             NodeDownError: It has stopped.
         """
         try:
-            return await asyncio.wait_for(self.client.request("ps"), PATIENCE)
+            return await asyncio.wait_for(self.client.request("ps"), patience)
         except TimeoutError:
-            raise CallTimedOutError(f"node {self.name}", PATIENCE) from None
+            raise CallTimedOutError(str(self), patience) from None
 
     def __str__(self) -> str:
         return f"node {self.name} (os pid {self.os_pid})" if self.os_pid else f"node {self.name}"

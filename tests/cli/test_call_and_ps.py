@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,35 @@ def test_a_call_that_crashes_its_server_says_what_becomes_of_it() -> None:
         assert 'raise ValueError("this is the end")' in done.stderr
         # The next one waits for the restart.
         assert noex_mp("call", "--node", "crashing", "Loud", "increment").stdout == "1\n"
+
+
+@contextmanager
+def hung(name: str) -> Generator[Running]:
+    """A node whose root does not run, though it takes connections."""
+    with running("app:loud", "--name", name) as run:
+        run.send(signal.SIGSTOP)
+        try:
+            yield run
+        finally:
+            run.send(signal.SIGCONT)
+
+
+@slow
+@pytest.mark.usefixtures("node")
+def test_a_node_that_hangs_does_not_keep_calls_from_the_servers_of_others() -> None:
+    with hung("hung") as other:
+        begin = time.monotonic()
+        assert noex_mp("call", "second", "refuse").stderr.startswith("noex-mp: app:Refused")
+        assert time.monotonic() - begin < 3
+        begin = time.monotonic()
+        done = noex_mp("call", "nobody", "increment", "--timeout", "0.6")
+        assert time.monotonic() - begin < 3
+        assert done.returncode == 1
+        assert "there is no server 'nobody' on node app" in done.stderr
+        silent = f"node hung (os pid {other.process.pid}) did not reply within 0.6 s"
+        assert f"It may be elsewhere: {silent}" in done.stderr
+        alone = noex_mp("call", "Loud", "increment", "--node", "hung", "--timeout", "0.6")
+        assert alone.stderr == f"noex-mp: {silent}\n"
 
 
 # --- ps -----------------------------------------------------------------------------------------
