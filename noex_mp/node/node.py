@@ -61,6 +61,8 @@ EXIT_PATIENCE: Final = 5.0
 # How long it may take to send what event loops have left that do not run any more, in seconds.
 FLUSH_PATIENCE: Final = 2.0
 
+_NOT_STARTED: Final = "this node has not been started"
+
 
 class Node:
     """A supervision tree and everything that runs it.
@@ -123,6 +125,7 @@ class Node:
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
         self._token: Token[str | None] | None = None
         self._stopping: concurrent.futures.Future[None] | None = None
+        self._is_up = False
         # How the tree gave up; None if it did not before the node was stopped.
         self._over: concurrent.futures.Future[ExitReport | None] = concurrent.futures.Future()
 
@@ -180,7 +183,7 @@ class Node:
         except BaseException:
             await self.stop()
             raise
-        current.join(self.id, self._client_of)
+        self._open()
         return self
 
     def start_blocking(self) -> BlockingNode:
@@ -197,8 +200,12 @@ class Node:
             starting.cancel()
             self.stop_blocking()
             raise
-        current.join(self.id, self._client_of)
+        self._open()
         return BlockingNode(self)
+
+    def _open(self) -> None:
+        self._is_up = True
+        current.join(self.id, self._client_of)
 
     def _launch(self) -> concurrent.futures.Future[None]:
         _refuse_while_preloading()
@@ -312,7 +319,9 @@ class Node:
 
         Raises:
             MaxRestartsExceededError: Its children died more often than it allows.
+            NodeDownError: It has not been started, or did not start.
         """
+        self._refuse_unless_launched()
         self._raise_if_given_up(await asyncio.shield(asyncio.wrap_future(self._over)))
 
     def wait_blocking(self, timeout: float | None = None) -> None:
@@ -320,14 +329,23 @@ class Node:
 
         Raises:
             MaxRestartsExceededError: Its children died more often than it allows.
+            NodeDownError: It has not been started, or did not start.
             TimeoutError: That took more than `timeout` seconds.
         """
+        self._refuse_unless_launched()
         self._raise_if_given_up(self._over.result(timeout))
+
+    def _refuse_unless_launched(self) -> None:
+        if self._thread is None:
+            raise NodeDownError(_NOT_STARTED)
 
     def _raise_if_given_up(self, report: ExitReport | None) -> None:
         if report is not None:
             assert self._root is not None
             raise self._root.give_up_error(report)
+        if not self._is_up:
+            # Somebody waited already while it was starting, or asks after that.
+            raise NodeDownError(_NOT_STARTED)
 
     def _set_over(self, report: ExitReport | None) -> None:
         if not self._over.done():
@@ -377,7 +395,7 @@ class Node:
             NodeDownError: The node has not been started.
         """
         if self._root is None:
-            raise NodeDownError("this node has not been started")
+            raise NodeDownError(_NOT_STARTED)
         return self._root.id
 
     @overload

@@ -14,6 +14,7 @@ from noex_mp import (
     AlreadyRegisteredError,
     BadChildSpecError,
     ConfigError,
+    InitFailedError,
     MaxRestartsExceededError,
     Node,
     NodeDownError,
@@ -191,6 +192,28 @@ async def test_wait_ends_with_the_tree_and_again_for_whoever_asks_later(tmp_path
             await waiting[1]
         with pytest.raises(MaxRestartsExceededError):
             await node.wait()
+
+
+async def test_nobody_waits_for_a_node_that_was_never_up() -> None:
+    node = Node()
+    with pytest.raises(NodeDownError, match="has not been started"):
+        await node.wait()
+    with pytest.raises(NodeDownError, match="has not been started"):
+        node.wait_blocking()
+
+
+async def test_a_wait_ends_with_an_error_where_the_start_fails() -> None:
+    node = ObservedNode(Supervisor(child(Start, how="raise")))
+    starting = asyncio.create_task(node.start())
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(node.wait())
+    with pytest.raises(InitFailedError):
+        await starting
+    for late in (waiting, node.wait()):
+        with pytest.raises(NodeDownError, match="has not been started"):
+            await late
+    with pytest.raises(NodeDownError, match="has not been started"):
+        node.wait_blocking()
 
 
 async def test_what_servers_write_to_standard_error_arrives() -> None:
