@@ -244,8 +244,7 @@ class Node:
 
         What this event loop has sent to servers so far reaches them first.
         """
-        if self._root is None or self._thread is None or self._os_pid != os.getpid():
-            # Not started; or in a fork of the program, where an `async with` ends too.
+        if not self._is_ours_to_stop():
             return
         client = self._clients.get(asyncio.get_running_loop())
         try:
@@ -261,7 +260,7 @@ class Node:
 
     def stop_blocking(self) -> None:
         """Stop the node from a thread without an event loop; as `stop`."""
-        if self._root is None or self._thread is None:
+        if not self._is_ours_to_stop():
             return
         try:
             with contextlib.suppress(TimeoutError, NodeDownError):
@@ -272,6 +271,10 @@ class Node:
         stopping.result()
         self._finish()
         catch_up()
+
+    def _is_ours_to_stop(self) -> bool:
+        # In a fork of the program, too, a `with Node(...)` ends: the node is the parent's.
+        return self._thread is not None and self._os_pid == os.getpid()
 
     def _begin_stop(self) -> concurrent.futures.Future[None]:
         assert self._root is not None

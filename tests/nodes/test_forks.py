@@ -190,6 +190,36 @@ def test_a_child_of_the_program_ends_in_any_way_and_the_node_is_unharmed(
     ]
 
 
+def test_a_child_leaves_the_with_of_its_parent_without_a_word(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    code = """
+    if __name__ == "__main__":
+        with Node() as node:
+            hello = node.spawn(Hello)
+            Hello.hello.sync(hello)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    node.stop()
+                    Hello.hello.sync(hello)
+                except NoexError as error:
+                    print(type(error).__name__, flush=True)
+                sys.exit(3)
+            print(wait_for(pid), Hello.hello.sync(hello))
+    """
+    script.write_text(PROGRAM + textwrap.dedent(code))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=18,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == "NoNodeError\n3 hello\n"
+
+
 @on_each_loop
 def test_a_child_of_another_thread_or_a_pseudo_terminal_leaves_the_node_alone(
     loop: str, tmp_path: Path
