@@ -47,7 +47,7 @@ class Sources:
     def __init__(self, preload: Sequence[str]) -> None:
         modules = dict(_own_modules())
         self._specs: dict[str, tuple[ModuleType, object]] = {
-            name: (module, module.__spec__) for name, module in modules.items()
+            name: (module, _spec_of(module)) for name, module in modules.items()
         }
         files = {name: str(module.__file__) for name, module in modules.items()}
         files |= {name: file for name in preload if name not in files and (file := _file_of(name))}
@@ -78,9 +78,14 @@ class Sources:
     def reloaded(self) -> bool:
         """Tell whether the program itself has loaded a module again."""
         return any(
-            sys.modules.get(name) is module and module.__spec__ is not spec
+            sys.modules.get(name) is module and _spec_of(module) is not spec
             for name, (module, spec) in self._specs.items()
         )
+
+
+def _spec_of(module: ModuleType) -> object:
+    # The debugger (pdb) gives the script a module without one.
+    return getattr(module, "__spec__", None)
 
 
 def _remedy(module: str) -> str:

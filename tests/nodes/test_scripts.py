@@ -307,6 +307,12 @@ def test_however_a_program_is_started_its_classes_and_functions_work(
     assert done.returncode == 0
 
 
+def test_a_program_works_in_the_debugger(tmp_path: Path) -> None:
+    write(tmp_path, {"script.py": PROGRAM})
+    done = start(tmp_path, "-m", "pdb", "-c", "continue", "script.py")
+    assert SAYS in done.stdout
+
+
 def test_a_program_from_standard_input_works(tmp_path: Path) -> None:
     done = start(tmp_path, stdin=PROGRAM)
     assert (done.stderr, done.returncode) == ("", 0)
