@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +19,22 @@ def prepare_process(options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: The system does not allow it.
     """
-    for name, value in options.get("env", {}).items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    _set_variables(options.get("env", {}))
     if "nice" in options:
         _set_nice(options["nice"])
     if "cpu_affinity" in options:
         _set_affinity(options["cpu_affinity"])
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "TZ" in variables:
+        # Whoever was forked has the time zone of its parent until it looks again.
+        time.tzset()
 
 
 def _set_nice(nice: int) -> None:

@@ -71,6 +71,14 @@ async def test_variables_are_set_and_removed(start: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("start", ["fork", "exec"])
+async def test_the_time_zone_is_a_variable_too(start: Any) -> None:
+    async with ObservedNode():
+        # Five hours and a half ahead of Greenwich, in words that need no file of the system's.
+        there = await spawn(FRESH.options(start=start, env={"TZ": "THERE-5:30"}))
+        assert await Looking.seconds_east(there) == 19800
+
+
+@pytest.mark.parametrize("start", ["fork", "exec"])
 async def test_a_process_is_as_nice_and_where_it_is_told_to_be(start: Any) -> None:
     cpu = max(os.sched_getaffinity(0))
     before = os.getpriority(os.PRIO_PROCESS, 0)

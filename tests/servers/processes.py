@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from noex_mp import GenServer, call
 
@@ -27,6 +28,11 @@ class Looking(GenServer):
     @call
     def variable(self, name: str) -> str | None:
         return os.environ.get(name)
+
+    @call
+    def seconds_east(self) -> int:
+        """How far its clock is ahead of Greenwich."""
+        return time.localtime().tm_gmtoff
 
     @call
     def nice(self) -> int:
