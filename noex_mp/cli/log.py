@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from noex_mp.cli.streams import Stream
-from noex_mp.cli.words import amount, duration
+from noex_mp.cli.words import duration
 from noex_mp.core.reasons import ExitReport, is_abnormal, render
-from noex_mp.node.events import Event
+from noex_mp.node.events import Event, lost_in_words
 
 __all__ = ["FORMATS", "LEVELS", "JsonFormat", "Level", "Log", "Record", "TextFormat", "record_of"]
 
@@ -95,9 +95,7 @@ def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str
         case "crashed" | "exited" if event.report is not None:
             return _exit_in_words(event.kind, event.report)
         case "messages_lost":
-            verb = "was" if event.count == 1 else "were"
-            what = f"ended before it came to {amount(event.count, 'cast')}, which {verb} lost"
-            return "warning", what, {"count": event.count}
+            return "warning", lost_in_words(event.count), {"count": event.count}
         case "waiting":
             what = "waits for its restart: the system has no file descriptor, process or memory"
             return "warning", what, {}

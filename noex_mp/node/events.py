@@ -12,7 +12,7 @@ from noex_mp.core.reasons import ExitReport
 if TYPE_CHECKING:
     from noex_mp.node.children import Child
 
-__all__ = ["Event", "Listener"]
+__all__ = ["Event", "Listener", "lost_in_words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +58,9 @@ class Event:
 
 #: Is called with each event, in order.
 Listener = Callable[[Event], None]
+
+
+def lost_in_words(count: int) -> str:
+    """Return what became of casts that a server had not begun; follows the server's name."""
+    casts = "1 cast, which was" if count == 1 else f"{count} casts, which were"
+    return f"ended before it came to {casts} lost"

@@ -33,6 +33,7 @@ from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Supervisor
 from noex_mp.errors import ConfigError, NodeDownError, PreloadError
+from noex_mp.node.event_log import EventLog
 from noex_mp.node.events import Listener
 from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.root import Root, RootConfig
@@ -76,6 +77,8 @@ class Node:
     A node can be started once. Inside the `async with` it is the current node: `spawn` starts
     servers there. A program without an event loop writes `with Node(tree) as node`, and gets a
     `BlockingNode`.
+
+    Crashes, a tree that gives up and casts that are lost are logged by the logger `noex_mp`.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Node:
         self._root: Root | None = None
         self._os_pid = 0
         self._output = OurOutput()
+        self._log = EventLog(tree)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
@@ -215,7 +219,8 @@ class Node:
         self._os_pid = os.getpid()
         self._loop = new_event_loop()
         keep_apart(self._loop)
-        config = replace(self.root_config(sink=self._output), embedded=True)
+        config = self.root_config(sink=self._output, listener=self._log)
+        config = replace(config, embedded=True)
         self._root = Root(self._loop, config)
         self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
@@ -301,6 +306,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join()
+        self._log.close()
         self._output.close()
 
     def stop_at_exit(self) -> None:

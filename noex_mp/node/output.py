@@ -19,7 +19,7 @@ from typing import Final
 
 from noex_mp.transport import fds
 
-__all__ = ["ROOM", "OurOutput", "Output", "Sink", "Writer"]
+__all__ = ["PATIENCE", "ROOM", "OurOutput", "Output", "Sink", "Writer", "start_thread"]
 
 READ_SIZE: Final = 64 * 1024
 
@@ -131,7 +131,7 @@ class Writer:
             self._size += len(data)
             if self._thread is None:
                 try:
-                    self._thread = self._start()
+                    self._thread = start_thread(self._run, self._name)
                 except RuntimeError:
                     # The interpreter ends, and from Python 3.12 on starts no thread any more.
                     self._write_waiting()
@@ -147,16 +147,6 @@ class Writer:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(patience)
-
-    def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        # Its signals go to the main thread: a thread starts with the mask of its maker.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            thread.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        return thread
 
     def _write_waiting(self) -> None:
         waiting, self._waiting, self._size = self._waiting, [], 0
@@ -174,6 +164,22 @@ class Writer:
             self._write_all(data)
             with self._changed:
                 self._size -= len(data)
+
+
+def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread that waits in the place of others, and that no signal interrupts.
+
+    Raises:
+        RuntimeError: There are no new threads any more: the interpreter ends.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    # Its signals go to the main thread: a thread starts with the mask of its maker.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return thread
 
 
 def _note(dropped: int) -> bytes:

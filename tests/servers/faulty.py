@@ -179,6 +179,10 @@ class Faulty(GenServer):
     def fail(self, kind: str) -> None:
         raise an_error(kind)
 
+    @cast
+    def fail_unasked(self, kind: str) -> None:
+        raise an_error(kind)
+
     @call
     async def fail_slowly(self, kind: str) -> None:
         await asyncio.sleep(0)

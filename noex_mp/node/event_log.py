@@ -1,0 +1,108 @@
+"""What a node inside somebody's program has to say, through Python's own `logging`.
+
+```text
+ERROR:noex_mp:visits crashed with ValueError: no such page; restarting (os pid 4711)
+Traceback (most recent call last):
+  ...
+```
+
+A program that has not set up logging sees it on standard error, as all warnings.
+
+The root's event loop keeps servers alive, and a logging handler may block: on its lock, a pipe,
+the network. So the records go to a thread, which does the waiting, as for what workers print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import traceback
+from typing import Any, Final
+
+from noex_mp.core.specs import Supervisor
+from noex_mp.errors import MaxRestartsExceededError
+from noex_mp.node.events import Event, lost_in_words
+from noex_mp.node.output import PATIENCE, start_thread
+
+__all__ = ["EventLog"]
+
+# So many records may wait for a handler that blocks; those beyond it are only counted.
+ROOM: Final = 1000
+
+_logger: Final = logging.getLogger("noex_mp")
+
+#: The level, and what `Logger.log` takes besides.
+_Record = tuple[int, str, tuple[Any, ...]]
+
+
+class EventLog:
+    """A listener that logs what somebody should hear of; it never waits."""
+
+    def __init__(self, tree: Supervisor | None) -> None:
+        self._tree = tree or Supervisor()
+        self._waiting: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Log an event, if it is one that matters."""
+        record = self._record_of(event)
+        if record is None:
+            return
+        if self._waiting.qsize() >= ROOM:
+            self._dropped += 1
+            return
+        self._note_what_was_dropped()
+        self._put(record)
+
+    def _record_of(self, event: Event) -> _Record | None:
+        report = event.report
+        if event.kind == "messages_lost":
+            return logging.WARNING, "%s %s", (event.server, lost_in_words(event.count))
+        if report is None or event.kind not in ("crashed", "gave_up"):
+            return None
+        if event.kind == "gave_up":
+            tree = self._tree
+            error = MaxRestartsExceededError(tree.id, tree.max_restarts, tree.max_seconds, report)
+            return logging.ERROR, "%s", (error,)
+        what = (event.server, report.summary, report.os_pid)
+        if not report.traceback:
+            return logging.ERROR, "%s %s (os pid %d)", what
+        return logging.ERROR, "%s %s (os pid %d)\n%s", (*what, report.traceback.rstrip())
+
+    def _note_what_was_dropped(self) -> None:
+        if self._dropped:
+            what = "%d messages of noex-mp were dropped: a logging handler had blocked"
+            self._put((logging.WARNING, what, (self._dropped,)))
+            self._dropped = 0
+
+    def _put(self, record: _Record) -> None:
+        self._waiting.put(record)
+        if self._thread is None:
+            # None starts while the interpreter ends, or where the system has no more of them: then
+            # the records wait for the end of the node.
+            with contextlib.suppress(RuntimeError):
+                self._thread = start_thread(self._run, "noex-mp log")
+
+    def _run(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            _log(*record)
+
+    def close(self) -> None:
+        """Wait until all is logged, for a while."""
+        self._note_what_was_dropped()
+        self._waiting.put(None)
+        if self._thread is None:
+            self._run()
+        else:
+            self._thread.join(PATIENCE)
+
+
+def _log(level: int, text: str, values: tuple[Any, ...]) -> None:
+    try:
+        _logger.log(level, text, *values)
+    except Exception:
+        # Logging answers for most of what handlers raise, in this way, but not for all of it.
+        traceback.print_exc()
