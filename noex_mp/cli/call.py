@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from noex_mp.cli import statuses
 from noex_mp.cli.client import PATIENCE, RunningNode, close_all, connect
 from noex_mp.cli.replies import import_no_applications, plain
+from noex_mp.cli.results import as_json, show
 from noex_mp.cli.words import listed
 from noex_mp.errors import (
     ConfigError,
@@ -72,11 +73,14 @@ def call(
         verbose: Show the traceback of an error at the server.
     """
     try:
+        _refuse_no_operation(server, operation)
         args, kwargs = parse_arguments(arguments)
     except ConfigError as error:
         print(f"noex-mp: {error}", file=sys.stderr)
         return statuses.USAGE
     import_no_applications()
+    # The limit protects services from what strangers send. A reply is to be seen as it is.
+    sys.set_int_max_str_digits(0)
     message = Message(operation, args, kwargs)
     try:
         reply = asyncio.run(_call(server, message, node, timeout))
@@ -85,8 +89,28 @@ def call(
         return statuses.FAILED
     # People get lines; programs that read lines get one.
     indent = 2 if sys.stdout is not None and sys.stdout.isatty() else None
-    print(json.dumps(plain(reply), ensure_ascii=False, indent=indent))
+    try:
+        text = as_json(plain(reply), indent=indent)
+    except RecursionError:
+        print(f"noex-mp: {_TOO_DEEP}", file=sys.stderr)
+        return statuses.FAILED
+    show(text)
     return statuses.OK
+
+
+_TOO_DEEP: Final = (
+    "expected a reply that can be shown, got one whose values lie too deep in each other\n"
+    "Call an operation that returns a part of it."
+)
+
+
+def _refuse_no_operation(server: str, operation: str) -> None:
+    # An empty name is that of a message to `handle_call`, which only programs can send.
+    if not operation:
+        raise ConfigError(
+            f"expected the name of an operation, got ''\n"
+            f"For example: noex-mp call {server} increment 3"
+        )
 
 
 # --- arguments ----------------------------------------------------------------------------------
@@ -118,6 +142,11 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]
 def _value(text: str, prefix: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        begin = f"{prefix}{text[:20]}..."
+        raise ConfigError(
+            f"expected JSON, got values that lie too deep in each other: {begin}"
+        ) from None
     except ValueError as error:
         raise ConfigError(
             f"expected JSON, got {prefix}{text}\n{_hint(text, prefix, error)}"

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
-from noex_mp.errors import CallTimedOutError, NoNodeError
+from noex_mp.errors import CallTimedOutError, NodeDownError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
 
@@ -53,6 +53,8 @@ class RunningNode:
             return await asyncio.wait_for(self.client.request("ps"), patience)
         except TimeoutError:
             raise CallTimedOutError(str(self), patience) from None
+        except NodeDownError:
+            raise NodeDownError(f"{self} has stopped") from None
 
     def __str__(self) -> str:
         return f"node {self.name} (os pid {self.os_pid})" if self.os_pid else f"node {self.name}"

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import noex_mp
 from noex_mp.cli import statuses
 from noex_mp.cli.pid_one import stay_behind_as_pid_one
+from noex_mp.cli.results import OutputError, show
 from noex_mp.cli.signals import exit_at_once
 from noex_mp.errors import ConfigError
 
@@ -43,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        status = _run(parser, args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        return _run(parser, args)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not try once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Whoever read our output has seen enough.
+        _print_no_more()
+        return statuses.FAILED
+    except OutputError as error:
+        _print_no_more()
+        print(f"noex-mp: {error}", file=sys.stderr)
         return statuses.FAILED
     except KeyboardInterrupt:
         return statuses.INTERRUPTED
@@ -59,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("noex-mp failed by a fault of its own; please report it.", file=sys.stderr)
         return statuses.SOFTWARE
-    return status
+
+
+def _print_no_more() -> None:
+    # What is left in the buffer, the interpreter would try to write once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
@@ -88,7 +95,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 verbose=args.verbose,
             )
         case _:
-            parser.print_help()
+            show(parser.format_help().rstrip())
             return statuses.OK
 
 
@@ -128,7 +135,12 @@ def _add_call(call: argparse.ArgumentParser) -> None:
     call.add_argument("server", metavar="NAME", help="its name, else its id, else its os pid")
     call.add_argument("operation", metavar="OPERATION")
     call.add_argument(
-        "arguments", metavar="JSON", nargs="*", help="""3, '"text"', '[1, 2]', by=3, to='"Ann"'"""
+        "arguments",
+        metavar="JSON",
+        nargs="*",
+        # Without a default of its own it is called required where the operation is missing.
+        default=(),
+        help="""3, '"text"', '[1, 2]', by=3, to='"Ann"'""",
     )
     call.add_argument(
         "--timeout",

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from noex_mp.cli import statuses
 from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.results import show
 from noex_mp.cli.words import amount, duration, size
 from noex_mp.errors import CallError, NoNodeError
 
@@ -36,7 +37,7 @@ async def _ps(name: str | None, *, as_json: bool) -> int:
         nodes = connect(name)
     except NoNodeError as error:
         if as_json:
-            print("[]")
+            show("[]")
         print(f"noex-mp: {error}", file=sys.stderr)
         return statuses.FAILED
     try:
@@ -51,14 +52,15 @@ async def _show(nodes: list[RunningNode], *, as_json: bool) -> int:
     shown: list[str | dict[str, Any]] = []
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, CallError):
-            print(f"noex-mp: {node}: {answer}", file=sys.stderr)
+            print(f"noex-mp: {answer}", file=sys.stderr)
             status = statuses.FAILED
         elif isinstance(answer, BaseException):
             raise answer
         else:
             servers = [_with_memory(server) for server in answer]
             shown.append(_as_object(node, servers) if as_json else _as_section(node, servers))
-    print(json.dumps(shown, indent=2) if as_json else "\n\n".join(map(str, shown)))
+    if shown or as_json:
+        show(json.dumps(shown, indent=2) if as_json else "\n\n".join(map(str, shown)))
     return status
 
 

@@ -18,6 +18,7 @@ import dataclasses
 import datetime as dt
 import functools
 import io
+import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
@@ -45,8 +46,20 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    return value if math.isfinite(value) else _NO_NUMBERS[str(float(value))]
+
+
+# JSON has no numbers for these; so JavaScript writes them, and Protocol Buffers in JSON.
+_NO_NUMBERS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
 def _mapping(value: Any) -> Any:
-    return {_key(key): plain(child) for key, child in value.items()}
+    simple = {_key(key): plain(child) for key, child in value.items()}
+    if len(simple) == len(value):
+        return simple
+    # Keys that differ by their type alone: 1 and "1".
+    return [[plain(key), plain(child)] for key, child in value.items()]
 
 
 def _sequence(value: Any) -> Any:
@@ -70,7 +83,8 @@ def _error(value: Any) -> Any:
 
 
 _WAYS: Final[Mapping[type, Callable[[Any], Any]]] = {
-    **dict.fromkeys((type(None), bool, int, float, str), _as_it_is),
+    **dict.fromkeys((type(None), bool, int, str), _as_it_is),
+    float: _number,
     **dict.fromkeys((list, tuple, collections.deque), _sequence),
     **dict.fromkeys((set, frozenset), _set),
     **dict.fromkeys((dt.date, dt.time), _moment),

@@ -59,6 +59,25 @@ class Counter(GenServer, expected=(Refused,)):
         return NoReply()
 
 
+class Library(GenServer):
+    """Has what is hard to show."""
+
+    @call
+    def text(self) -> str:
+        return "Ω ünï"
+
+    @call
+    def large(self) -> int:
+        return 10**5000
+
+    @call
+    def deep(self) -> list[object]:
+        value: list[object] = []
+        for _ in range(900):
+            value = [value]
+        return value
+
+
 class Loud(Counter):
     def init(self) -> None:
         print("ready in", os.getpid())
@@ -114,6 +133,7 @@ tree = Supervisor(
     child(Counter).options(id="second"),
 )
 life = Supervisor(child(Explorer).options(name="explorer"))
+library = Supervisor(child(Library).options(name="bücher"))
 loud = Supervisor(child(Loud))
 node = Node(Supervisor(child(Counter)), name="of-its-own")
 fails_to_start = Supervisor(child(Counter), child(FailingInit))

@@ -60,6 +60,14 @@ def test_what_is_no_json_is_shown_with_its_quotes(word: str, text: str) -> None:
     assert text in str(refused.value)
 
 
+def test_values_that_lie_too_deep_in_each_other_are_no_argument() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_arguments(["by=" + "[" * 50_000])
+    assert str(refused.value) == (
+        "expected JSON, got values that lie too deep in each other: by=[[[[[[[[[[[[[[[[[[[[..."
+    )
+
+
 def test_an_argument_is_given_once() -> None:
     with pytest.raises(ConfigError, match="by is there twice"):
         parse_arguments(["by=1", "by=2"])
@@ -101,6 +109,8 @@ def test_a_reply_is_shown_as_json() -> None:
     ("words", "status", "text"),
     [
         (("visits", "increment", "tea"), 2, """'"tea"'"""),
+        (("visits",), 2, "arguments are required: OPERATION\n"),
+        (("visits", ""), 2, "expected the name of an operation, got ''\nFor example: noex-mp call"),
         (("visits", "increment", "--timeout", "0"), 2, "expected seconds above zero"),
         (("visits", "incremnt"), 1, "its operations: increment, crash, refuse, items, say, never"),
         (("visits", "incremnt"), 1, "Did you mean increment?"),
@@ -118,6 +128,56 @@ def test_a_call_that_fails_says_why(words: tuple[str, ...], status: int, text: s
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Running]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with running("app:library") as run:
+        yield run
+
+
+@slow
+@pytest.mark.usefixtures("library")
+def test_a_reply_is_shown_in_the_characters_that_standard_output_has() -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    words = ("call", "bücher", "text")
+    assert noex_mp(*words).stdout == '"Ω ünï"\n'
+    assert noex_mp(*words, variables=ascii_only).stdout == '"\\u03a9 \\u00fcn\\u00ef"\n'
+    assert "\nb\\xfccher " in noex_mp("ps", variables=ascii_only).stdout
+
+
+@slow
+@pytest.mark.usefixtures("library")
+def test_a_reply_is_shown_however_large_it_is_and_refused_if_too_deep() -> None:
+    large = noex_mp("call", "bücher", "large")
+    assert (large.stderr, large.stdout) == ("", f"1{5000 * '0'}\n")
+    deep = noex_mp("call", "bücher", "deep")
+    assert (deep.returncode, deep.stdout) == (1, "")
+    assert deep.stderr == (
+        "noex-mp: expected a reply that can be shown, got one whose values lie too deep in each "
+        "other\nCall an operation that returns a part of it.\n"
+    )
+
+
+@slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("ps",), ("ps", "--json"), ("call", "visits", "increment"), ()])
+def test_a_full_disk_gets_a_sentence(words: tuple[str, ...], unbuffered: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command(*words),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "noex-mp: standard output takes no more of the result: No space left on device\n"
+    )
 
 
 @slow
@@ -258,6 +318,18 @@ def test_a_node_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         done = noex_mp("ps")
     assert done.returncode == 1
     assert "node shop does not answer" in done.stderr
+
+
+@slow
+def test_a_node_that_answers_nobody_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with hung("hung") as run:
+        done = noex_mp("ps")
+    assert (done.returncode, done.stdout) == (1, "")
+    name = f"node hung (os pid {run.process.pid})"
+    assert done.stderr == f"noex-mp: {name} did not reply within 5 s\n"
 
 
 @slow

@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import enum
 import json
+import math
 import pathlib
 import uuid
 from typing import Any, NamedTuple
@@ -96,6 +97,12 @@ VALUES: list[tuple[Any, Any]] = [
     ({3, 1, 2}, [1, 2, 3]),
     (frozenset({"b", "a"}), ["a", "b"]),
     ({1: 2, (1, 2): 3, None: 4}, {"1": 2, "(1, 2)": 3, "None": 4}),
+    # Keys that JSON cannot tell apart.
+    ({1: "a", "1": "b"}, [[1, "a"], ["1", "b"]]),
+    (
+        [math.nan, math.inf, -math.inf, np.float64("inf")],
+        ["NaN", "Infinity", "-Infinity", "Infinity"],
+    ),
     (dt.datetime(2020, 2, 29, 12, tzinfo=dt.UTC), "2020-02-29T12:00:00+00:00"),
     (dt.date(2020, 2, 29), "2020-02-29"),
     (dt.time(12, 30), "12:30:00"),
