@@ -49,9 +49,7 @@ class Target:
         parts = self.module.split(".")
         if colon and self.name.isidentifier() and all(part.isidentifier() for part in parts):
             return
-        meant = _as_target(text)
-        hint = f"Did you mean {meant}?" if meant else _EXAMPLE
-        raise BadTargetError(f"expected module:tree, got {text!r}\n{hint}")
+        raise _no_target(text)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}"
@@ -60,6 +58,12 @@ class Target:
     def node_name(self) -> str:
         """What to call the node, where nobody says it."""
         return self.module.rpartition(".")[2]
+
+
+def _no_target(text: str) -> BadTargetError:
+    meant = _as_target(text)
+    hint = f"Did you mean {meant}?" if meant else _EXAMPLE
+    return BadTargetError(f"expected module:tree, got {text!r}\n{hint}")
 
 
 def _as_target(text: str) -> str | None:
@@ -102,6 +106,9 @@ def _import(target: Target) -> ModuleType:
         # An import that fails inside the user's module is theirs to see in full.
         if not f"{target.module}.".startswith(f"{error.name}."):
             raise _failed(f"{target.module} cannot be imported", error) from None
+        if error.name == target.module and target.module.endswith(".py"):
+            # It was meant as a file, though a package could have a module called py.
+            raise _no_target(str(target)) from None
         raise BadTargetError(_no_module(target.module, error.name or target.module)) from None
     except (Exception, SystemExit) as error:
         raise _failed(f"{target.module} cannot be imported", error) from None

@@ -88,6 +88,11 @@ def test_what_is_no_target_is_refused_with_a_better_one(text: str, hint: str) ->
     [
         ("shop_ap:tree", "no module 'shop_ap' on the import path\nDid you mean shop_app?"),
         ("elsewhere:tree", "Run noex-mp from the folder that holds elsewhere.py"),
+        (
+            "shop_app.py:make",
+            "expected module:tree, got 'shop_app.py:make'\nDid you mean shop_app:make?",
+        ),
+        ("elsewhere.py:tree", "Run noex-mp from the folder that holds elsewhere.py"),
         ("shop_app.inner:tree", "shop_app is a module and no package"),
         ("package.inside:tree", "Did you mean package.insides?"),
         ("package.inner:tree", "Check the folder of the package package: it has no inner"),
