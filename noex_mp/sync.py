@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from typing_extensions import ParamSpec
 
 from noex_mp.client import current
-from noex_mp.client.api import module_to_preload, spawn_on, spec_of, stop_on, whereis_on
+from noex_mp.client.api import (
+    check_stop,
+    module_to_preload,
+    spawn_on,
+    spec_of,
+    stop_on,
+    whereis_on,
+)
 from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call
@@ -104,8 +111,11 @@ def stop(ref: Ref[Any], reason: ExitReason | None = None, timeout: float | None 
     Raises:
         NoServerError: It was given by name, and nobody has that name.
         NoNodeError: An event loop runs in this thread, or there is no node.
+        ConfigError: The timeout is no time.
+        TypeError: That is no `Ref`, or no exit reason.
     """
     end = _end("stop")
+    check_stop(ref, reason, timeout)
     client = end.client(ref.node or None)
     with contextlib.suppress(TimeoutError):
         end.run(client.drained(ref), timeout)

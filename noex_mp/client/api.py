@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_args, overload
 
 from typing_extensions import ParamSpec
 
@@ -15,7 +15,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, child
-from noex_mp.errors import BadChildSpecError
+from noex_mp.errors import BadChildSpecError, ConfigError
 from noex_mp.wire.classes import goes_by_name, path_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "allowed_cpus",
+    "check_stop",
     "module_to_preload",
     "named",
     "spawn",
@@ -173,12 +174,38 @@ async def stop(
 
     Raises:
         NoServerError: It was given by name, and nobody has that name.
-        ConfigError: A server waits for its own end; it should return `Stop()`.
+        ConfigError: A server waits for its own end; it should return `Stop()`. Or the timeout is
+            no time.
+        TypeError: That is no `Ref`, or no exit reason.
     """
+    check_stop(ref, reason, timeout)
     client = current.client(ref.node or None)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(client.drained(ref), timeout)
     await stop_on(client, ref, reason, timeout)
+
+
+def check_stop(ref: object, reason: object, timeout: object) -> None:
+    """See that this is what `stop` takes.
+
+    Raises:
+        ConfigError: The timeout is no time.
+        TypeError: That is no `Ref`, or no exit reason.
+    """
+    if not isinstance(ref, Ref):
+        name = ref if isinstance(ref, str) else "visits"
+        raise TypeError(
+            f"expected a Ref, got {ref!r:.60}\n"
+            f'Pass what spawn has returned, or the name: named("{name}", YourServer).'
+        )
+    if reason is not None and not isinstance(reason, get_args(ExitReason)):
+        raise TypeError(
+            f'expected an exit reason, got {reason!r:.60}\nWrite Shutdown("why"), or leave it out.'
+        )
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise ConfigError(
+            f"expected the timeout to be seconds from 0 on, or None, got {timeout!r:.60}"
+        )
 
 
 async def stop_on(

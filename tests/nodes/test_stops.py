@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from noex_mp import InitFailedError, NodeDownError, Supervisor, child, named, spawn
+from noex_mp import (
+    ConfigError,
+    InitFailedError,
+    NodeDownError,
+    Supervisor,
+    child,
+    named,
+    spawn,
+    stop,
+    sync,
+)
 from tests.nodes.observed import ObservedNode, Whistles
+from tests.servers.counters import Counter
 from tests.servers.faulty import Start
 from tests.servers.waiting import Stubborn
 
@@ -88,3 +101,26 @@ async def test_replies_around_the_size_of_the_outbox_arrive(size: int) -> None:
         stubborn = await spawn(Stubborn)
         replies = await asyncio.gather(*(Stubborn.size(stubborn, size) for _ in range(5)))
         assert [len(reply) for reply in replies] == [size] * 5
+
+
+BAD_STOPS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    (("c",), TypeError, """expected a Ref, got 'c'\nPass what spawn has returned, or the name: """),
+    (("c",), TypeError, """the name: named("c", YourServer)."""),
+    ((None,), TypeError, "expected a Ref, got None"),
+    ((named("c", Counter), "shutdown"), TypeError, "an exit reason, got 'shutdown'\nWrite Shut"),
+    ((named("c", Counter), None, -1), ConfigError, "seconds from 0 on, or None, got -1"),
+    ((named("c", Counter), None, math.nan), ConfigError, "seconds from 0 on, or None, got nan"),
+    ((named("c", Counter), None, "1"), ConfigError, "seconds from 0 on, or None, got '1'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "says"), BAD_STOPS)
+def test_a_stop_that_makes_no_sense_is_refused(
+    arguments: tuple[Any, ...], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error) as refused:
+        sync.stop(*arguments)
+    assert says in str(refused.value)
+    with pytest.raises(error) as refused:
+        asyncio.run(stop(*arguments))
+    assert says in str(refused.value)
