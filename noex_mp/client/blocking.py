@@ -71,6 +71,9 @@ class ThreadEnd:
             try:
                 route = self._routes[ref.node][ref.sid]
             except KeyError:
+                # Not here: the error of a node that has stopped is not to begin with this one.
+                route = None
+            if route is None:
                 route = self._route_to(ref)
             future = route.invoke(operation, args, kwargs, ref.timeout)
             loop = self._loop

@@ -96,6 +96,14 @@ def test_a_program_without_a_loop_does_all_that_one_with_a_loop_does() -> None:
         Counter.increment.sync(visits)
 
 
+def test_the_error_of_a_node_that_has_stopped_stands_alone() -> None:
+    with Node(preload=SERVERS) as node:
+        counter = node.spawn(Counter)
+    with pytest.raises(NodeDownError) as caught:
+        Counter.increment.sync(counter)
+    assert caught.value.__context__ is None
+
+
 def test_a_tree_that_gives_up_ends_the_wait() -> None:
     with Node(Supervisor(child(Faulty), max_restarts=0), preload=SERVERS) as node:
         ref = Ref[Faulty](node.id, 1)
