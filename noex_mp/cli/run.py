@@ -31,14 +31,12 @@ from noex_mp.errors import (
     PreloadError,
     StartError,
 )
+from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.node.root import Root, RootConfig
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
-
-# In bytes: the name of the node's socket has at most 80, and an ending.
-MAX_NAME: Final = 70
 
 # After a fault of our own nobody knows what state the servers are in; they get this long to end,
 # in seconds, and the end of this process ends the rest.
@@ -63,7 +61,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         children = node.wire_children()
         names = _names_for(target, node, name)
     except ConfigError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
+        _say_what_to_change(error, name or target_text, log_format)
         return statuses.USAGE
     log = Log(names[0], standard_streams(), FORMATS[log_format], log_level)
     try:
@@ -77,6 +75,16 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
     finally:
         notifier.close()
         log.close()
+
+
+def _say_what_to_change(error: ConfigError, node: str, log_format: str) -> None:
+    if log_format == "text":
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return
+    # Whoever asked for JSON reads nothing else. No log is open yet: no node has a name.
+    log = Log(node, standard_streams(), FORMATS[log_format], "error")
+    log.say("error", "not_started", str(error))
+    log.close()
 
 
 _FAULT: Final = (
@@ -100,13 +108,7 @@ def _names_for(target: Target, node: Node, name: str | None) -> Sequence[str]:
     given = name if name is not None else node.name
     if given is None:
         return (target.node_name, f"{target.node_name}-{os.getpid()}")
-    if not given.isprintable() or not given or "/" in given or given.startswith((".", "-")):
-        raise ConfigError(
-            f"expected a node's name to be a word without slashes, got {given!r}\n"
-            f"For example: --name {target.node_name}"
-        )
-    if len(given.encode()) > MAX_NAME:
-        raise ConfigError(f"a node's name has at most {MAX_NAME} bytes, got {given!r}")
+    check_name(given, f"--name {target.node_name}")
     return (given,)
 
 

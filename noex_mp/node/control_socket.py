@@ -14,13 +14,16 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from noex_mp.errors import AlreadyRegisteredError
+from noex_mp.errors import AlreadyRegisteredError, ConfigError
 from noex_mp.node.connection import Connection
 from noex_mp.transport import fds, paths
 from noex_mp.transport.control_link import Bounds
 from noex_mp.transport.platform import peer_of
 
-__all__ = ["MAX_PROGRAMS", "PROGRAM_BOUNDS", "Complaints", "ControlSocket"]
+__all__ = ["MAX_PROGRAMS", "PROGRAM_BOUNDS", "Complaints", "ControlSocket", "check_name"]
+
+# In bytes: the name of the node's socket has at most 80, and an ending.
+MAX_NAME: Final = 70
 
 # So many local programs may be connected at a time.
 MAX_PROGRAMS: Final = 64
@@ -35,6 +38,24 @@ ACCEPT_AGAIN: Final = 0.5
 # What happens at the door may be worth so many lines of the log in so many seconds.
 MAX_COMPLAINTS: Final = 10
 COMPLAIN_AGAIN: Final = 1.0
+
+
+def check_name(name: str, example: str) -> None:
+    """See that a node can have this name.
+
+    Args:
+        example: A name that it could have, as it is to be written.
+
+    Raises:
+        ConfigError: It can be no name.
+    """
+    if not name.isprintable() or not name or "/" in name or name.startswith((".", "-")):
+        raise ConfigError(
+            f"expected a node's name to be a word without slashes, got {name!r}\n"
+            f"For example: {example}"
+        )
+    if len(name.encode()) > MAX_NAME:
+        raise ConfigError(f"a node's name has at most {MAX_NAME} bytes, got {name!r}")
 
 
 class Complaints:

@@ -33,6 +33,7 @@ from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Supervisor
 from noex_mp.errors import ConfigError, NodeDownError, PreloadError
+from noex_mp.node.control_socket import check_name
 from noex_mp.node.event_log import EventLog
 from noex_mp.node.events import Listener
 from noex_mp.node.output import OurOutput, Sink
@@ -109,8 +110,10 @@ class Node:
                 where cores are idle, and gives up where it does not. None: sleep at once.
 
         Raises:
-            ConfigError: There is no such latency.
+            ConfigError: There is no such latency, or that can be no name.
         """
+        if name is not None:
+            check_name(name, 'name="shop"')
         if latency not in (None, "spin"):
             raise ConfigError(f'expected latency to be "spin" or None, got {latency!r:.60}')
         self._spin = latency is not None

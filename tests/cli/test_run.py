@@ -362,6 +362,14 @@ def test_a_bad_command_line_ends_with_2(words: tuple[str, ...], text: str) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_whoever_asked_for_json_is_told_in_json_what_to_change() -> None:
+    done = noex_mp("run", "app:tre", "--log-format", "json", "--name", "shop")
+    assert done.returncode == 2
+    [said] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (said["level"], said["event"], said["node"]) == ("error", "not_started", "shop")
+    assert said["message"].endswith("Did you mean app:tree?")
+
+
 def test_an_error_in_the_module_ends_with_2_and_its_own_traceback(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def f():\n    return 1 / 0\nf()\n")
     done = noex_mp("run", "broken:tree", folder=tmp_path)

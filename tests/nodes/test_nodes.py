@@ -194,6 +194,20 @@ async def test_wait_ends_with_the_tree_and_again_for_whoever_asks_later(tmp_path
             await node.wait()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a/b", "a word without slashes, got 'a/b'\nFor example: name=\"shop\""),
+        ("", "a word without slashes, got ''"),
+        ("ä" * 36, "has at most 70 bytes"),
+    ],
+)
+def test_a_name_that_can_be_no_file_is_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Node(name=name)
+    assert says in str(refused.value)
+
+
 async def test_nobody_waits_for_a_node_that_was_never_up() -> None:
     node = Node()
     with pytest.raises(NodeDownError, match="has not been started"):
