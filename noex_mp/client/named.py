@@ -22,9 +22,14 @@ _LENGTHS: Final = {0xDC: 3, 0xDD: 5}
 
 
 def addressed(
-    data: Any, number: int, sid: int, seq: int, pack: Callable[[int], bytes]
+    data: Any,
+    number: int,
+    sid: int,
+    seq: int,
+    pack: Callable[[int], bytes],
+    old_sid: int = NOBODY_YET,
 ) -> bytes | list[Any]:
-    """Return a packed message with another address than `NOBODY_YET`.
+    """Return a packed message with another address, mostly one in place of `NOBODY_YET`.
 
     Args:
         data: The message, or its chunks, of which it is the last.
@@ -32,6 +37,7 @@ def addressed(
         sid: The server that it is for.
         seq: Its number there.
         pack: Packs a number.
+        old_sid: The server that it was packed for.
 
     Example:
         ```python
@@ -42,8 +48,8 @@ def addressed(
         ```
     """
     if data.__class__ is not bytes:
-        return [*data[:-1], addressed(data[-1], number, sid, seq, pack)]
+        return [*data[:-1], addressed(data[-1], number, sid, seq, pack, old_sid)]
     # Behind the length and the kind.
     start = _LENGTHS.get(data[0], 1) + 1
-    end = start + len(pack(NOBODY_YET)) + len(pack(number))
+    end = start + len(pack(old_sid)) + len(pack(number))
     return data[:start] + pack(sid) + pack(seq) + data[end:]

@@ -40,7 +40,7 @@ from noex_mp.errors import (
     UnencodableError,
 )
 from noex_mp.transport.link import Link
-from noex_mp.wire.codec import BIG
+from noex_mp.wire.codec import BIG, pack_plain
 from noex_mp.wire.envelopes import ASK, CALL, CALL_KW, CANCEL, CAST, CAST_KW, OPEN, PROBE
 
 if TYPE_CHECKING:
@@ -185,10 +185,15 @@ class Route:
         else:
             try:
                 data = self._pack(frame)
+            except BufferError:
+                # Sent by the code of a value that is being packed.
+                data = self._pack_heavy(frame, args, kwargs)
             except Exception as error:
                 raise self._explain(args, kwargs, error) from None
             if len(data) >= self._weighed_from or self._buffers:
                 data = self._pack_heavy(frame, args, kwargs, data)
+        if self.seq >= seq:
+            seq, data = self._renumbered(seq, data)
         if due <= self.soonest:
             self._watch(due)
         self.seq = seq
@@ -230,10 +235,14 @@ class Route:
         # are found by the size of the outcome.
         try:
             data: Any = self._pack(frame)
+        except BufferError:
+            data = self._pack_heavy(frame, args, kwargs)
         except Exception as error:
             raise self._explain(args, kwargs, error) from None
         if len(data) >= self._weighed_from or self._buffers:
             data = self._pack_heavy(frame, args, kwargs, data)
+        if self.seq >= seq:
+            seq, data = self._renumbered(seq, data)
         if seq > self.limit:
             return self._cast_slowly(seq, data, timeout)
         self.seq = seq
@@ -269,16 +278,25 @@ class Route:
         self, frame: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Any = b""
     ) -> Any:
         """Return a message as chunks, its big buffers apart; as bytes if it turns out small."""
-        # Whatever counts by itself in the window takes the slow way.
+        if not data or len(data) >= BIG or self._buffers:
+            try:
+                chunks = self._client.encoder.pack_big(frame)
+            except Exception as error:
+                raise self._explain(args, kwargs, error) from None
+            data = chunks[0] if len(chunks) == 1 else chunks
+        # Whatever counts by itself in the window takes the slow way. Only now: what the code of a
+        # value has sent meanwhile was looked at for itself.
         self._look(self.seq)
         self.limit = 0
-        if data and len(data) < BIG and not self._buffers:
-            return data
-        try:
-            chunks = self._client.encoder.pack_big(frame)
-        except Exception as error:
-            raise self._explain(args, kwargs, error) from None
-        return chunks[0] if len(chunks) == 1 else chunks
+        return data
+
+    def _renumbered(self, number: int, data: Any) -> tuple[int, Any]:
+        """Return a message's number and bytes anew: its values' code has sent others meanwhile.
+
+        Those are ahead of it, and one of them has its number.
+        """
+        seq = self.seq + 1
+        return seq, addressed(data, number, self.sid, seq, pack_plain, old_sid=self.sid)
 
     def _explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
@@ -322,7 +340,7 @@ class Route:
 
     def _tell(self, link: Link, frame: list[Any]) -> None:
         """Send what is no message: it has no number, and needs no window."""
-        link.out.append(self._pack(frame))
+        link.out.append(pack_plain(frame))
         link.flush_soon()
 
     def _call_slowly(self, seq: int, data: Any, future: asyncio.Future[Any]) -> None:
@@ -571,7 +589,7 @@ class Route:
         self.incarnation = incarnation
         self.link = link
         self._base = self.seq
-        link.out.append(self._pack([OPEN, self.sid, incarnation]))
+        link.out.append(pack_plain([OPEN, self.sid, incarnation]))
         max_messages, max_bytes, self._when_full, senders = mailbox
         if self._when_full == "drop_oldest":
             self._max_waiting, self._max_waiting_bytes = max_messages, max_bytes
@@ -589,7 +607,7 @@ class Route:
             if future.done():
                 continue
             self.seq = seq = self.seq + 1
-            data = addressed(packed, number, self.sid, seq, self._pack)
+            data = addressed(packed, number, self.sid, seq, pack_plain)
             self.pending[seq] = (future, data, operation, due, timeout)
             self._waiting[seq] = size = _size(data)
             self._waiting_bytes += size

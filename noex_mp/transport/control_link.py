@@ -103,11 +103,11 @@ class ControlLink(Link):
         """
         encoder = self._encoder
         try:
-            data = encoder.pack(frame)
+            chunks = encoder.chunks(frame)
         except Exception as error:
             fds.close_all(pass_fds)
             raise encoder.explain_value("frame", frame, error) from None
-        self._enqueue(encoder.take(data) if encoder.buffers else [data], list(pass_fds))
+        self._enqueue(chunks, list(pass_fds))
 
     def post_big(self, frame: list[Any]) -> None:
         """Send a frame that may hold big bytes: they leave as they are, without a copy.

@@ -40,11 +40,12 @@ from noex_mp.wire.values import (
     MAX_NESTING,
     Pack,
     extension,
-    new_pack,
+    new_packer,
     new_unpacker,
+    pack_plain,
 )
 
-__all__ = ["BIG", "Decoder", "Encoder"]
+__all__ = ["BIG", "Decoder", "Encoder", "pack_plain"]
 
 _BYTES_LIKE = frozenset((bytes, bytearray, memoryview))
 _MAY_HOLD_BYTES = _BYTES_LIKE | {list, dict}
@@ -57,6 +58,9 @@ _MAX_FAILURES = 16
 # full of them overran 8 MiB: tried. So from some level of extensions on, payloads are looked at.
 _TRUSTED_DEPTH = 4
 _DEEP_PAYLOAD = 32
+# So many messages may be packed in the middle of each other. Each that fails is looked through for
+# the reason, which runs the code inside of it again: their number must stay small.
+_MAX_LEVEL = 4
 
 
 class Encoder:
@@ -65,10 +69,15 @@ class Encoder:
     A message that cannot be encoded takes nothing along: the next one is packed as if nothing
     had been. Not thread-safe: one encoder for each thread.
 
+    A value's own code (`__getstate__`, `__reduce__`, the `encode` of a registered type) runs in the
+    middle of a message, and may send one: a class that logs, to a server. Such a message must not
+    come into the buffer of the one around it, so a spare encoder packs it. Everything here does so
+    by itself, but `pack`, which is C and knows of nothing: it is locked meanwhile.
+
     Attributes:
         pack: Return the bytes of one frame. The bound C method of a msgpack packer; raises
-            whatever the value raised. Must not be called from code that it calls itself, such
-            as a `__reduce__`.
+            whatever the value raised. In the middle of another message it raises BufferError:
+            use `pack_big` then.
         buffers: The big buffers that the last pack left out of the message, each with whether
             it is an array. Test it after `pack`; take them with `take`.
         allow_pickle: Whether pickle is the last resort for other types.
@@ -81,12 +90,22 @@ class Encoder:
         self.allow_lambdas = False
         self.buffers: list[tuple[bool, memoryview]] = []
         self.exceptions: list[int] = []
-        self.pack: Pack = new_pack(self._encode)
+        # Any: its stubs do not know that it is a buffer.
+        self._packer: Any = new_packer(self._encode)
+        self.pack: Pack = self._packer.pack
         self._depth = 0
+        self._level = 0
+        self._spare: Encoder | None = None
         self._lifts_bytes = False
         # One packer for each level of nesting: a packer cannot begin a second value while it
         # is inside the first.
         self._payload_packs: list[Pack] = []
+
+    def chunks(self, frame: list[Any]) -> list[bytes | memoryview]:
+        """Return the chunks to send for a frame; also in the middle of another one."""
+        if self._depth:
+            return self._inner().chunks(frame)
+        return self.take(self.pack(frame))
 
     def take(self, data: bytes) -> list[bytes | memoryview]:
         """Return the chunks to send, in order, for a message that was just packed.
@@ -103,15 +122,17 @@ class Encoder:
             return [data]
         buffers = self.buffers.copy()
         self.buffers.clear()
-        header = self.pack([BUFFERS, [[is_array, view.nbytes] for is_array, view in buffers]])
+        header = pack_plain([BUFFERS, [[is_array, view.nbytes] for is_array, view in buffers]])
         return [header, *(view for _, view in buffers), data]
 
     def pack_big(self, frame: list[Any]) -> list[bytes | memoryview]:
         """Return the chunks to send for a frame whose big bytes leave out of band too.
 
         Looks into lists, tuples, sets, dict values and dataclasses. Until the chunks are sent,
-        nobody may change a buffer in them.
+        nobody may change a buffer in them. Works in the middle of another message, too.
         """
+        if self._depth:
+            return self._inner().pack_big(frame)
         self.buffers.clear()
         self._lifts_bytes = True
         try:
@@ -151,6 +172,10 @@ class Encoder:
         # Loaded when there is something to explain: most processes never have.
         from noex_mp.wire.unencodable import find_unencodable
 
+        if self._depth:
+            if self._level == _MAX_LEVEL:
+                return UnencodableError("the message", str(error))
+            return self._inner()._explain(roots, error)
         try:
             return find_unencodable(self.pack, roots, error)
         finally:
@@ -162,7 +187,13 @@ class Encoder:
         try:
             if depth > MAX_NESTING:
                 raise ValueError(f"it is nested too deeply: more than {MAX_NESTING} levels")
-            return dumper_for(type(value))(self, value)
+            dump = dumper_for(type(value))
+            if depth > 1:
+                return dump(self, value)
+            # A packer whose buffer is looked at refuses to pack: what the value's code sends
+            # meanwhile must take another one. That costs plain values nothing, and others 60 ns.
+            with memoryview(self._packer):
+                return dump(self, value)
         except BaseException:
             if depth == 1:  # the whole message has failed
                 self.buffers.clear()
@@ -170,11 +201,25 @@ class Encoder:
         finally:
             self._depth = depth - 1
 
+    def _inner(self) -> Encoder:
+        """Return what packs a message that is sent in the middle of this one."""
+        if self._level == _MAX_LEVEL:
+            raise ValueError(
+                "the code of a value sends a message when the value is sent, with a value whose "
+                "code sends another, and so on"
+            )
+        spare = self._spare
+        if spare is None:
+            spare = self._spare = Encoder(allow_pickle=self.allow_pickle)
+            spare._level = self._level + 1
+        spare.allow_lambdas = self.allow_lambdas
+        return spare
+
     def nested(self, value: Any) -> bytes:
         """Return a payload: the value as msgpack. For dumpers only."""
         depth = self._depth
         if depth > len(self._payload_packs):
-            self._payload_packs.append(new_pack(self._encode, for_payloads=True))
+            self._payload_packs.append(new_packer(self._encode, for_payloads=True).pack)
         if depth > _TRUSTED_DEPTH and _is_deeper(value, _DEEP_PAYLOAD):
             raise ValueError(f"it is nested too deeply: {_DEEP_PAYLOAD} lists in many extensions")
         pack = self._payload_packs[depth - 1]

@@ -33,13 +33,13 @@ def pack_payload(
         return b""
     if not by_name:
         _pack_class(encoder, cls)
-    encoder.allow_lambdas = True
+    outer, encoder.allow_lambdas = encoder.allow_lambdas, True
     try:
         return b"".join(encoder.pack_big([0, False if by_name else cls, kwargs, *args]))
     except Exception as error:
         raise encoder.explain(args, kwargs, error) from None
     finally:
-        encoder.allow_lambdas = False
+        encoder.allow_lambdas = outer
 
 
 def _pack_class(encoder: Encoder, cls: type[Any]) -> None:
@@ -47,7 +47,7 @@ def _pack_class(encoder: Encoder, cls: type[Any]) -> None:
     if not encoder.allow_pickle:
         raise NotImportableError(path_of(cls), is_by_value=True)
     try:
-        encoder.pack([cls])
+        encoder.chunks([cls])
     except Exception as error:
         raise encoder.explain_value(cls.__qualname__, cls, error) from None
     finally:

@@ -49,7 +49,7 @@ def register_type(cls: type[T], encode: Callable[[T], W], decode: Callable[[W], 
     Args:
         cls: The class.
         encode: Return what travels in place of a value: anything else that can be
-            sent. It must not call servers.
+            sent.
         decode: Return the value again, in the other process, from what `encode` has returned.
 
     Raises:

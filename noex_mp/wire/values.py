@@ -117,12 +117,22 @@ def extension(code: int, payload: bytes) -> ExtType:
     return made
 
 
-def new_pack(hook: Callable[[Any], Any], *, for_payloads: bool = False) -> Pack:
-    """Return the bound C method of a new packer, which gives the bytes of one value."""
+def new_packer(hook: Callable[[Any], Any], *, for_payloads: bool = False) -> Packer:
+    """Return a new packer; its method `pack`, which is C, gives the bytes of one value."""
     # strict_types: subclasses and tuples go to the hook, instead of losing their type.
     size = _PAYLOAD_BUFFER if for_payloads else _MESSAGE_BUFFER
-    packer = Packer(default=hook, strict_types=True, use_bin_type=True, buf_size=size)
-    return packer.pack
+    return Packer(default=hook, strict_types=True, use_bin_type=True, buf_size=size)
+
+
+def _refuse(value: object) -> Any:
+    raise TypeError(
+        f"a frame of numbers and text was expected, with a {type(value).__name__} in it"
+    )
+
+
+pack_plain: Final[Pack] = new_packer(_refuse, for_payloads=True).pack
+"""Packs what is no message of anybody's: numbers and text. It runs no code of a value's, so it may
+be called at any time, also in the middle of a message."""
 
 
 def new_unpacker(

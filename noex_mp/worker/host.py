@@ -49,7 +49,7 @@ from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
 from noex_mp.transport.spin import Spinner
-from noex_mp.wire.codec import BIG, Encoder
+from noex_mp.wire.codec import BIG, Encoder, pack_plain
 from noex_mp.wire.envelopes import (
     ASK,
     BUFFERS,
@@ -686,7 +686,7 @@ class Host:
 
     def _end_on_links(self, sid: int, incarnation: int) -> dict[int, int]:
         """Take nothing more for a server; return what it had begun, by link."""
-        mark = self.encoder.pack([END, sid, incarnation])
+        mark = pack_plain([END, sid, incarnation])
         begun: dict[int, int] = {}
         for link in self._orphans:
             link.targets.pop(sid, None)

@@ -29,7 +29,7 @@ from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, St
 from noex_mp.core.reasons import Crash, Exited, ExitReason
 from noex_mp.errors import CallCycleError, MailboxFullError, UnknownOperationError
 from noex_mp.transport.link import Link
-from noex_mp.wire.codec import BIG
+from noex_mp.wire.codec import BIG, pack_plain
 from noex_mp.wire.envelopes import (
     ASK,
     CALL,
@@ -521,7 +521,7 @@ class Mailbox:
         max_messages, max_bytes, _ = self._bounds
         window = share(max_messages, max_bytes, max(1, self.senders))
         grant = [GRANT, self.sid, frame[2], *window, self._cells[target.cell]]
-        target.link.out.append(self._encoder.pack(grant))
+        target.link.out.append(pack_plain(grant))
         target.link.flush_soon()
 
     def _weigh(self, target: Target, size: int) -> None:
@@ -743,7 +743,12 @@ class Mailbox:
                 self._send(target, frame)
                 return
             encoder = self._encoder
-            data = encoder.pack(frame)
+            try:
+                data = encoder.pack(frame)
+            except BufferError:
+                # Sent by the code of a value that is being packed.
+                self._send(target, frame)
+                return
             if len(data) < BIG and not encoder.buffers:
                 # At once: a reply that waits would be lost if the next message kills the process.
                 target.link.send(data)

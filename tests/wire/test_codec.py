@@ -38,6 +38,7 @@ from tests.wire.samples import (
     Rights,
     Secretive,
     SlottedPoint,
+    Talking,
     Unloadable,
     Word,
     sent,
@@ -278,6 +279,24 @@ def test_a_failed_pack_takes_nothing_along() -> None:
         with pytest.raises(Exception):  # noqa: B017 - each its own
             encoder.pack([1, (5,), bad])
         assert encoder.pack([1, (2, 3)]) == good
+
+
+def test_a_message_in_the_middle_of_another_takes_a_packer_of_its_own() -> None:
+    encoder = Encoder()
+    inner: list[bytes | memoryview] = []
+
+    def say() -> None:
+        with pytest.raises(BufferError):
+            encoder.pack([1])
+        inner.extend(encoder.chunks([2, (3,)]))
+
+    Talking.said.append(say)
+    try:
+        outer = encoder.pack([1, Talking("x"), (4,)])
+    finally:
+        Talking.said.clear()
+    assert inner == [Encoder().pack([2, (3,)])]
+    assert outer == Encoder().pack([1, Talking("x"), (4,)])
 
 
 @pytest.mark.parametrize("depth", [1, 50, 99])
