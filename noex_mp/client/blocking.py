@@ -146,6 +146,9 @@ class ThreadEnd:
         self._loop.waiting = False
         if future is not None:
             future.cancel()
+            # Now: this thread may never wait again, and nobody else looks.
+            for client in list(self._clients.values()):
+                client.sweep()
             self._loop.catch_up()
 
     # --- everything else ---------------------------------------------------------------

@@ -257,6 +257,12 @@ class Client:
         if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self._all_routes()):
             self._stop_ticking()
 
+    def sweep(self) -> None:
+        """Look at once at what nobody waits for any more, and tell its servers."""
+        now = monotonic()
+        for route in self._all_routes():
+            route.sweep(now)
+
     def _stop_ticking(self) -> None:
         self._ticking = False
         self._ticker.stop()

@@ -461,6 +461,25 @@ def test_ctrl_c_ends_a_call_at_once_and_its_late_reply_reaches_nobody(
     assert Journal.all.sync(journal)[0] == "before"
 
 
+def test_ctrl_c_cancels_the_call_though_its_thread_never_waits_again(
+    node: sync.BlockingNode, whistles: Whistles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockingLink, "wait_a_moment", _poll_at_once)
+    journal = sync.spawn(Journal)
+    begun, release = whistles(), whistles()
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Journal.pause.sync(journal.within(None), begun.path, release.path)
+    interrupter.result()
+    # Cancelled at its wait, the server takes the next message; nobody blows its whistle.
+    assert in_thread(lambda: Journal.all.sync(journal)).result() == []
+
+
 def test_a_signal_handler_may_call_while_its_thread_waits_in_a_call(
     node: sync.BlockingNode, whistles: Whistles
 ) -> None:
