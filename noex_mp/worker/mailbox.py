@@ -84,9 +84,15 @@ class Target:
 
 
 class _Awaited(NamedTuple):
-    """Stands in the queue for a message that has begun: what the task has to await for it."""
+    """Stands in the queue for a message that has begun: what the task has to await for it.
+
+    Attributes:
+        promise: A coroutine that waits for something, or what an operation returned.
+        activation: The message's, if no code of the promise's has run yet.
+    """
 
     promise: Any
+    activation: Activation | None
 
 
 # What a server has before it needs more, shared by all.
@@ -372,7 +378,7 @@ class Mailbox:
                 except BaseException as error:
                     self._is_over(began)
                     if not self._was_cancelled(began, error):
-                        self.failed(target, item, error)
+                        self.failed(target, item, error, is_of_the_call=False)
                 else:
                     self._is_over(began)
                     self.finish(target, item, result)
@@ -534,7 +540,8 @@ class Mailbox:
         running = self.activation
         if running is not None and running.is_of(target, seq):
             running.is_cancelled = True
-            if self.task is not None and asyncio.current_task() is not self.task:
+            is_current = asyncio.current_task() is self.task
+            if self.task is not None and not is_current and not self._is_yet_to_await(running):
                 self.task.cancel()
             return
         for place, (sender, frame) in enumerate(self.queue):
@@ -545,6 +552,12 @@ class Mailbox:
             parked = self._parked[target]
             parked[:] = [f for f in parked if f[2] != seq or not _is_waiting_call(f)]
         inline.cancel(target, seq)
+
+    def _is_yet_to_await(self, running: Activation) -> bool:
+        if not self.queue:
+            return False
+        target, item = self.queue[0]
+        return target is not None and _has_begun(item) and item[3].activation is running
 
     def _was_cancelled(self, began: Activation | None, error: BaseException) -> bool:
         return (
@@ -654,7 +667,15 @@ class Mailbox:
     def _begin_odd(self, target: Target, frame: list[Any]) -> Any:
         what = frame[3]
         if isinstance(what, _Awaited):
-            return what.promise
+            began = what.activation
+            if began is None:
+                return what.promise
+            activation.set(began)
+            if not began.is_cancelled:
+                return what.promise
+            _discard(what.promise)
+            self._is_over(began)
+            return None
         # The host could not decode it; its turn to be refused has come.
         self._cells[target.cell] = frame[2]
         self.refuse(target, frame, what)
@@ -717,22 +738,24 @@ class Mailbox:
         elif isinstance(result, NoReply):
             self._then(result.then)
         elif isinstance(result, Suspended):
-            self._resume(target, frame, GoOn(*result))
+            self._resume(target, frame, _Awaited(GoOn(*result), None))
         else:
             self._then(result)
 
     def finish_slowly(self, target: Target, frame: list[Any], result: Any) -> None:
         """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
         if hasattr(result, "__await__"):
-            self._resume(target, frame, result)
+            # What it does from here on is still this message.
+            began = self.activation = Activation(self, target, frame)
+            self._resume(target, frame, _Awaited(result, began))
         elif frame[0] in _CALLS:
             self.reply(target, frame[2], result)
 
-    def _resume(self, target: Target, frame: list[Any], promise: Any) -> None:
+    def _resume(self, target: Target, frame: list[Any], awaited: _Awaited) -> None:
         # Ahead of whatever waits: it has begun.
         if self.task is None:
             self._need_task()
-        self.queue.appendleft((target, [*frame[:3], _Awaited(promise)]))
+        self.queue.appendleft((target, [*frame[:3], awaited]))
         self.wake()
 
     def reply(self, target: Target, seq: int, value: Any) -> None:
@@ -761,10 +784,22 @@ class Mailbox:
     def _send(self, target: Target, frame: list[Any]) -> None:
         target.link.send_chunks(self._encoder.pack_big(frame))
 
-    def failed(self, target: Target, frame: list[Any], error: BaseException) -> None:
-        """Sort an exception that left a handler: the caller's mistake, expected, or a crash."""
+    def failed(
+        self,
+        target: Target,
+        frame: list[Any],
+        error: BaseException,
+        *,
+        is_of_the_call: bool = True,
+    ) -> None:
+        """Sort an exception that left a handler: the caller's mistake, expected, or a crash.
+
+        Args:
+            is_of_the_call: It may be about the arguments, and not what the handler waited for.
+        """
         self._host.leave_fork(error)
-        if _is_callers_mistake(error) or isinstance(error, self._expected):
+        is_mistake = is_of_the_call and _is_callers_mistake(error)
+        if is_mistake or isinstance(error, self._expected):
             self.refuse(target, frame, error)
             return
         self._crash(error)
@@ -844,6 +879,13 @@ def _arguments(frame: list[Any]) -> tuple[list[Any], dict[str, Any]]:
 
 def _has_begun(frame: list[Any]) -> bool:
     return frame[0] <= CALL_KW and isinstance(frame[3], _Awaited)
+
+
+def _discard(promise: Any) -> None:
+    """Drop what nobody is going to await, without a warning about it."""
+    drop = getattr(promise, "close", None) or getattr(promise, "cancel", None)
+    if drop is not None:
+        drop()
 
 
 def _is_waiting_call(frame: list[Any]) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from noex_mp import Ref, spawn
-from tests.nodes.observed import ObservedNode, on_both_loops
-from tests.servers.waiting import Waiting
+from noex_mp import CallCycleError, Crash, Ref, ServerExitedError, spawn
+from noex_mp.client import current
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.waiting import Promising, Waiting
 
 
 @on_both_loops
@@ -91,3 +92,50 @@ async def test_messages_wait_for_an_operation_that_waits() -> None:
         )
         events = await Waiting.events(waiting)
         assert events == ["first comes", "first goes", "between", "second comes", "second goes"]
+
+
+async def test_a_promise_of_a_plain_operation_still_belongs_to_its_call() -> None:
+    async with ObservedNode():
+        promising = await spawn(Promising)
+        assert 0 < await Promising.time_left(promising.within(60)) <= 60
+
+
+async def test_a_promise_of_a_plain_operation_is_cancelled_with_its_call(
+    whistles: Whistles,
+) -> None:
+    async with ObservedNode():
+        promising, begun = await spawn(Promising), whistles()
+        pause = Promising.pause(promising.within(None), begun.path)
+        await begun.heard()
+        pause.cancel()
+        assert await Promising.events(promising) == ["cancelled"]
+
+
+async def test_a_promise_of_a_plain_operation_is_found_in_a_circle() -> None:
+    async with ObservedNode():
+        promising = await spawn(Promising)
+        with pytest.raises(ServerExitedError) as failure:
+            await Promising.ask_itself(promising.within(None))
+        assert isinstance(failure.value.__cause__, CallCycleError)
+
+
+async def test_a_promise_that_is_cancelled_before_its_turn_is_dropped() -> None:
+    async with ObservedNode():
+        promising = await spawn(Promising)
+        await Promising.events(promising)
+        # Both in one batch over there.
+        first = Promising.events(promising)
+        dropped = Promising.note_later(promising.within(None))
+        route = current.client().route(promising.sid, promising.label)
+        route.cancel(route.seq)
+        assert await first == []
+        assert await Promising.events(promising) == []
+        dropped.cancel()
+
+
+async def test_a_type_error_that_a_handler_waited_for_is_a_crash() -> None:
+    async with ObservedNode():
+        promising = await spawn(Promising)
+        with pytest.raises(ServerExitedError) as failure:
+            await Promising.fail(promising)
+        assert failure.value.report.reason == Crash("TypeError", "its own")

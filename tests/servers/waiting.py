@@ -10,10 +10,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from noex_mp import ConfigError, ExitReason, GenServer, call, cast, stop
+from noex_mp import ConfigError, ExitReason, GenServer, call, cast, current_call, stop
 from tests.servers.counters import blow, listen
 
-__all__ = ["Stubborn", "Waiting"]
+__all__ = ["Promising", "Stubborn", "Waiting"]
 
 _seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
@@ -172,3 +172,61 @@ class Stubborn(GenServer):
         if self._release:
             blow(self._stopping)
             listen(self._release)
+
+
+class Promising(GenServer):
+    """Has `def` operations that return what is to be awaited."""
+
+    def __init__(self) -> None:
+        self._events: list[str] = []
+
+    @call
+    def events(self) -> list[str]:
+        """Return what has happened."""
+        return self._events
+
+    @call
+    def time_left(self) -> Any:
+        """Return how much time is left after a wait."""
+        return self._time_left()
+
+    async def _time_left(self) -> float | None:
+        await asyncio.sleep(0)
+        running = current_call()
+        return running.time_left if running is not None else -1.0
+
+    @call
+    def pause(self, started: str) -> Any:
+        """Say that it has begun (a fifo), and wait for ever."""
+        return self._pause(started)
+
+    async def _pause(self, started: str) -> None:
+        try:
+            await asyncio.to_thread(blow, started)
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self._events.append("cancelled")
+            raise
+
+    @call
+    def note_later(self) -> Any:
+        """Return what notes that it has run."""
+        return self._note()
+
+    async def _note(self) -> None:
+        self._events.append("ran")
+
+    @call
+    def ask_itself(self) -> Any:
+        """Wait for a call to this server."""
+        return self._ask_itself()
+
+    async def _ask_itself(self) -> list[str]:
+        return await Promising.events(self.ref)
+
+    @call
+    def fail(self) -> Any:
+        """Return a future that has failed with a TypeError."""
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(TypeError("its own"))
+        return future
