@@ -22,6 +22,8 @@ True
 | `{stop, R, S}` | `NoReply(then=Stop(r))`; from a cast or info: `Stop(r)` |
 | `ignore`, `{stop, R}` from `init` | `Ignore()`, `Stop(r)` |
 
+A callback that returns what it may not return has crashed; a plain value from a cast is dropped.
+
 Promise: plain data, no I/O.
 """
 

@@ -51,6 +51,18 @@ CALLBACK: Final = ""
 # The operation of a cast that is for `handle_info`.
 INFO: Final = "!"
 
+
+def callback_name(operation: str, *, is_call: bool) -> str:
+    """Return what handles a message, for people: its operation, or one of OTP's callbacks.
+
+    >>> callback_name("increment", is_call=True), callback_name("", is_call=False)
+    ('increment', 'handle_cast')
+    """
+    if operation == INFO:
+        return "handle_info"
+    return operation or ("handle_call" if is_call else "handle_cast")
+
+
 # Control plane, any process to the root.
 HELLO: Final = 20  # worker_id, protocol version, token
 READY: Final = 21  # sid, incarnation: its init has returned

@@ -41,7 +41,9 @@ from noex_mp.wire.envelopes import (
     GRANT,
     INFO,
     REPLY,
+    callback_name,
 )
+from noex_mp.wire.values import shortened
 from noex_mp.worker.activation import Activation, activation, inline
 from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, Victim, follow
 from noex_mp.worker.suspended import GoOn, Suspended
@@ -99,6 +101,9 @@ class _Awaited(NamedTuple):
 _NO_QUEUE: Final[deque[Any]] = deque(maxlen=0)
 _NOTHING: Final[dict[str, Any]] = {}
 _NOBODY: Final[dict[Any, Any]] = {}
+
+# What a server does after a callback, besides to wait.
+_THEN: Final = frozenset((Continue, Stop, TimeoutAfter))
 
 # What a handler returned besides a plain value.
 ODD_RESULTS: Final = OUTCOMES | {Suspended}
@@ -296,8 +301,11 @@ class Mailbox:
         if isinstance(outcome, Ignore | Stop):
             self._host.not_ready(self, outcome)
             return False
+        if outcome is not None and outcome.__class__ not in _THEN:
+            self._host.not_ready(self, _wrong_outcome("init", outcome))
+            return False
         self.idle = self._init_promise is None
-        self._then(outcome)
+        self._then(outcome, "init")
         self._host.ready(self)
         return True
 
@@ -696,12 +704,14 @@ class Mailbox:
         if isinstance(item, Stop):
             self._stop(item)
             return
-        began = self._begin_own("handle_continue" if isinstance(item, Continue) else INFO)
+        continues = isinstance(item, Continue)
+        began = self._begin_own("handle_continue" if continues else INFO)
         try:
-            if isinstance(item, Continue):
-                self._then(await _maybe_await(self.server.handle_continue(item.argument)))
+            if continues:
+                then = await _maybe_await(self.server.handle_continue(item.argument))
             else:
-                self._then(await _maybe_await(self.server.handle_info(item)))
+                then = await _maybe_await(self.server.handle_info(item))
+            self._then(then, "handle_continue" if continues else "handle_info")
         except BaseException as error:
             self._host.leave_fork(error)
             self._crash(error)
@@ -731,16 +741,18 @@ class Mailbox:
         if result.__class__ not in ODD_RESULTS:
             if is_call:
                 self.reply(target, frame[2], result)
+            elif result is not None and _callback_of(frame) == "handle_info":
+                self._then(result, "handle_info")
             return
         if result.__class__ is Reply:
             self.reply(target, frame[2], result.value)
-            self._then(result.then)
+            self._then(result.then, _callback_of(frame))
         elif isinstance(result, NoReply):
-            self._then(result.then)
+            self._then(result.then, _callback_of(frame))
         elif isinstance(result, Suspended):
             self._resume(target, frame, _Awaited(GoOn(*result), None))
         else:
-            self._then(result)
+            self._then(result, _callback_of(frame))
 
     def finish_slowly(self, target: Target, frame: list[Any], result: Any) -> None:
         """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
@@ -755,7 +767,7 @@ class Mailbox:
         # Ahead of whatever waits: it has begun.
         if self.task is None:
             self._need_task()
-        self.queue.appendleft((target, [*frame[:3], awaited]))
+        self.queue.appendleft((target, [*frame[:3], awaited, frame[3]]))
         self.wake()
 
     def reply(self, target: Target, seq: int, value: Any) -> None:
@@ -819,9 +831,12 @@ class Mailbox:
         self._cells[target.cell] = frame[2]
         self.refuse(target, frame, error)
 
-    def _then(self, then: Any) -> None:
+    def _then(self, then: Any, callback: str) -> None:
         # Before any message that waits, as in OTP.
         if then is None:
+            return
+        if then.__class__ not in _THEN:
+            self._crash(_wrong_outcome(callback, then))
             return
         if isinstance(then, TimeoutAfter):
             self._timeout = then.seconds
@@ -886,6 +901,26 @@ def _discard(promise: Any) -> None:
     drop = getattr(promise, "close", None) or getattr(promise, "cancel", None)
     if drop is not None:
         drop()
+
+
+def _callback_of(frame: list[Any]) -> str:
+    """Return the name of what handles a message, for people."""
+    # Behind an `_Awaited` stands what was there before.
+    name: str = frame[4] if isinstance(frame[3], _Awaited) else frame[3]
+    return callback_name(name, is_call=frame[0] in _CALLS)
+
+
+def _wrong_outcome(callback: str, outcome: object) -> TypeError:
+    if callback == "init":
+        may = "None, Continue(...), Stop(...), TimeoutAfter(...) or Ignore()"
+    elif callback in ("handle_info", "handle_continue"):
+        may = "None, Continue(...), Stop(...) or TimeoutAfter(...)"
+    else:
+        may = (
+            "a value, Reply(...) or NoReply(...), and then=Continue(...), Stop(...) or "
+            "TimeoutAfter(...)"
+        )
+    return TypeError(f"{callback} returned {shortened(outcome)}; it may return {may}")
 
 
 def _is_waiting_call(frame: list[Any]) -> bool:

@@ -10,6 +10,8 @@ import pytest
 from noex_mp import (
     CallTimedOutError,
     Continue,
+    Crash,
+    Ignore,
     InitFailedError,
     Normal,
     NoServerError,
@@ -20,11 +22,12 @@ from noex_mp import (
     UnknownOperationError,
     child,
     named,
+    send_after,
     spawn,
     stop,
 )
 from tests.nodes.observed import ObservedNode, Whistles
-from tests.servers.answering import Choosy, Starting
+from tests.servers.answering import Choosy, Mistaken, Starting
 from tests.servers.counters import Journal, Later, Pop, Push, Size, Stack, Turns
 
 
@@ -218,3 +221,48 @@ async def test_a_start_that_is_stopped_as_normal_has_failed(
         await stop(named("x", Starting), reason=Normal())
         with pytest.raises(InitFailedError, match="stopped normally"):
             await starting
+
+
+async def test_a_wrong_outcome_of_init_fails_the_start() -> None:
+    async with ObservedNode():
+        with pytest.raises(InitFailedError, match="init returned 5; it may return None, Continue"):
+            await spawn(Mistaken, "init")
+
+
+@pytest.mark.parametrize("place", ["get", "get_slowly"])
+async def test_a_call_that_returns_what_is_for_init_is_a_crash(place: str) -> None:
+    async with ObservedNode():
+        mistaken = await spawn(Mistaken, place, Ignore())
+        operation = Mistaken.get if place == "get" else Mistaken.get_slowly
+        with pytest.raises(ServerExitedError) as failure:
+            await operation(mistaken.within(None))
+        reason = failure.value.report.reason
+        assert isinstance(reason, Crash)
+        assert reason.message.startswith(f"{place} returned Ignore(); it may return a value, Reply")
+
+
+@pytest.mark.parametrize("place", ["handle_continue", "handle_info", "another's", "reply_and"])
+async def test_a_wrong_outcome_is_a_crash_and_no_message(place: str) -> None:
+    async with ObservedNode() as node:
+        name = "handle_info" if place == "another's" else place
+        spec = child(Mistaken, name).options(restart="temporary")
+        mistaken = await node.spawn(spec)
+        match place:
+            case "handle_info":
+                await Mistaken.remind(mistaken)
+            case "another's":
+                send_after(mistaken, "hello", 0)
+            case "reply_and":
+                assert await Mistaken.reply_and(mistaken) == 1
+            case _:
+                pass
+        await node.event("crashed", mistaken)
+        with pytest.raises(NoServerError, match=f"TypeError: {name} returned 5; it may return"):
+            await Mistaken.get(mistaken)
+
+
+async def test_what_a_cast_returns_is_no_matter() -> None:
+    async with ObservedNode():
+        mistaken = await spawn(Mistaken, "put")
+        await Mistaken.put(mistaken)
+        assert await Mistaken.get(mistaken) is None

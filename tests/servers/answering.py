@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from noex_mp import (
     CallCycleError,
@@ -14,6 +15,7 @@ from noex_mp import (
     GenServer,
     Ignore,
     Ref,
+    Reply,
     Timeout,
     TimeoutAfter,
     call,
@@ -25,7 +27,7 @@ from noex_mp.core.reasons import ExitReason
 from tests.servers.busy import Busy
 from tests.servers.counters import blow, listen
 
-__all__ = ["Answering", "Choosy", "Racing", "SelfCalling", "Starting"]
+__all__ = ["Answering", "Choosy", "Mistaken", "Racing", "SelfCalling", "Starting"]
 
 
 class Answering(GenServer):
@@ -174,3 +176,46 @@ class SelfCalling(GenServer):
     @call
     def one(self) -> int:
         return 1
+
+
+class Mistaken(GenServer):
+    """Returns what a callback may not return, where it is told to."""
+
+    def __init__(self, place: str = "", outcome: Any = 5) -> None:
+        self.place, self.outcome = place, outcome
+
+    def _outcome_if(self, place: str) -> Any:
+        return self.outcome if place == self.place else None
+
+    def init(self) -> Any:
+        if self.place == "handle_continue":
+            return Continue()
+        return self._outcome_if("init")
+
+    def handle_continue(self, argument: object) -> Any:
+        return self._outcome_if("handle_continue")
+
+    async def handle_info(self, message: object) -> Any:
+        assert message == "hello"
+        return self._outcome_if("handle_info")
+
+    @call
+    def get(self) -> Any:
+        return self._outcome_if("get")
+
+    @call
+    async def get_slowly(self) -> Any:
+        await asyncio.sleep(0)
+        return self._outcome_if("get_slowly")
+
+    @call
+    def reply_and(self) -> Any:
+        return Reply(1, then=self._outcome_if("reply_and"))
+
+    @cast
+    def put(self) -> Any:
+        return self._outcome_if("put")
+
+    @call
+    def remind(self) -> None:
+        send_after(self.ref, "hello", 0)
