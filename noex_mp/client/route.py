@@ -41,7 +41,17 @@ from noex_mp.errors import (
 )
 from noex_mp.transport.link import Link
 from noex_mp.wire.codec import BIG, pack_plain
-from noex_mp.wire.envelopes import ASK, CALL, CALL_KW, CANCEL, CAST, CAST_KW, OPEN, PROBE
+from noex_mp.wire.envelopes import (
+    ASK,
+    CALL,
+    CALL_KW,
+    CANCEL,
+    CAST,
+    CAST_KW,
+    OPEN,
+    PROBE,
+    callback_name,
+)
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -552,6 +562,7 @@ class Route:
             if not future.done():
                 operation = entry[2]
                 name = operation.name if operation else _operation_in(entry[1])
+                name = callback_name(name, is_call=operation is not None)
                 what, limit = f"{self.label}.{name}", entry[4] or 0.0
                 _fail(entry, CallTimedOutError(what, limit, is_cast=operation is None))
             elif is_sent and self.link is not None:

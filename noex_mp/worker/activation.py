@@ -22,7 +22,7 @@ from noex_mp.client.client import Client
 from noex_mp.client.route import Route
 from noex_mp.errors import CallTimedOutError
 from noex_mp.transport.link import Link
-from noex_mp.wire.envelopes import CALL, CALL_KW
+from noex_mp.wire.envelopes import CALL, CALL_KW, callback_name
 
 if TYPE_CHECKING:
     from noex_mp.core.ref import SentOperation
@@ -222,7 +222,8 @@ class InheritingRoute(Route):
 
     def _too_late(self, operation: SentOperation, timeout: float | None) -> asyncio.Future[Any]:
         future = self._create_future()
-        future.set_exception(CallTimedOutError(f"{self.label}.{operation.name}", timeout or 0.0))
+        what = f"{self.label}.{callback_name(operation.name, is_call=True)}"
+        future.set_exception(CallTimedOutError(what, timeout or 0.0))
         return future
 
 

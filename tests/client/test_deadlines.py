@@ -14,6 +14,7 @@ from noex_mp.client import route as route_module
 from noex_mp.client.client import TICK, Client
 from noex_mp.client.route import Route
 from noex_mp.core.operations import OperationInfo
+from noex_mp.core.ref import CALLBACK, SentOperation
 
 ECHO = OperationInfo("echo", "call", print)
 
@@ -89,6 +90,29 @@ async def test_a_call_fails_when_its_time_is_over_and_never_before(
     with pytest.raises(CallTimedOutError) as failure:
         await future
     assert failure.value.timeout == 1.0
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"), [(ECHO, "Counter.echo"), (CALLBACK, "Counter.handle_call")]
+)
+async def test_what_ran_out_of_time_is_named(
+    operation: SentOperation, name: str, time: Time, route: Route
+) -> None:
+    future = route.invoke(operation, ("a message",), {}, 1.0)
+    time.pass_by(1.5)
+    time.tick()
+    with pytest.raises(CallTimedOutError) as failure:
+        await future
+    assert failure.value.operation == name
+
+
+async def test_a_cast_that_ran_out_of_time_is_named(time: Time, route: Route) -> None:
+    future = route.cast(CALLBACK, ("a message",), {}, 1.0)
+    time.pass_by(1.5)
+    time.tick()
+    with pytest.raises(CallTimedOutError) as failure:
+        await future
+    assert failure.value.operation == "Counter.handle_cast"
 
 
 async def test_a_call_made_after_the_loop_was_blocked_has_all_its_time(
