@@ -257,6 +257,17 @@ class Client:
         if self._ticks % IDLE_CHECK == 0 and not any(r.pending for r in self._all_routes()):
             self._stop_ticking()
 
+    def check(self, message: object) -> None:
+        """See that a message can be sent, without sending it.
+
+        Raises:
+            UnencodableError: It cannot.
+        """
+        try:
+            self.encoder.pack_big([message])
+        except Exception as error:
+            raise self.encoder.explain_value("message", message, error) from None
+
     def sweep(self) -> None:
         """Look at once at what nobody waits for any more, and tell its servers."""
         now = monotonic()

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol, final
 
+from noex_mp.client import current
+from noex_mp.core.gen_server import GenServer
 from noex_mp.core.ref import Ref, route_to
-from noex_mp.errors import CallError, NoNodeError
+from noex_mp.errors import CallError, NodeDownError, NoNodeError, NoServerError
 from noex_mp.wire.envelopes import INFO
+from noex_mp.wire.values import shortened
 
 __all__ = ["Delivery", "Timer", "cancel_timer", "install", "send_after", "send_interval"]
 
@@ -73,6 +76,10 @@ class Timer:
         self._message = message
         self._period = period
         self._deliver = _local(ref)
+        if self._deliver is None:
+            # Here whoever sets it can be told; later only the loop would hear of it.
+            with contextlib.suppress(CallError):
+                current.client(ref.node or None).check(message)
         # Not the handle's own: that of a short time has none on uvloop.
         self._due = self._loop.time() + first
         self._handle: asyncio.Handle | None = self._loop.call_later(first, self._fire)
@@ -90,9 +97,20 @@ class Timer:
         if self._deliver is not None:
             return self._deliver(self._message)
         # As in OTP, a message to nobody is lost.
-        with contextlib.suppress(CallError):
-            route_to(self._ref).cast(_INFO, (self._message,), {}, None)
+        try:
+            sent = route_to(self._ref).cast(_INFO, (self._message,), {}, None)
+        except NodeDownError:
+            return False
+        except CallError:
+            return True
+        if self._period is not None:
+            sent.add_done_callback(self._sent)
         return True
+
+    def _sent(self, sent: asyncio.Future[None]) -> None:
+        # An interval ends with its server, but a name may be somebody else's next time.
+        if self._ref.sid and not sent.cancelled() and isinstance(sent.exception(), NoServerError):
+            self.cancel()
 
     def cancel(self) -> float | None:
         """See `cancel_timer`."""
@@ -116,14 +134,17 @@ def send_after(ref: Ref[Any], message: object, seconds: float) -> Timer:
         The timer, for `cancel_timer`. It ends with the event loop, or the server, that set it.
 
     Raises:
+        TypeError: Not a Ref.
         ValueError: Not a number of seconds of zero or more.
         NoNodeError: No event loop runs in this thread.
+        UnencodableError: The message cannot be sent to another process.
 
     Example:
         ```python
         self.deadline = send_after(self.ref, "too late", 30.0)
         ```
     """
+    _check_ref(ref, "send_after")
     _check(seconds, "send_after", least="0 or more", is_right=_is_number(seconds) and seconds >= 0)
     return Timer(ref, message, seconds, None)
 
@@ -132,7 +153,8 @@ def send_interval(ref: Ref[Any], message: object, seconds: float) -> Timer:
     """Send a message to a server's `handle_info` again and again.
 
     The first one comes after one period. Periods are counted from the first, so they do not
-    drift. A server of the same process never has more than one message of a timer waiting.
+    drift. A server of the same process never has more than one message of a timer waiting. It ends
+    with the server: when that is gone for good.
 
     Args:
         ref: The server; `self.ref` for the one that sets the timer.
@@ -140,9 +162,12 @@ def send_interval(ref: Ref[Any], message: object, seconds: float) -> Timer:
         seconds: The period.
 
     Raises:
+        TypeError: Not a Ref.
         ValueError: Not a number of seconds above zero.
         NoNodeError: No event loop runs in this thread.
+        UnencodableError: The message cannot be sent to another process.
     """
+    _check_ref(ref, "send_interval")
     _check(seconds, "send_interval", least="above 0", is_right=_is_number(seconds) and seconds > 0)
     return Timer(ref, message, seconds, seconds)
 
@@ -154,8 +179,25 @@ def cancel_timer(timer: Timer) -> float | None:
         None if it had fired for the last time or was cancelled before; what it sent may then
         have been handled. Of a server's own timer nothing comes after this, also nothing that had
         fired and was still waiting (0.0 is returned then).
+
+    Raises:
+        TypeError: Not a timer.
     """
+    if not isinstance(timer, Timer):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"cancel_timer takes what send_after or send_interval gave you, got {shortened(timer)}"
+        )
     return timer.cancel()
+
+
+def _check_ref(ref: object, function: str) -> None:
+    if isinstance(ref, Ref):
+        return
+    if isinstance(ref, GenServer):
+        remedy = "For the server itself that is self.ref."
+    else:
+        remedy = "That is what spawn(...) gave you; for the server itself it is self.ref."
+    raise TypeError(f"{function} takes a Ref first, got {shortened(ref)}\n{remedy}")
 
 
 def _check(seconds: object, function: str, *, least: str, is_right: bool) -> None:

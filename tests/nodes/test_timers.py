@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
-from noex_mp import NoNodeError, Ref, cancel_timer, send_after, send_interval, spawn, stop
+from noex_mp import (
+    NoNodeError,
+    Ref,
+    UnencodableError,
+    cancel_timer,
+    send_after,
+    send_interval,
+    spawn,
+    stop,
+)
+from noex_mp.client import timers
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.busy import Ticking
 
@@ -112,6 +123,50 @@ async def test_a_program_may_send_later_to_any_server(whistles: Whistles) -> Non
         for _ in range(5):
             await asyncio.sleep(0.001)
         assert cancel_timer(lost) is None
+
+
+async def test_a_message_that_cannot_be_sent_is_refused_where_the_timer_is_set() -> None:
+    async with ObservedNode():
+        ticking = await spawn(Ticking)
+        for send_later in (send_after, send_interval):
+            with pytest.raises(UnencodableError) as failure:
+                send_later(ticking, ["x", threading.Lock()], 0.001)
+            assert failure.value.path == "message[1]"
+
+
+async def test_an_interval_ends_with_its_server(
+    whistles: Whistles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, ended = whistles(), asyncio.Event()
+    cancel = timers.Timer.cancel
+
+    def noted(timer: timers.Timer) -> float | None:
+        ended.set()
+        return cancel(timer)
+
+    monkeypatch.setattr(timers.Timer, "cancel", noted)
+    async with ObservedNode():
+        ticking = await spawn(Ticking, heard.path)
+        timer = send_interval(ticking, "tick", 0.001)
+        await heard.heard()
+        await stop(ticking)
+        await ended.wait()
+        assert cancel_timer(timer) is None
+
+
+@pytest.mark.parametrize("ref", [None, "counter", Ticking()])
+def test_a_timer_takes_a_ref(ref: Any) -> None:
+    for send_later in (send_after, send_interval):
+        with pytest.raises(TypeError, match="takes a Ref first, got .*\\n.*self.ref"):
+            send_later(ref, "x", 1)
+
+
+def test_only_a_timer_can_be_cancelled() -> None:
+    none: Any = None
+    with pytest.raises(
+        TypeError, match="takes what send_after or send_interval gave you, got None"
+    ):
+        cancel_timer(none)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1", None, True])
