@@ -53,6 +53,11 @@ def path_of(cls: type[Any]) -> str:
     return f"{module}:{cls.__qualname__}"
 
 
+def readable(text: str) -> str:
+    """Return text that names classes with the script's as Python itself names it: `__main__`."""
+    return text.replace(f"{MAIN_IN_WORKERS}.", f"{MAIN}.")
+
+
 def main_program() -> MainProgram | None:
     """Return how workers can import the user's program again, or None if they cannot.
 

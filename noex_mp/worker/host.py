@@ -49,6 +49,7 @@ from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
 from noex_mp.transport.spin import Spinner
+from noex_mp.wire.classes import readable
 from noex_mp.wire.codec import BIG, Encoder, pack_plain
 from noex_mp.wire.envelopes import (
     ASK,
@@ -742,4 +743,4 @@ def _init_failed(error: BaseException) -> InitFailed:
 
 
 def _traceback_of(error: BaseException | None) -> str:
-    return "" if error is None else "".join(traceback.format_exception(error))
+    return "" if error is None else readable("".join(traceback.format_exception(error)))

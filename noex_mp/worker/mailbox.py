@@ -29,6 +29,7 @@ from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, St
 from noex_mp.core.reasons import Crash, Exited, ExitReason
 from noex_mp.errors import CallCycleError, MailboxFullError, UnknownOperationError
 from noex_mp.transport.link import Link
+from noex_mp.wire.classes import readable
 from noex_mp.wire.codec import BIG, pack_plain
 from noex_mp.wire.envelopes import (
     ASK,
@@ -956,8 +957,6 @@ async def _maybe_await(value: Any) -> Any:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return readable(f"{kind.__module__}.{kind.__qualname__}")

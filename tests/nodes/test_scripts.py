@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 HEAD = """
 import asyncio
-from noex_mp import GenServer, Node, call, shutdown, spawn, stop
+from noex_mp import GenServer, Node, ServerExitedError, call, shutdown, spawn, stop
 """
 SERVER = """
 class Wrong(Exception):
@@ -154,6 +154,30 @@ def test_classes_of_the_script_are_the_same_on_both_sides(tmp_path: Path) -> Non
     )
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.startswith("refused 2\nTrue\nTrue\n")
+
+
+def test_a_crash_names_a_class_of_the_script_as_the_script_does(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        class Failing(GenServer):
+            @call
+            def fail(self):
+                raise Wrong("on purpose", 2)
+
+        async def main():
+            failing = await spawn(Failing)
+            try:
+                await Failing.fail(failing)
+            except ServerExitedError as error:
+                print(error.report.reason.error, isinstance(error.__cause__, Wrong))
+                print(error.report.traceback.splitlines()[-1])
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+        """,
+    )
+    assert done.stdout.splitlines() == ["__main__.Wrong True", "__main__.Wrong: on purpose"]
 
 
 def test_a_script_that_just_ends_stops_its_servers(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ async def test_an_interval_ends_with_its_server(
 @pytest.mark.parametrize("ref", [None, "counter", Ticking()])
 def test_a_timer_takes_a_ref(ref: Any) -> None:
     for send_later in (send_after, send_interval):
-        with pytest.raises(TypeError, match="takes a Ref first, got .*\\n.*self.ref"):
+        with pytest.raises(TypeError, match=r"takes a Ref first, got .*\n.*self.ref"):
             send_later(ref, "x", 1)
 
 
