@@ -14,7 +14,6 @@ from math import inf
 from typing import Any, Final, Protocol, final
 
 from noex_mp.client import current
-from noex_mp.core.gen_server import GenServer
 from noex_mp.core.ref import Ref, route_to
 from noex_mp.errors import CallError, NodeDownError, NoNodeError, NoServerError
 from noex_mp.wire.envelopes import INFO
@@ -193,11 +192,10 @@ def cancel_timer(timer: Timer) -> float | None:
 def _check_ref(ref: object, function: str) -> None:
     if isinstance(ref, Ref):
         return
-    if isinstance(ref, GenServer):
-        remedy = "For the server itself that is self.ref."
-    else:
-        remedy = "That is what spawn(...) gave you; for the server itself it is self.ref."
-    raise TypeError(f"{function} takes a Ref first, got {shortened(ref)}\n{remedy}")
+    raise TypeError(
+        f"{function} takes a Ref first, got {shortened(ref)}\n"
+        f"That is what spawn(...) gave you; for the server itself it is self.ref."
+    )
 
 
 def _check(seconds: object, function: str, *, least: str, is_right: bool) -> None:
