@@ -30,10 +30,16 @@ from noex_mp.wire.values import BIG, PICKLE, ValueReader, ValueWriter, extension
 # How pickle takes values of registered types apart.
 REDUCERS: Final[dict[type[Any], Callable[[Any], tuple[Any, ...]]]] = {}
 
+# What has to be called over there when a class has arrived with its code, and with what else.
+COMPANIONS: Final[dict[type[Any], tuple[Callable[..., Any], tuple[Any, ...]]]] = {}
+
 _PROTOCOL: Final = 5
 # None has no class that could be looked up, but pickle knows a few of these by heart.
 _BUILT_IN: Final = "builtins"
 
+
+# So many elements has a reduction that says how the state is set: that of a class.
+_WITH_SETTER: Final = 6
 
 _LAMBDA: Final = "a lambda has no name that another process could import; write it as a def"
 
@@ -142,9 +148,20 @@ def _code_pickler() -> Callable[..., Any]:
                 if goes_by_name(obj):
                     return NotImplemented
                 _let_cloudpickle_know(sys.modules.get(obj.__module__))
-            return super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            companion = COMPANIONS.get(obj) if isinstance(obj, type) else None
+            if companion is None or len(reduced) != _WITH_SETTER:
+                return reduced
+            make, args, state, _, _, set_state = reduced
+            return make, args, (state, set_state, *companion), None, None, _set_state_and_call
 
     return CodePickler
+
+
+def _set_state_and_call(cls: type[Any], state: tuple[Any, ...]) -> None:
+    of_class, set_state, function, args = state
+    set_state(cls, of_class)
+    function(cls, *args)
 
 
 def _let_cloudpickle_know(module: ModuleType | None) -> None:

@@ -3,6 +3,9 @@
 On the wire stands the name of the type, `module:qualname`, beside the module that has called
 `register_type`. A process that has not heard of the type imports that module first: so it is
 enough to register a type once, at the top level of a module, wherever the module is.
+
+A notebook, the prompt or `python -c` is no module that others could import. From there the class
+and its functions travel with each value, by pickle, as code from there always does.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from msgpack import ExtType
 
 from noex_mp.errors import BadRegistrationError, UnregisteredTypeError
-from noex_mp.wire import extensions
-from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS, local_module, path_of
+from noex_mp.wire import by_value, extensions
+from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS, local_module, others_import, path_of
 from noex_mp.wire.values import REGISTERED, Dumper, ValueReader, ValueWriter, extension
 
 __all__ = ["register_type"]
@@ -31,6 +34,8 @@ class _Registration(NamedTuple):
     decode: Callable[[Any], Any]
     # The module that has registered it, by its name on the wire.
     home: str
+    # It goes along with each value: it has come so itself, or its home is no module at all.
+    goes_along: bool = False
 
 
 _registrations: Final[dict[str, _Registration]] = {}
@@ -77,11 +82,41 @@ def register_type(cls: type[T], encode: Callable[[T], W], decode: Callable[[W], 
         raise BadRegistrationError(
             path, f"{known.home} has registered it already, with other functions"
         )
-    _registrations[path] = _Registration(cls, encode, decode, home)
+    # A debugger or profiler may run the program in a namespace of its own.
+    is_module = getattr(sys.modules.get(caller), "__dict__", None) is frame.f_globals
+    _enter(path, _Registration(cls, encode, decode, home, goes_along=not is_module))
+
+
+def _enter(path: str, registration: _Registration) -> None:
+    cls, encode, decode, home, _ = registration
+    _registrations[path] = registration
+    # A server that makes such values, and gets none, has the class with its own code.
+    by_value.COMPANIONS[cls] = (take, (path, home, encode, decode))
     encode = _guarded(path, encode)
-    extensions.set_dumper(cls, _dumper(path, home, encode))
-    # For those that lie in what is pickled.
-    extensions.REDUCERS[cls] = lambda value: (rebuild, (path, home, encode(value)))
+    extensions.set_dumper(cls, _dumper(path, registration, encode))
+
+    def reduce(value: Any) -> tuple[Any, ...]:
+        # For those that lie in what is pickled.
+        return rebuild, (path, home, encode(value), *_code(registration))
+
+    extensions.REDUCERS[cls] = reduce
+
+
+def _code(registration: _Registration) -> list[bytes]:
+    """Return what has to go along with a value, for processes that cannot import its home."""
+    cls, encode, decode, home, goes_along = registration
+    module = sys.modules.get(local_module(home))
+    if not goes_along and (module is None or others_import(module)):
+        return []
+    return [by_value.dump((cls, encode, decode), sys.maxsize)[0]]
+
+
+def take(cls: type[Any], path: str, home: str, encode: Any, decode: Any) -> None:
+    """Register a class that has come with its code, if it is new here. Pickles name this."""
+    known = _registrations.get(path)
+    # At home it is the class that was sent.
+    if known is None or known.cls is not cls:
+        _enter(path, _Registration(cls, encode, decode, home, goes_along=True))
 
 
 def _refuse_what_cannot_be(cls: type[Any], *functions: Any) -> None:
@@ -112,9 +147,17 @@ def _are_same(one: Any, other: Any) -> bool:
     )
 
 
-def _dumper(path: str, home: str, encode: Callable[[Any], Any]) -> Dumper:
+def _dumper(path: str, registration: _Registration, encode: Callable[[Any], Any]) -> Dumper:
+    home = registration.home
+
     def dump_registered(writer: ValueWriter, value: Any) -> ExtType:
-        return extension(REGISTERED, writer.nested([path, home, encode(value)]))
+        code = _code(registration)
+        if code and not writer.allow_pickle:
+            raise TypeError(
+                f"its type is registered in {home}, which other processes cannot import, and "
+                f"pickle is switched off; call register_type in a module"
+            )
+        return extension(REGISTERED, writer.nested([path, home, encode(value), *code]))
 
     return dump_registered
 
@@ -146,11 +189,17 @@ def encoded(value: object) -> Any:
 
 
 def _load_registered(reader: ValueReader, data: bytes) -> Any:
-    return rebuild(*reader.nested(data))
+    path, home, content, *code = reader.nested(data)
+    if code and not reader.allow_pickle:
+        raise TypeError("pickle is switched off")
+    return rebuild(path, home, content, *code)
 
 
-def rebuild(path: str, home: str, content: Any) -> Any:
+def rebuild(path: str, home: str, content: Any, code: bytes = b"") -> Any:
     """Return the value again. Pickles of other values name this function."""
+    if code:
+        cls, *functions = by_value.load(code)
+        take(cls, path, home, *functions)
     decode = _find(path, home).decode
     try:
         return decode(content)

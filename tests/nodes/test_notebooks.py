@@ -215,3 +215,29 @@ async def test_the_node_ends_with_its_kernel(notebook: Notebook, how: str) -> No
         assert await asyncio.to_thread(wait_for_ends, [pidfd]) == []
     finally:
         os.close(pidfd)
+
+
+async def test_a_type_may_be_registered_in_a_cell(notebook: Notebook) -> None:
+    await notebook.cell(IMPORTS + "from noex_mp import register_type")
+    await notebook.cell(
+        """
+class Sealed:
+    def __init__(self, content):
+        self.content = content
+    def __reduce__(self):
+        raise TypeError("no pickle")
+
+register_type(Sealed, lambda sealed: sealed.content, lambda content: Sealed(content))
+
+class Echo(GenServer):
+    @call
+    def twice(self, values):
+        return [Sealed(2 * value.content) for value in values]
+"""
+    )
+    await notebook.cell("echo = await spawn(Echo)")
+    echoed = """
+[one] = await Echo.twice(echo, [Sealed(3)])
+print(type(one) is Sealed, one.content)
+"""
+    assert await notebook.cell(echoed) == "True 6\n"

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 HEAD = """
 import asyncio
-from noex_mp import GenServer, Node, ServerExitedError, call, shutdown, spawn, stop
+from noex_mp import GenServer, Node, ServerExitedError, call, register_type, shutdown, spawn, stop
 """
 SERVER = """
 class Wrong(Exception):
@@ -247,8 +247,24 @@ class Shop(GenServer, expected=(Wrong,)):
 class Broken(Exception):
     pass
 
+class Sealed:
+    def __init__(self, content):
+        self.content = content
+    def __reduce__(self):
+        raise TypeError("no pickle")
+
+register_type(Sealed, lambda sealed: sealed.content, lambda content: Sealed(content))
+
 def twice(order):
     return [order, order]
+
+def seal(order):
+    return Sealed(order)
+
+class Unsealing(GenServer):
+    @call
+    def content(self, sealed):
+        return sealed.content
 
 def what(order):
     return order.what, type(order) is Order
@@ -267,6 +283,9 @@ async def main():
     print(reply == order and type(reply) is Order and reply.colour is Colour.RED)
     print(await Shop.take(shop, order, twice) == [order, order])
     print(await Shop.take(shop, order, what))
+    sealed = await Shop.take(shop, order, seal)
+    unsealing = await spawn(Unsealing)
+    print(type(sealed) is Sealed, await Unsealing.content(unsealing, sealed) == order)
     try:
         await Shop.crash(shop)
     except Exception as error:
@@ -276,7 +295,7 @@ async def main():
 if __name__ == "__main__":
     asyncio.run(main())
 """
-SAYS = "refused 2\nTrue\nTrue\n('tea', True)\nServerExitedError True\nTrue\n"
+SAYS = "refused 2\nTrue\nTrue\n('tea', True)\nTrue True\nServerExitedError True\nTrue\n"
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

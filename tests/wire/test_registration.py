@@ -231,3 +231,49 @@ def test_a_class_made_at_run_time_can_go_once_it_was_sent(make: Callable[[], obj
     del namespace["Made"], cls, made
     gc.collect()
     assert gone() is None
+
+
+def _nobody_imports(module: object) -> bool:
+    return False
+
+
+def test_without_pickle_a_registration_has_to_stand_in_a_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Sealed:
+        pass
+
+    register_type(Sealed, lambda _: 1, lambda _: Sealed())
+    monkeypatch.setattr(registration, "others_import", _nobody_imports)
+    sealed = Sealed()
+    with pytest.raises(TypeError, match="which other processes cannot import"):
+        Encoder(allow_pickle=False).pack([1, sealed])
+    reader = FrameReader(peer="worker 1", allow_pickle=False)
+    reader.feed(Encoder().pack([1, sealed]))
+    assert list(reader.frames()) == [[1, None]]
+    assert "pickle is switched off" in str(reader.failures[0])
+
+
+def test_what_comes_along_with_a_value_is_used_where_it_is_new(
+    registrations: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sealed:
+        pass
+
+    register_type(Sealed, lambda _: 1, lambda _: Sealed())
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, "others_import", _nobody_imports)
+        data = Encoder().pack([1, Sealed(), Plain(Sealed())])
+    registrations.clear()
+    reader = FrameReader(peer="worker 1")
+    reader.feed(data)
+    [[_, alone, inside]] = reader.frames()
+    assert type(alone) is type(inside.content) is Sealed
+    # From here it goes on with all that it came with.
+    registrations_here = dict(registrations)
+    data = Encoder().pack([1, alone])
+    registrations.clear()
+    reader.feed(data)
+    [[_, again]] = reader.frames()
+    assert type(again) is Sealed
+    assert registrations_here.keys() == registrations.keys()
