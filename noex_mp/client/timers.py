@@ -17,7 +17,6 @@ from noex_mp.client import current
 from noex_mp.core.ref import Ref, route_to
 from noex_mp.errors import CallError, NodeDownError, NoNodeError, NoServerError
 from noex_mp.wire.envelopes import INFO
-from noex_mp.wire.values import shortened
 
 __all__ = ["Delivery", "Timer", "cancel_timer", "install", "send_after", "send_interval"]
 
@@ -184,7 +183,7 @@ def cancel_timer(timer: Timer) -> float | None:
     """
     if not isinstance(timer, Timer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"cancel_timer takes what send_after or send_interval gave you, got {shortened(timer)}"
+            f"cancel_timer takes what send_after or send_interval gave you, got {timer!r:.60}"
         )
     return timer.cancel()
 
@@ -193,7 +192,7 @@ def _check_ref(ref: object, function: str) -> None:
     if isinstance(ref, Ref):
         return
     raise TypeError(
-        f"{function} takes a Ref first, got {shortened(ref)}\n"
+        f"{function} takes a Ref first, got {ref!r:.60}\n"
         f"That is what spawn(...) gave you; for the server itself it is self.ref."
     )
 
