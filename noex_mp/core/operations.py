@@ -207,7 +207,9 @@ class _CallDecorator:
     ) -> Operation[S, P, R, Callable[P, R]]: ...
     @overload
     def __call__(self, /, *, idempotent: bool) -> _CallDecorator: ...
-    def __call__(self, method: Any = None, /, *, idempotent: bool = False) -> Any:
+    def __call__(self, method: Any = None, /, *, idempotent: bool = False, **unknown: Any) -> Any:
+        if unknown:
+            raise TypeError(_no_option(unknown))
         if method is None:
             return _CallDecorator(idempotent=idempotent)
         return _sending_call(_describe("call", method, idempotent=self._idempotent))
@@ -385,6 +387,14 @@ def _unwrapped(function: Any) -> Iterator[FunctionType]:
     while isinstance(function, FunctionType):
         yield function
         function = getattr(function, "__wrapped__", None)
+
+
+def _no_option(unknown: dict[str, Any]) -> str:
+    problem = f"@call has no option {', '.join(unknown)}; there is: idempotent"
+    if "timeout" not in unknown:
+        return problem
+    limit = _shown(unknown["timeout"])
+    return f"{problem}\nA time limit is the caller's: await Counter.get(counter.within({limit}))."
 
 
 def _no_method(kind: Kind, got: Any) -> str:

@@ -33,6 +33,7 @@ from typing import (
 __all__ = [
     "MAX_BYTES",
     "MAX_MESSAGES",
+    "OPTIONS",
     "ChildOptions",
     "ChildSpec",
     "Restart",
@@ -173,10 +174,10 @@ class ChildSpec(Generic[S]):
         Raises:
             TypeError: There is no such option.
         """
-        unknown = [key for key in options if key not in _OPTIONS]
+        unknown = [key for key in options if key not in OPTIONS]
         if unknown:
             raise TypeError(
-                f"child has no option {', '.join(unknown)}; there are: {', '.join(_OPTIONS)}\n"
+                f"child has no option {', '.join(unknown)}; there are: {', '.join(OPTIONS)}\n"
                 f"Arguments of the server's constructor belong into child(...)."
             )
         return replace(self, **options)
@@ -192,14 +193,15 @@ class ChildSpec(Generic[S]):
         usual = child(self.server)
         said = [
             f"{key}={_shown(key, getattr(self, key))}"
-            for key in _OPTIONS
+            for key in OPTIONS
             if getattr(self, key) != getattr(usual, key)
         ]
         tail = f".options({', '.join(said)})" if said else ""
         return f"child({', '.join(call)}){tail}"
 
 
-_OPTIONS: Final = ("id", *ServerOptions.__annotations__)
+OPTIONS: Final = ("id", *ServerOptions.__annotations__)
+"""What `ChildSpec.options` takes."""
 
 
 def child(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> ChildSpec[S]:
@@ -221,7 +223,7 @@ def child(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Child
 
 def _class_options(server: object) -> dict[str, Any]:
     given: dict[str, Any] = getattr(server, "__child_options__", {})
-    return {key: given[key] for key in _OPTIONS if key in given}
+    return {key: given[key] for key in OPTIONS if key in given}
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
-from noex_mp.core.specs import ChildSpec, Restart, Start, Strategy, Supervisor, WhenFull
+from noex_mp.core.specs import OPTIONS, ChildSpec, Restart, Start, Strategy, Supervisor, WhenFull
 from noex_mp.errors import BadChildSpecError
 
 __all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
@@ -126,6 +126,7 @@ def _supervisor_wrongs(tree: Supervisor) -> Iterator[_Wrong]:
 
 def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator[_Wrong]:
     yield from _server_wrongs(spec.server)
+    yield from _argument_wrongs(spec)
     yield from _label_wrongs("id", spec.id)
     yield from _label_wrongs("name", spec.name)
     yield from _restart_wrongs(spec.restart)
@@ -148,6 +149,27 @@ def _server_wrongs(server: object) -> Iterator[_Wrong]:
     elif not _is_server(server):
         name = server.__name__
         yield f"expected a GenServer, got {_described(server)}", f"write class {name}(GenServer)"
+
+
+def _argument_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
+    meant = [name for name in spec.kwargs if name in OPTIONS]
+    if not meant or not _is_server(spec.server):
+        return
+    # It takes a while to load, and is mostly of no use here.
+    import inspect
+
+    try:
+        parameters = inspect.signature(spec.server).parameters.values()
+    except (TypeError, ValueError):
+        return
+    taken = {parameter.name for parameter in parameters}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    for name in meant:
+        if name not in taken:
+            server, value = spec.server.__name__, _described(spec.kwargs[name])
+            problem = f"the constructor of {server} takes no {name}, got {value}"
+            yield problem, f"write child({server}, ...).options({name}=...) if you mean the option"
 
 
 def _label_wrongs(option: str, value: object, *, may_be_none: bool = True) -> Iterator[_Wrong]:

@@ -425,6 +425,18 @@ def test_options_are_given_by_name() -> None:
         call(True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": 3}, r"@call has no option timeout; .*idempotent\n.*counter.within\(3\)"),
+        ({"idempotent": True, "retry": 2}, "@call has no option retry; there is: idempotent$"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call(**options)
+
+
 def test_every_reserved_name_is_one_of_the_base_class() -> None:
     public = {name for name in vars(GenServer) if not name.startswith("_")}
     assert public == operations._RESERVED

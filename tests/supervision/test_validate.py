@@ -276,6 +276,21 @@ def test_child_takes_a_server_class(server: object, problem: str, remedy: str) -
     assert mistake.remedy.startswith(remedy)
 
 
+class Named(Counter):
+    def __init__(self, name: str, **others: Any) -> None:
+        pass
+
+
+def test_an_option_among_the_arguments_is_told_where_it_belongs() -> None:
+    mistake = only(list(find_child_mistakes(untyped_child(Counter, name="x"), "child")))
+    assert mistake.problem == "the constructor of Counter takes no name, got 'x' (str)"
+    assert "child(Counter, ...).options(name=...)" in mistake.remedy
+
+
+def test_arguments_may_be_named_like_options() -> None:
+    validate_child(child(Named, name="x", id=3))
+
+
 def test_a_class_may_stand_in_a_class_or_in_a_function() -> None:
     validate_child(child(Outer.Inner))
     validate_child(child(make_local()))
