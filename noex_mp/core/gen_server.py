@@ -29,7 +29,7 @@ from typing_extensions import TypeVar
 from noex_mp.core.operations import OperationInfo, operation_info
 from noex_mp.core.outcomes import Continue, Ignore, Outcome, Stop, Then, TimeoutAfter
 from noex_mp.core.reasons import ExitReason
-from noex_mp.core.ref import Ref, hint
+from noex_mp.core.ref import Ref, hint, hint_at_state
 from noex_mp.core.specs import ServerOptions
 from noex_mp.errors import NoNodeError, UnknownOperationError
 
@@ -103,6 +103,7 @@ class GenServer(Generic[CallT, CastT, InfoT]):
         cls.__child_options__ = options
         cls.__expected__ = tuple(dict.fromkeys((*errors, *expected)))
         cls.__operations__ = _operations(cls)
+        hint_at_state(cls)
 
     @property
     def ref(self) -> Ref[Self]:

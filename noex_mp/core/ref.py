@@ -18,6 +18,7 @@ Promise: no I/O here.
 
 from __future__ import annotations
 
+import sys
 from _thread import get_ident
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
@@ -39,6 +40,7 @@ __all__ = [
     "SentOperation",
     "connect",
     "hint",
+    "hint_at_state",
     "install",
     "install_blocking",
     "route_to",
@@ -357,25 +359,67 @@ class Ref(Generic[S_co]):
 
 
 class _Hint:
-    """Stands on `Ref` under the name of an operation, to help who tries `ref.operation(...)`.
+    """Stands on `Ref` under a name that only the server itself has, to help who tries it.
+
+    That is an operation, as in `ref.operation(...)`, or what the server's state and methods are
+    called: a method without `@call` that is sent like an operation runs here, a Ref for its self.
 
     Not `__getattr__`, which would make every attribute of a `Ref` slower: 50 ns a message.
     """
 
-    def __init__(self, operation: str) -> None:
-        self._operation = operation
+    def __init__(self, attribute: str, *, is_operation: bool) -> None:
+        self._attribute = attribute
+        self.is_operation = is_operation
 
     def __get__(self, ref: Ref[Any] | None, owner: type) -> NoReturn:
         name = "Server" if ref is None else ref.label
-        raise AttributeError(
-            f"a Ref has no operations; write await {name}.{self._operation}({name.lower()}, ...)"
-        )
+        method = None if ref is None else _method_of(ref)
+        if method is not None:
+            short = method.rpartition(".")[2]
+            text = (
+                f"{method} was called with a Ref in place of self, and runs here, not in the "
+                f"server\nMark {short} with @call (or @cast): then clients can send it."
+            )
+        elif self.is_operation:
+            call = f"{name}.{self._attribute}({name.lower()}, ...)"
+            text = f"a Ref has no operations; write await {call}"
+        else:
+            text = (
+                f"a Ref has no attribute {self._attribute!r}: that is the server's own; let "
+                f"{name} have a @call that returns it"
+            )
+        raise AttributeError(text)
+
+
+def _method_of(ref: Ref[Any]) -> str | None:
+    """Return the name of the method that has a ref for its self and looks at it, if one does."""
+    # Behind the two frames of ours.
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    code = frame.f_code
+    takes_self = code.co_argcount > 0 and code.co_varnames[0] == "self"
+    return code.co_qualname if takes_self and frame.f_locals.get("self") is ref else None
 
 
 def hint(operation: str) -> None:
     """Help whoever writes `ref.operation(...)` from now on; `GenServer` does it for each."""
-    if not hasattr(Ref, operation) and operation not in Ref.__dict__:
-        setattr(Ref, operation, _Hint(operation))
+    _hint(operation, is_operation=True)
+
+
+def hint_at_state(server: type[GenServer[Any, Any, Any]]) -> None:
+    """Help whoever looks at a `Ref` for what a server has: its methods, and what it sets first."""
+    for name, value in vars(server).items():
+        _hint(name, is_operation=False)
+        if name in ("__init__", "init"):
+            # With more than is set there; nobody minds.
+            for used in getattr(getattr(value, "__code__", None), "co_names", ()):
+                _hint(used, is_operation=False)
+
+
+def _hint(name: str, *, is_operation: bool) -> None:
+    known = Ref.__dict__.get(name)
+    is_free = known is None and not hasattr(Ref, name) and not name.startswith("__")
+    if is_free or (is_operation and isinstance(known, _Hint) and not known.is_operation):
+        setattr(Ref, name, _Hint(name, is_operation=is_operation))
 
 
 class _Callback:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noex_mp.core import ref as core_ref
-from noex_mp.core.ref import DEFAULT_TIMEOUT, Ref
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.ref import DEFAULT_TIMEOUT, Ref, hint
 from noex_mp.errors import NoNodeError
 
 
@@ -201,9 +202,37 @@ def test_a_kept_route_is_not_used_where_no_loop_runs(seam: Seam) -> None:
 
 
 def test_the_first_guess_is_helped() -> None:
+    hint("increment")
     message = r"a Ref has no operations; write await Counter.increment\(counter, ...\)"
     with pytest.raises(AttributeError, match=message):
         counter().increment(3)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+class Keeper(GenServer):
+    def __init__(self, kept: str) -> None:
+        self.kept = kept
+
+    def helper(self) -> str:
+        return self.kept
+
+    async def other_helper(self) -> str:
+        return self.helper()
+
+
+async def test_a_method_that_is_no_operation_says_so() -> None:
+    keeper: Any = counter()
+    with pytest.raises(AttributeError, match=r"^Keeper.helper was called with a Ref(.|\n)*@call"):
+        Keeper.helper(keeper)
+    with pytest.raises(AttributeError, match=r"^Keeper.other_helper was called with a Ref"):
+        await Keeper.other_helper(keeper)
+
+
+def test_the_state_of_a_server_is_not_its_refs() -> None:
+    keeper: Any = counter()
+    for attribute in ("kept", "helper"):
+        with pytest.raises(AttributeError, match=f"a Ref has no attribute '{attribute}': that is"):
+            getattr(keeper, attribute)
+        assert not hasattr(keeper, attribute)
 
 
 def test_another_thread_gets_a_route_of_its_own(seam: Seam) -> None:
