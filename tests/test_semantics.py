@@ -501,8 +501,12 @@ async def test_a_nested_call_has_no_more_time_than_its_caller() -> None:
     async with ObservedNode():
         one, two = await spawn(Busy), await spawn(Busy)
         left = await Busy.ask_time_left(one.within(20.0), two, first_wait=True)
+        in_thread = await Busy.ask_time_left_in_a_thread(one.within(20.0), two)
+        in_executor = await Busy.ask_time_left_in_an_executor(one.within(20.0), two)
         assert left is not None
-        assert left <= 20
+        assert in_thread is not None
+        assert in_executor is not None
+        assert max(left, in_thread) <= 20 < in_executor
 
 
 @holds("time-4")
@@ -518,6 +522,12 @@ async def test_what_is_out_of_time_does_not_run(whistles: Whistles) -> None:
         going.blow()
         await blocked
         assert await Busy.notes(busy) == []
+        begun = Busy.wait_and_note(busy.within(0.2), coming.path, going.path)
+        await coming.heard()
+        with pytest.raises(CallTimedOutError):
+            await begun
+        going.blow()
+        assert await Busy.notes(busy) == ["went on", "cancelled: True"]
 
 
 @holds("time-5")

@@ -93,6 +93,15 @@ class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
         return "never"
 
     @call
+    async def wait_and_note(self, coming: str, going: str) -> None:
+        """Wait until told to go on, and note whether somebody still waits for it."""
+        await asyncio.to_thread(blow, coming)
+        await asyncio.to_thread(listen, going)
+        here = current_call()
+        assert here is not None
+        self.seen += ["went on", f"cancelled: {here.cancelled}"]
+
+    @call
     async def wait_stubbornly(self, coming: str) -> str:
         """Wait, swallow the cancel, and answer all the same."""
         blow(coming)
@@ -146,6 +155,12 @@ class Busy(GenServer, expected=(CallCycleError, CallTimedOutError)):
     async def ask_time_left_in_a_thread(self, other: Ref[Busy]) -> float | None:
         """The same, from a thread."""
         return await asyncio.to_thread(Busy.time_left.sync, other.within(60.0))
+
+    @call
+    async def ask_time_left_in_an_executor(self, other: Ref[Busy]) -> float | None:
+        """The same, from a thread that knows nothing of this call."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, Busy.time_left.sync, other.within(60.0))
 
     @call
     async def ask_too_late(self, other: Ref[Busy]) -> None:
