@@ -61,7 +61,7 @@ from noex_mp.core.reasons import (
     Unknown,
 )
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.core.specs import Backoff, ChildSpec, Supervisor, child
 from noex_mp.errors import (
     AlreadyRegisteredError,
     BadChildSpecError,
@@ -105,6 +105,8 @@ if TYPE_CHECKING:
 __all__ = [
     # errors
     "AlreadyRegisteredError",
+    # core.specs
+    "Backoff",
     "BadChildSpecError",
     "BadEnvelopeError",
     "BadRegistrationError",
@@ -115,7 +117,6 @@ __all__ = [
     "CallError",
     "CallTimedOutError",
     "Cast",
-    # core.specs
     "ChildSpec",
     "ConfigError",
     # core.outcomes

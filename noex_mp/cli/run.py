@@ -23,7 +23,6 @@ from noex_mp.cli.streams import open_missing, standard_streams
 from noex_mp.cli.target import Target, load_node
 from noex_mp.cli.words import amount
 from noex_mp.core.reasons import Shutdown
-from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
     AlreadyRegisteredError,
     ConfigError,
@@ -58,7 +57,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         target = Target(target_text)
         _look_in_this_folder()
         node = load_node(target)
-        children = node.wire_children()
+        tree = node.wire_tree()
         names = _names_for(target, node, name)
     except ConfigError as error:
         _say_what_to_change(error, name or target_text, log_format)
@@ -67,7 +66,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
-        run = _Run(loop, node, children, names, log, notifier)
+        run = _Run(loop, node, tree, names, log, notifier)
         return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
@@ -126,7 +125,7 @@ class _Run:
         self,
         loop: asyncio.AbstractEventLoop,
         node: Node,
-        children: list[dict[str, Any]],
+        tree: dict[str, Any] | None,
         names: Sequence[str],
         log: Log,
         notifier: Notifier,
@@ -135,8 +134,7 @@ class _Run:
         self._notifier = notifier
         self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
         self._node = node
-        self._tree = node.tree or Supervisor()
-        self._children = children
+        self._tree = tree
         self._names = names
         self._name = names[0]
         self._log = log
@@ -181,8 +179,9 @@ class _Run:
 
     async def _start(self) -> None:
         root = await self._start_root()
-        await root.start_tree(self._tree, self._children)
-        servers = amount(len(self._children), "server")
+        if self._tree is not None:
+            await root.start_tree(self._tree)
+        servers = amount(len(root.servers()), "server")
         os_pid = os.getpid()
         self._say(
             "info",
@@ -238,12 +237,16 @@ class _Run:
 
     async def _wait(self) -> int:
         assert self._root is not None
-        gave_up = self._root.gave_up
-        await self._first_of(gave_up)
-        if not gave_up.done():
+        ended = self._root.ended
+        await self._first_of(ended)
+        if not ended.done():
             return statuses.OK
-        error = self._root.give_up_error(gave_up.result())
-        server = gave_up.result().server
+        report = ended.result()
+        if report is None:
+            self._say("info", "tree_ended", "the tree has done its work")
+            return statuses.OK
+        error = self._root.give_up_error(report)
+        server = report.server
         self._say_the_end("gave_up", str(error), statuses.FAILED, server=server)
         return statuses.FAILED
 

@@ -22,7 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final
 
 from noex_mp.core.gen_server import GenServer
-from noex_mp.core.specs import ChildSpec, Supervisor
+from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import BadTargetError, NodeDownError
 from noex_mp.node.node import Node
 
@@ -165,7 +165,7 @@ def _look_up(target: Target, module: ModuleType) -> Any:
     if found is not missing:
         return found
     names = list(vars(module))
-    trees = [name for name in names if isinstance(vars(module)[name], Supervisor | Node)]
+    trees = [name for name in names if isinstance(vars(module)[name], Tree | Node)]
     makers = [name for name in names if _may_make_a_tree(module, vars(module)[name])]
     hint = difflib.get_close_matches(target.name, [*trees, *makers], n=1) or trees[:1]
     raise BadTargetError(
@@ -213,7 +213,7 @@ def _needed_arguments(function: Callable[..., object]) -> list[str]:
 
 
 def _as_node(found: object, shown: str) -> Node:
-    if isinstance(found, Supervisor):
+    if isinstance(found, Tree):
         return Node(found)
     if isinstance(found, Node):
         return _unstarted(found, shown)

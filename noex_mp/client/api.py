@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_args, overload
 
 from typing_extensions import ParamSpec
@@ -14,7 +15,7 @@ from noex_mp.client import current
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildSpec, child
+from noex_mp.core.specs import ChildSpec, Entry, PartitionSupervisor, Supervisor, child
 from noex_mp.errors import BadChildSpecError, ConfigError
 from noex_mp.wire.classes import goes_by_name, path_of
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "allowed_cpus",
     "check_stop",
+    "entry_to_wire",
     "module_to_preload",
     "named",
+    "servers_of",
+    "servers_of_wire",
     "spawn",
     "spawn_on",
     "spec_of",
@@ -129,6 +133,7 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
     from noex_mp.wire.payload import pack_payload
 
     return {
+        "kind": "server",
         "server": path_of(spec.server),
         "by_name": goes_by_name(spec.server),
         "payload": pack_payload(encoder, spec.server, spec.args, spec.kwargs),
@@ -136,11 +141,80 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         "name": spec.name,
         "restart": spec.restart,
         "shutdown": spec.shutdown,
+        "significant": spec.significant,
+        "backoff": astuple(spec.backoff) if spec.backoff else None,
         "init_timeout": spec.init_timeout,
         "placement": spec.placement,
         "process": _process_of(spec),
         "mailbox": (spec.max_messages, spec.max_bytes, spec.when_full),
     }
+
+
+def entry_to_wire(encoder: Encoder, entry: Entry, id: str | None = None) -> dict[str, Any]:
+    """Return an entry of a tree as plain values, with all that stands in it.
+
+    Args:
+        id: What it is called in any case.
+
+    Raises:
+        NotImportableError: A class has no name elsewhere, and pickle is switched off.
+        UnencodableError: An argument cannot be sent.
+    """
+    if isinstance(entry, ChildSpec):
+        return {**spec_to_wire(encoder, entry), "id": id or entry.child_id}
+    children: list[dict[str, Any]] = []
+    kind, template, max_children = "supervisor", None, None
+    if isinstance(entry, Supervisor):
+        children = [entry_to_wire(encoder, each) for each in entry.children]
+    elif isinstance(entry, PartitionSupervisor):
+        kind = "partition"
+        child_wire = spec_to_wire(encoder, entry.child)
+        children = [{**child_wire, "id": str(i)} for i in range(entry.partitions)]
+    else:
+        kind, max_children = "dynamic", entry.max_children
+        template = spec_to_wire(encoder, entry.template) if entry.template else None
+    return {
+        "kind": kind,
+        "label": type(entry).__name__,
+        "id": id or entry.child_id,
+        "name": entry.name,
+        "restart": entry.restart,
+        "shutdown": entry.shutdown,
+        "significant": entry.significant,
+        "backoff": astuple(entry.backoff) if entry.backoff else None,
+        "strategy": getattr(entry, "strategy", "one_for_one"),
+        "auto_shutdown": getattr(entry, "auto_shutdown", "never"),
+        "max_restarts": entry.max_restarts,
+        "max_seconds": entry.max_seconds,
+        "max_failed_inits": entry.max_failed_inits,
+        "children": children,
+        "template": template,
+        "max_children": max_children,
+    }
+
+
+def servers_of(entry: Entry) -> Iterator[ChildSpec[Any]]:
+    """Yield the description of every server in an entry of a tree."""
+    if isinstance(entry, ChildSpec):
+        yield entry
+    elif isinstance(entry, Supervisor):
+        for each in entry.children:
+            yield from servers_of(each)
+    elif isinstance(entry, PartitionSupervisor):
+        yield entry.child
+    elif entry.template is not None:
+        yield entry.template
+
+
+def servers_of_wire(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what `entry_to_wire` made of every server."""
+    if entry["kind"] == "server":
+        yield entry
+        return
+    for each in entry["children"]:
+        yield from servers_of_wire(each)
+    if entry["template"] is not None:
+        yield entry["template"]
 
 
 def allowed_cpus() -> frozenset[int] | None:

@@ -4,8 +4,9 @@
 tree = Supervisor(
     child(Orders, path="orders.db"),
     child(Counter, start=10).options(id="visits", name="visits", restart="transient"),
-    max_restarts=3,
-    max_seconds=5.0,
+    Supervisor(child(Cache), child(Web, port=8080), strategy="rest_for_one", id="front"),
+    DynamicSupervisor(child(Room), id="rooms"),
+    strategy="one_for_all",
 )
 ```
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import (
     Any,
     Final,
@@ -34,14 +35,20 @@ __all__ = [
     "MAX_BYTES",
     "MAX_MESSAGES",
     "OPTIONS",
+    "AutoShutdown",
+    "Backoff",
     "ChildOptions",
     "ChildSpec",
+    "DynamicSupervisor",
+    "Entry",
+    "PartitionSupervisor",
     "Restart",
     "ServerOptions",
     "ShutdownLimit",
     "Start",
     "Strategy",
     "Supervisor",
+    "Tree",
     "WhenFull",
     "child",
 ]
@@ -54,6 +61,10 @@ Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
 
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 """Who is restarted with a child: nobody, every sibling, those that were started after it."""
+
+AutoShutdown: TypeAlias = Literal["never", "any_significant", "all_significant"]
+"""When a supervisor stops by itself: never, or when one, or the last, of its significant children
+has ended and does not come back."""
 
 ShutdownLimit: TypeAlias = float | Literal["brutal_kill"] | None
 """How long a server may take to stop: seconds, no time at all, or (None) as long as it likes."""
@@ -75,6 +86,47 @@ MAX_BYTES: Final = 64 * 2**20
 """The bytes that a mailbox holds, unless the server says otherwise."""
 
 
+@dataclass(frozen=True)
+class Backoff:
+    """How long a supervisor waits before it starts a child again.
+
+    The first restart comes `first` seconds after the exit, the next after `factor` times as long,
+    and so on, up to `max`. Without a backoff all of them come at once.
+
+    ```python
+    >>> [Backoff(jitter=0).delay(n) for n in (1, 2, 3, 20)]
+    [0.1, 0.2, 0.4, 30.0]
+
+    ```
+
+    Attributes:
+        first: The first delay, in seconds.
+        factor: By how much each delay is longer than the one before it.
+        max: The longest delay, in seconds.
+        jitter: By which part of itself a delay is made longer or shorter, at random, so that
+            servers that died together do not all come back at one moment: 0.2 is up to 20 %.
+        reset_after: After an incarnation that has run so long, in seconds, the next delay is the
+            first again.
+    """
+
+    first: float = 0.1
+    factor: float = 2
+    max: float = 30
+    jitter: float = 0.2
+    reset_after: float = 60
+
+    def delay(self, nth: int, chance: float = 0.0) -> float:
+        """Return how long to wait before the nth restart in a row, in seconds.
+
+        Args:
+            nth: 1 is the first.
+            chance: From -1 to 1: which part of the jitter to take.
+        """
+        # 2 ** 1100 is more than a float holds; the longest delay is reached long before.
+        grown = self.first * self.factor ** min(nth - 1, 256) if self.first else 0.0
+        return min(grown, float(self.max)) * (1 + self.jitter * chance)
+
+
 class ServerOptions(TypedDict, total=False):
     """What a class statement says about the children made of it; `child().options` overrides.
 
@@ -82,6 +134,8 @@ class ServerOptions(TypedDict, total=False):
         name: What the node calls the server.
         restart: When it comes back.
         shutdown: How long it may take to stop, in seconds; None is no limit.
+        significant: Whether its end may end its supervisor; see `Supervisor.auto_shutdown`.
+        backoff: How long to wait before it is started again.
         init_timeout: How long its start may take, in seconds; None is no limit.
         placement: The group of servers with which it shares a worker process; None means that it
             has one of its own.
@@ -97,6 +151,8 @@ class ServerOptions(TypedDict, total=False):
     name: str | None
     restart: Restart | None
     shutdown: ShutdownLimit
+    significant: bool
+    backoff: Backoff | None
     init_timeout: float | None
     placement: str | None
     start: Start | None
@@ -131,6 +187,9 @@ class ChildSpec(Generic[S]):
             after `spawn`.
         shutdown: How long it may take to stop, in seconds; None means no limit,
             `"brutal_kill"` no time at all.
+        significant: Whether its end may end its supervisor; see `Supervisor.auto_shutdown`. Only
+            a child that may end for good can be: a transient or temporary one.
+        backoff: How long to wait before it is started again; None means not at all.
         init_timeout: How long its start may take, in seconds; None means no limit.
         placement: The group of servers with which it shares a worker process, in its node; None
             means that it has one of its own.
@@ -158,6 +217,8 @@ class ChildSpec(Generic[S]):
     name: str | None = None
     restart: Restart | None = None
     shutdown: ShutdownLimit = _SHUTDOWN
+    significant: bool = False
+    backoff: Backoff | None = None
     init_timeout: float | None = _INIT_TIMEOUT
     placement: str | None = None
     start: Start | None = None
@@ -226,52 +287,142 @@ def _class_options(server: object) -> dict[str, Any]:
     return {key: given[key] for key in OPTIONS if key in given}
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _SupervisorOptions:
+    """What all kinds of supervisors have in common."""
+
+    max_restarts: int = 3
+    max_seconds: float = 5.0
+    max_failed_inits: int | None = None
+    id: str | None = None
+    name: str | None = None
+    restart: Restart = "permanent"
+    shutdown: ShutdownLimit = None
+    significant: bool = False
+    backoff: Backoff | None = None
+
+    @property
+    def child_id(self) -> str:
+        """What the supervisor above calls it: its `id`, or the name of its class."""
+        return type(self).__name__ if self.id is None else self.id
+
+    def _said(self) -> list[str]:
+        usual = {each.name: each.default for each in fields(self)}
+        return [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in usual.items()
+            if default is not MISSING and getattr(self, name) != default
+        ]
+
+
 @dataclass(frozen=True, init=False, repr=False)
-class Supervisor:
-    """Several servers, described, and how to keep them up.
+class Supervisor(_SupervisorOptions):
+    """Several servers and supervisors, described, and how to keep them up.
 
     Children start from left to right and stop from right to left. The supervisor gives up,
-    and stops all of them, when they die more than `max_restarts` times in `max_seconds`.
+    and stops all of them, when they die more than `max_restarts` times in `max_seconds`; then the
+    supervisor above decides, as over any child that has ended.
 
     Attributes:
         children: What to start, in this order.
-        strategy: Who is restarted with a child that died; only `"one_for_one"` for now.
+        strategy: Who is restarted with a child that died: nobody (`"one_for_one"`), all
+            (`"one_for_all"`), or those that were started after it (`"rest_for_one"`).
+        auto_shutdown: When it stops by itself: `"never"`; when one of its significant children has
+            ended for good (`"any_significant"`); or when all of them have (`"all_significant"`).
         max_restarts: How many restarts are allowed ...
-        max_seconds: ... within how many seconds.
-        id: What it is called in paths such as `/root/visits`.
+        max_seconds: ... within how many seconds. The restart of a group counts once.
+        max_failed_inits: How many restarts within `max_seconds` may fail in `init`; these do not
+            count as restarts. None means as many as `max_restarts`.
+        id: What the supervisor above calls it, and what it is called in paths such as
+            `/front/web`; None means the name of its class.
+        name: What the node calls it, unique there; None means it has no name.
+        restart: When it comes back, if it is a child itself. A supervisor that gives up ends with
+            `Shutdown`, as in OTP: a transient one does not come back after that.
+        shutdown: How long it may take to stop, in seconds, if it is a child itself; None means as
+            long as its children take.
+        significant: As for a server.
+        backoff: As for a server.
     """
 
-    children: tuple[ChildSpec[Any], ...]
+    children: tuple[Entry, ...]
     strategy: Strategy
-    max_restarts: int
-    max_seconds: float
-    id: str
+    auto_shutdown: AutoShutdown
 
     def __init__(
         self,
-        *children: ChildSpec[Any],
+        *children: Entry,
         strategy: Strategy = "one_for_one",
+        auto_shutdown: AutoShutdown = "never",
         max_restarts: int = 3,
         max_seconds: float = 5.0,
-        id: str = "root",
+        max_failed_inits: int | None = None,
+        id: str | None = None,
+        name: str | None = None,
+        restart: Restart = "permanent",
+        shutdown: ShutdownLimit = None,
+        significant: bool = False,
+        backoff: Backoff | None = None,
     ) -> None:
         # Written out because a dataclass cannot take `*children`; frozen, hence the detour.
-        values = (children, strategy, max_restarts, max_seconds, id)
-        for name, value in zip(_SUPERVISOR_FIELDS, values, strict=True):
-            object.__setattr__(self, name, value)
+        values = dict(locals())
+        for each in fields(self):
+            object.__setattr__(self, each.name, values[each.name])
 
     def __repr__(self) -> str:
-        usual = Supervisor()
         said = [repr(each) for each in self.children]
-        said += [
-            f"{name}={getattr(self, name)!r}"
-            for name in _SUPERVISOR_FIELDS[1:]
-            if getattr(self, name) != getattr(usual, name)
-        ]
-        return f"Supervisor({', '.join(said)})"
+        usual: dict[str, object] = {"strategy": "one_for_one", "auto_shutdown": "never"}
+        said += [f"{k}={getattr(self, k)!r}" for k, v in usual.items() if getattr(self, k) != v]
+        return f"Supervisor({', '.join(said + self._said())})"
 
 
-_SUPERVISOR_FIELDS: Final = ("children", "strategy", "max_restarts", "max_seconds", "id")
+@dataclass(frozen=True, repr=False)
+class DynamicSupervisor(_SupervisorOptions):
+    """Children that are started while the program runs: `supervisor("rooms").start_child(...)`.
+
+    They have no order: each is restarted on its own, and all stop at once. What was started is
+    forgotten when it has ended for good, and when the supervisor itself is restarted.
+
+    Attributes:
+        template: What `start_child` starts when it is given arguments instead of a spec, as
+            `start_child("lobby")`; the arguments come behind those of the template. None means
+            that it is always given a spec.
+        max_children: How many there may be at a time; None means no limit.
+    """
+
+    template: ChildSpec[Any] | None = None
+    max_children: int | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        said = [] if self.template is None else [repr(self.template)]
+        said += [each for each in self._said() if not each.startswith("template=")]
+        return f"DynamicSupervisor({', '.join(said)})"
+
+
+@dataclass(frozen=True, repr=False)
+class PartitionSupervisor(_SupervisorOptions):
+    """The same server several times; each key belongs to one of them.
+
+    `await supervisor("carts").partition("alice")` is the `Ref` of the one that has this key, always
+    the same one. Their ids are `"0"`, `"1"` and so on.
+
+    Attributes:
+        child: The server.
+        partitions: How many of it there are.
+    """
+
+    child: ChildSpec[Any]
+    partitions: int = field(kw_only=True)
+
+    def __repr__(self) -> str:
+        said = [repr(self.child), f"partitions={self.partitions!r}", *self._said()]
+        return f"PartitionSupervisor({', '.join(said)})"
+
+
+Tree: TypeAlias = Supervisor | DynamicSupervisor | PartitionSupervisor
+"""What may be a node's tree."""
+
+Entry: TypeAlias = ChildSpec[Any] | Tree
+"""What may stand in a `Supervisor`."""
 
 
 # Arguments may be as big as a data set, and specs end up in log lines.

@@ -16,6 +16,7 @@ from noex_mp.core.reasons import ExitReport, Unknown
 from noex_mp.errors import AlreadyRegisteredError
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
+from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
 from noex_mp.wire.envelopes import DOWN, GONE, LINK, LINK_DOWN, LOCATED, UNLINK
@@ -41,7 +42,9 @@ class Directory:
         self._say = say
         self._silent_until = 0.0
         self._children: dict[int, Child] = {}
-        self._names: dict[str, Child] = {}
+        # Supervisors are no servers: nobody sends to them.
+        self._supervisors: dict[int, Member] = {}
+        self._names: dict[str, Member] = {}
         self._gone: dict[int, Child] = {}
         self._sids = itertools.count(1)
         self._link_ids = itertools.count(1)
@@ -57,17 +60,21 @@ class Directory:
         """Return a number that no server of this node has had."""
         return next(self._sids)
 
-    def add(self, child: Child) -> None:
-        """Enter a server and claim its name, before anything of it runs.
+    def add(self, member: Member) -> None:
+        """Enter a server or a supervisor and claim its name, before anything of it runs.
 
         Raises:
-            AlreadyRegisteredError: Another server has the name.
+            AlreadyRegisteredError: Another has the name.
         """
-        if child.name is not None:
-            if child.name in self._names:
-                raise AlreadyRegisteredError(child.name)
-            self._names[child.name] = child
-        self._children[child.sid] = child
+        if member.name is not None:
+            if member.name in self._names:
+                raise AlreadyRegisteredError(member.name)
+            self._names[member.name] = member
+        if isinstance(member, Child):
+            self._gone.pop(member.sid, None)
+            self._children[member.sid] = member
+        else:
+            self._supervisors[member.sid] = member
 
     def get(self, sid: int) -> Child | None:
         """Return the server with this number, unless it is gone."""
@@ -77,9 +84,18 @@ class Directory:
         """Return the server with this number, also if it is gone and not yet forgotten."""
         return self._children.get(sid) or self._gone.get(sid)
 
+    def supervisor(self, sid: int) -> Member | None:
+        """Return the supervisor with this number, unless it is gone."""
+        return self._supervisors.get(sid)
+
+    def named(self, name: str) -> Member | None:
+        """Return the server or supervisor that has this name."""
+        return self._names.get(name)
+
     def whereis(self, name: str) -> Child | None:
         """Return the server that has this name."""
-        return self._names.get(name)
+        member = self._names.get(name)
+        return member if isinstance(member, Child) else None
 
     def names(self) -> list[str]:
         """Return the names in use."""
@@ -124,18 +140,21 @@ class Directory:
                 connection.post([LINK_DOWN, link_id, replies])
         worker.links.clear()
 
-    def gone(self, child: Child) -> None:
-        """Free the name of a server that will not come back, then say so."""
-        self._children.pop(child.sid, None)
-        if child.name is not None and self._names.get(child.name) is child:
-            del self._names[child.name]
-        self._gone[child.sid] = child
+    def gone(self, member: Member) -> None:
+        """Free the name of one that does not come back by itself, then say so."""
+        if member.name is not None and self._names.get(member.name) is member:
+            del self._names[member.name]
+        self._supervisors.pop(member.sid, None)
+        if not isinstance(member, Child):
+            return
+        self._children.pop(member.sid, None)
+        self._gone[member.sid] = member
         if len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
-        for connection in child.watchers or ():
-            connection.located.discard(child.sid)
-            connection.post([GONE, child.sid, child.report, child.error])
-        child.watchers = None
+        for connection in member.watchers or ():
+            connection.located.discard(member.sid)
+            connection.post([GONE, member.sid, member.report, member.error])
+        member.watchers = None
 
     def _unwatch(self, connection: Connection, child: Child) -> None:
         connection.located.discard(child.sid)

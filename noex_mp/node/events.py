@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from noex_mp.core.reasons import ExitReport
 
 if TYPE_CHECKING:
-    from noex_mp.node.children import Child
+    from noex_mp.node.members import Member
 
 __all__ = ["Event", "Listener", "lost_in_words"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that happened to one server.
+    """One thing that happened to one server, or to a supervisor.
 
     Attributes:
         kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`, `stopping`,
@@ -42,14 +42,16 @@ class Event:
     count: int = 0
 
     @classmethod
-    def of(cls, kind: str, child: Child, report: ExitReport | None = None, count: int = 0) -> Event:
-        """Return the event of a server, now."""
+    def of(
+        cls, kind: str, member: Member, report: ExitReport | None = None, count: int = 0
+    ) -> Event:
+        """Return the event of a server or a supervisor, now."""
         return cls(
             kind=kind,
-            server=child.title,
-            sid=child.sid,
-            incarnation=child.incarnation,
-            os_pid=child.worker.os_pid if child.worker else 0,
+            server=member.title,
+            sid=member.sid,
+            incarnation=member.incarnation,
+            os_pid=member.os_pid,
             time=time.time(),
             report=report,
             count=count,

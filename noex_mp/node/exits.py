@@ -16,6 +16,7 @@ from noex_mp.core.reasons import (
     Unknown,
 )
 from noex_mp.node.children import Child
+from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 
 __all__ = ["reason_of_death", "reason_of_status", "report_exit"]
@@ -65,23 +66,27 @@ def _shared(worker: Worker) -> str:
 
 
 def report_exit(
-    child: Child, worker: Worker | None, reason: ExitReason, following: str
+    member: Member, worker: Worker | None, reason: ExitReason, following: str
 ) -> ExitReport:
     """Return the report of an incarnation's end.
 
     Args:
+        member: A server, or a supervisor.
+        worker: Where the server lived.
+        reason: Why it ended.
         following: What the supervisor does next, in words.
     """
-    trace = child.exited[2] if child.exited else ""
+    exited = member.exited if isinstance(member, Child) else None
+    trace = exited[2] if exited else ""
     return ExitReport(
-        server=child.title,
-        sid=child.sid,
-        incarnation=child.incarnation,
+        server=member.title,
+        sid=member.sid,
+        incarnation=member.incarnation,
         reason=reason,
         os_pid=worker.os_pid if worker else 0,
-        uptime=child.uptime(),
-        requested=child.stop_reason is not None,
+        uptime=member.uptime(),
+        requested=member.stop_reason is not None,
         traceback=trace or (worker.last_words.text if worker else ""),
-        shared=_shared(worker) if worker and child.exited is None else "",
+        shared=_shared(worker) if worker and exited is None else "",
         next=following,
     )

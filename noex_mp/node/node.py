@@ -25,13 +25,20 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 from typing_extensions import ParamSpec
 
 from noex_mp.client import current
-from noex_mp.client.api import allowed_cpus, spawn_on, spec_of, spec_to_wire
+from noex_mp.client.api import (
+    allowed_cpus,
+    entry_to_wire,
+    servers_of,
+    servers_of_wire,
+    spawn_on,
+    spec_of,
+)
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.client import Client, connect_client
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildSpec, Supervisor
+from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import ConfigError, NodeDownError, PreloadError
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.event_log import EventLog
@@ -84,7 +91,7 @@ class Node:
 
     def __init__(
         self,
-        tree: Supervisor | None = None,
+        tree: Tree | None = None,
         *,
         name: str | None = None,
         preload: Sequence[str] = (),
@@ -143,8 +150,8 @@ class Node:
     ) -> RootConfig:
         """Return what a root needs to know of this node; for `noex-mp run`."""
         # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
-        children = self.tree.children if self.tree else ()
-        servers = [spec.server for spec in children if spec.start != "exec"]
+        specs = servers_of(self.tree) if self.tree else ()
+        servers = [spec.server for spec in specs if spec.start != "exec"]
         names = [server.__module__ for server in servers if goes_by_name(server)]
         modules = dict.fromkeys((*self._preload, *names))
         return RootConfig(
@@ -159,20 +166,20 @@ class Node:
             listener=listener or (lambda event: None),
         )
 
-    def wire_children(self) -> list[dict[str, Any]]:
-        """Return the children of the tree as plain values.
+    def wire_tree(self) -> dict[str, Any] | None:
+        """Return the tree as plain values; None if there is none.
 
         Raises:
             BadChildSpecError: The tree has mistakes; the text lists all of them.
             UnencodableError: An argument cannot be sent.
         """
         if self.tree is None:
-            return []
+            return None
         validate(self.tree, allowed_cpus())
         encoder = Encoder(allow_pickle=self._pickle)
-        children = [spec_to_wire(encoder, spec) for spec in self.tree.children]
-        _share_processes(children)
-        return children
+        tree = entry_to_wire(encoder, self.tree, self.tree.id or "root")
+        _share_processes(list(servers_of_wire(tree)))
+        return tree
 
     # --- start and stop ----------------------------------------------------------------
 
@@ -218,24 +225,24 @@ class Node:
         _refuse_while_preloading()
         if self._thread is not None:
             raise ConfigError("this node was started before; make another")
-        children = self.wire_children()
+        tree = self.wire_tree()
         self._os_pid = os.getpid()
         self._loop = new_event_loop()
         keep_apart(self._loop)
         config = self.root_config(sink=self._output, listener=self._log)
         config = replace(config, embedded=True)
         self._root = Root(self._loop, config)
-        self._root.gave_up.add_done_callback(lambda gave_up: self._set_over(gave_up.result()))
+        self._root.ended.add_done_callback(lambda ended: self._set_over(ended.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()
         _running.add(self)
-        starting = self._start_root(self._root, children)
+        starting = self._start_root(self._root, tree)
         return asyncio.run_coroutine_threadsafe(starting, self._loop)
 
-    async def _start_root(self, root: Root, children: list[dict[str, Any]]) -> None:
+    async def _start_root(self, root: Root, tree: dict[str, Any] | None) -> None:
         await root.start()
-        if self.tree is not None:
-            await root.start_tree(self.tree, children)
+        if tree is not None:
+            await root.start_tree(tree)
 
     def _run(self) -> None:
         loop, root = self._loop, self._root

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Final, get_args
 
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
-from noex_mp.core.specs import Supervisor
 from noex_mp.errors import (
     ConfigError,
     MaxRestartsExceededError,
@@ -105,7 +104,8 @@ class Root:
 
     Attributes:
         id: The node's id; every `Ref` of its servers carries it.
-        over: Done when the node has stopped by itself: the exit that was one too many.
+        ended: Done when the tree has ended by itself: the exit that was one too many, or None where
+            the tree has done its work.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: RootConfig) -> None:
@@ -135,7 +135,7 @@ class Root:
         self._supervision = Supervision(
             loop, self._directory, start_worker=self._start_worker, listener=config.listener
         )
-        self.gave_up = self._supervision.gave_up
+        self.ended = self._supervision.ended
         self._with_main = config.with_main
         self._zygotes: list[Zygote] = []
         # With those that are about to end because nobody needs them any more.
@@ -185,14 +185,17 @@ class Root:
         zygote = await self._current_zygote()
         await zygote.ready()
 
-    async def start_tree(self, spec: Supervisor, children: list[dict[str, Any]]) -> None:
+    async def start_tree(self, tree: dict[str, Any]) -> None:
         """Start a tree.
+
+        Args:
+            tree: Its description, as `entry_to_wire` makes it.
 
         Raises:
             StartError: A child did not start; its error is the cause.
         """
         try:
-            await self._supervision.start_tree(spec, children)
+            await self._supervision.start_tree(tree)
         except StartFailedError as failure:
             cause = unpack_error(failure.cause, allow_pickle=self._config.allow_pickle)
             raise failure.error from cause
@@ -579,6 +582,10 @@ class Root:
         elif isinstance(target, str):
             raise NoServerError(repr(target))
 
+    def servers(self) -> list[Child]:
+        """Return the servers that there are."""
+        return list(self._directory)
+
     async def _whereis(self, name: str) -> list[Any] | None:
         child = self._directory.whereis(name)
         return None if child is None else [child.sid, child.label]
@@ -614,8 +621,9 @@ class Root:
 
     def give_up_error(self, report: ExitReport) -> MaxRestartsExceededError:
         """Return the error of a tree that gave up."""
-        spec = self._supervision.spec or Supervisor()
-        return MaxRestartsExceededError(spec.id, spec.max_restarts, spec.max_seconds, report)
+        top = self._supervision.top
+        assert top is not None
+        return MaxRestartsExceededError(top.title, *top.limits, report)
 
 
 def _reason(said: Any) -> ExitReason:

@@ -1,64 +1,52 @@
 """Carries out what `supervision` decides: starts servers, hears of their ends, starts them again.
 
-A server that runs has no task. A start has one, the first and each after an end: it asks for a
-worker, waits for the server's answer, and is over. An end is heard of in two ways, and both come
-to `_ended`, which asks for a plan: the worker has died (`worker_died`), with all that lived in it;
-or the server has said so, in the worker of a placement group, which lives on (`server_ended`).
+A server that runs has no task, and no supervisor has one. A start has a task, the first and each
+after an end: it asks for a worker, waits for the server's answer, and is over. An end is heard of
+in two ways, and both come to `_ended`, which asks the supervisor for a plan: the worker has died
+(`worker_died`), with all that lived in it; or the server has said so, in the worker of a placement
+group, which lives on (`server_ended`). A supervisor that has ended comes there too.
 
-Stopping a server sets its `stop_reason`, makes it end, and waits until it is over.
+What is restarted alone is restarted at once, whatever its siblings do. Where a group shares the
+fate of the one that ended, the supervisor's `work` takes one group after the other: it stops those
+that run, from right to left, and starts all, from left to right. They *pause* in between: whoever
+calls them waits.
+
+Stopping a member sets its `stop_reason`, makes it end, and waits until it is at rest. That is
+heeded at every step of a start, so a stop never waits for one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import signal
-import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from noex_mp.core.reasons import (
     ExitReason,
     ExitReport,
     InitFailed,
-    InitTimedOut,
     Shutdown,
-    ShutdownTimedOut,
     Unknown,
     is_abnormal,
-    render,
 )
-from noex_mp.core.specs import ShutdownLimit, Supervisor
-from noex_mp.errors import (
-    InitFailedError,
-    InitTimedOutError,
-    NodeDownError,
-    OutOfDescriptorsError,
-    StartError,
-)
+from noex_mp.core.specs import ShutdownLimit
+from noex_mp.errors import InitFailedError, NodeDownError, NoexError, StartError
+from noex_mp.node.branches import SPAWNED, Branch
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
-from noex_mp.node.exits import reason_of_death, reason_of_status, report_exit
+from noex_mp.node.exits import reason_of_death, report_exit
+from noex_mp.node.members import Member
 from noex_mp.node.placements import Placements
+from noex_mp.node.starts import Ended, Starts
+from noex_mp.node.stops import Stops
 from noex_mp.node.workers import Worker
-from noex_mp.supervision import plan as plans
-from noex_mp.supervision.plan import plan_exit
-from noex_mp.supervision.shutdown import GRACE, Step, plan_shutdown, stop_steps
-from noex_mp.wire.envelopes import FORGET, KILL, START, STOP
+from noex_mp.wire.envelopes import FORGET
 
-__all__ = ["Siblings", "StartFailedError", "Supervision"]
-
-# The system has no descriptor, process or memory for a worker. That passes, so it is no fault of
-# the server's, and does not count against its restarts.
-SHORTAGES: Final = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENOSPC)
-)
-
-# When to look again, in seconds.
-START_AGAIN: Final = 0.1
+__all__ = ["StartFailedError", "Supervision"]
 
 
 class StartFailedError(Exception):
@@ -75,49 +63,14 @@ class StartFailedError(Exception):
         self.cause = cause
 
 
-class _Ended(NamedTuple):
-    """How an attempt to start, or an incarnation, ended."""
-
-    reason: ExitReason
-    error: bytes
-    worker: Worker | None
-    refusal: StartError | None = None
-
-
-class Siblings:
-    """Children that share one restart budget: those of the tree, or a single spawned server.
-
-    Attributes:
-        tree: What decides.
-        on_give_up: Is called with the child whose exit was one too many.
-        last_death: The number of the last worker whose death was counted.
-    """
-
-    __slots__ = ("last_death", "on_give_up", "tree")
-
-    def __init__(self, tree: plans.Tree, on_give_up: Callable[[Child], None] | None = None) -> None:
-        self.tree = tree
-        self.on_give_up = on_give_up
-        self.last_death = 0
-
-    def plan(self, child: Child, ended: _Ended) -> plans.Plan:
-        """Decide what follows from an end; the death of a worker counts once."""
-        worker = ended.worker
-        death = worker.number if worker and not worker.alive and child.exited is None else 0
-        counted = death != 0 and death == self.last_death
-        now = time.monotonic()
-        plan = plan_exit(self.tree, child.id, ended.reason, now=now, counted=counted)
-        if plan.restarts != self.tree.restarts:
-            self.last_death = death
-            self.tree = replace(self.tree, restarts=plan.restarts)
-        return plan
-
-
 class Supervision:
-    """The servers of a node, kept alive.
+    """The servers and supervisors of a node, kept alive.
 
     Attributes:
-        gave_up: Done when the tree's supervisor has given up: the report of the last straw.
+        top: The tree's supervisor, or None.
+        spawned: The node's own, of what is spawned.
+        ended: Done when the tree has ended by itself: the report of the last straw, or None where
+            its work was done.
     """
 
     def __init__(
@@ -132,37 +85,38 @@ class Supervision:
         self._directory = directory
         self._placements = Placements(start_worker)
         self._listener = listener
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._static: list[Child] = []
-        self._dynamic: dict[int, Child] = {}
-        self.spec: Supervisor | None = None
-        self.gave_up: asyncio.Future[ExitReport] = loop.create_future()
-        self._fast = asyncio.Event()
+        self._starts = Starts(
+            directory, self._placements, tell=self._tell, is_stopping=lambda: self._stopping
+        )
+        self._stops = Stops()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.top: Branch | None = None
+        self.spawned = Branch(0, SPAWNED)
+        self.spawned.awake()
+        self.spawned.state = "running"
+        self.ended: asyncio.Future[ExitReport | None] = loop.create_future()
         self._stopping = False
 
-    # --- starting ----------------------------------------------------------------------
+    # --- what others ask for -----------------------------------------------------------
 
-    async def start_tree(self, spec: Supervisor, children: list[dict[str, Any]]) -> None:
-        """Start the children of a tree from left to right, each ready before the next.
+    async def start_tree(self, wire: dict[str, Any]) -> None:
+        """Start a tree: its children from left to right, each ready before the next.
 
         Raises:
             StartFailedError: One did not start; those before it have been stopped, in reverse.
+            AlreadyRegisteredError: A name is taken.
             NodeDownError: The node was stopped meanwhile.
         """
-        self.spec = spec
-        siblings = Siblings(plans.Tree.from_spec(spec), on_give_up=self._give_up)
-        for wire in children:
-            if self._stopping:
-                raise NodeDownError("the node is stopping and starts no servers")
-            child = Child(self._directory.next_sid(), wire, "permanent")
-            child.siblings = siblings
-            self._add(child, wire)
-            self._static.append(child)
-            try:
-                await self._begin(child)
-            except StartFailedError:
-                await self.stop_all(Shutdown("a sibling did not start"))
-                raise
+        self._refuse_when_stopping()
+        top = self._new(wire)
+        assert isinstance(top, Branch)
+        self.top = top
+        try:
+            await self._begin(top)
+        except StartFailedError:
+            # Unless it was stopped, or gave up, in its own start.
+            self._refuse_when_stopping()
+            raise
 
     async def spawn(self, wire: dict[str, Any]) -> Child:
         """Start a server under the node's own supervisor, with a restart budget of its own.
@@ -173,168 +127,226 @@ class Supervision:
             BadChildSpecError: Its placement group's process is not what it asks for.
             NodeDownError: The node is stopping.
         """
-        if self._stopping:
-            raise NodeDownError("the node is stopping and starts no servers")
-        child = Child(self._directory.next_sid(), wire, "transient")
-        self._add(child, wire)
-        self._dynamic[child.sid] = child
+        self._refuse_when_stopping()
+        child = self._new({**wire, "restart": wire["restart"] or "transient"})
+        assert isinstance(child, Child)
+        self.spawned.add(child)
         await self._begin(child)
-        if child.incarnation == 1 and child.is_over and child.answer == "ignored":
-            raise StartFailedError(InitFailedError(child.title, "its init returned Ignore()"), b"")
+        _refuse_ignored(child)
         return child
 
-    def _add(self, child: Child, wire: dict[str, Any]) -> None:
-        self._directory.add(child)
-        if wire["placement"] is not None:
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise NodeDownError("the node is stopping and starts no servers")
+
+    async def stop(
+        self, member: Member, reason: ExitReason, limit: ShutdownLimit, *, forget: bool = True
+    ) -> None:
+        """End a member for good; return once it has ended.
+
+        Args:
+            member: A server, or a supervisor and all that is in it.
+            reason: What its `terminate` is told.
+            limit: How long it may take.
+            forget: Whether its supervisor forgets it too.
+        """
+        member.pauses, member.forgotten = False, member.forgotten or forget
+        if member.at_rest:
+            self._settle(member)
+        else:
+            await self._take_down(member, reason, limit)
+
+    async def stop_all(self, reason: ExitReason) -> None:
+        """Stop everything: what was spawned first, then the tree, each in reverse order."""
+        self._stopping = True
+        for child in reversed(list(self.spawned.members.values())):
+            await self.stop(child, reason, child.shutdown)
+        if self.top is not None:
+            await self.stop(self.top, reason, None)
+
+    def hurry(self) -> None:
+        """Stop waiting for servers that take their time to stop."""
+        self._stops.fast.set()
+        for branch in (self.top, self.spawned):
+            if branch is not None:
+                self._kill(branch, "fast stop")
+
+    def _kill(self, branch: Branch, why: str) -> None:
+        for child in branch.children():
+            if child.worker is not None and not child.at_rest:
+                child.stop_reason = child.stop_reason or Shutdown(why)
+                child.killed_in_a_hurry = True
+                child.worker.signal_group(signal.SIGKILL)
+
+    # --- new members -------------------------------------------------------------------
+
+    def _new(self, wire: dict[str, Any]) -> Member:
+        """Make a member, and all that stands in it; claim their names, before anything runs.
+
+        Raises:
+            AlreadyRegisteredError: A name is taken; nothing has been claimed.
+            BadChildSpecError: A placement group's process is not what a server asks for.
+        """
+        made: list[Member] = []
+        try:
+            return self._make(wire, made)
+        except BaseException:
+            for member in made:
+                self._directory.gone(member)
+                if isinstance(member, Child):
+                    self._placements.leave(member)
+            raise
+
+    def _make(self, wire: dict[str, Any], made: list[Member]) -> Member:
+        sid = self._directory.next_sid()
+        member: Member = Child(sid, wire) if wire["kind"] == "server" else Branch(sid, wire)
+        self._enter(member)
+        made.append(member)
+        if isinstance(member, Branch):
+            for inner in member.wires:
+                member.add(self._make(inner, made))
+        return member
+
+    def _enter(self, member: Member) -> None:
+        self._directory.add(member)
+        if isinstance(member, Child) and member.placement_name is not None:
             try:
-                self._placements.join(child, wire["placement"])
+                self._placements.join(member, member.placement_name)
             except BaseException:
-                self._directory.gone(child)
+                self._directory.gone(member)
                 raise
 
-    async def _begin(self, child: Child) -> None:
-        child.starting = True
-        task = self._run(child, self._start_first(child), f"start of {child.title}")
+    # --- first starts ------------------------------------------------------------------
+
+    async def _begin(self, member: Member) -> None:
+        member.awake()
+        task = self._run(member, self._start_first(member), f"start of {member.title}")
         # Should the caller be cancelled, the start goes on to its end all the same.
         await asyncio.shield(task)
 
-    def _run(self, child: Child, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _run(
+        self, member: Member, work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._task_done, child))
+        task.add_done_callback(partial(self._task_done, member))
         return task
 
-    def _task_done(self, child: Child, task: asyncio.Task[None]) -> None:
+    def _task_done(self, member: Member, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, StartFailedError):
-            self._failed(child, error)
+            self._failed(member, error)
 
-    def _failed(self, child: Child, error: BaseException) -> None:
-        # Our own bug, and nobody supervises the server any more: it must not run on alone.
+    def _failed(self, member: Member, error: BaseException) -> None:
+        # Our own bug, and nobody supervises it any more: it must not run on alone.
         self._loop.call_exception_handler({"message": "a supervisor failed", "exception": error})
-        if child.worker is not None:
-            child.worker.condemned = f"of a bug in noex-mp: {error!r}"
-            child.worker.signal_group(signal.SIGKILL)
-        report = report_exit(child, child.worker, Unknown(f"a bug in noex-mp: {error!r}"), "")
-        if not child.is_over:
-            self._let_go(child, report, b"")
-        if child in self._static and not self.gave_up.done():
-            self.gave_up.set_result(report)
+        reason = Unknown(f"a bug in noex-mp: {error!r}")
+        children = [member] if isinstance(member, Child) else []
+        if isinstance(member, Branch):
+            children = list(member.children())
+        for child in children:
+            if child.worker is not None:
+                child.worker.condemned = f"of a bug in noex-mp: {error!r}"
+                child.worker.signal_group(signal.SIGKILL)
+            child.report = report_exit(child, child.worker, reason, "")
+            if child.state != "gone":
+                self._let_go(child)
+        if member.parent is not self.spawned and not self.ended.done():
+            self.ended.set_result(report_exit(member, None, reason, ""))
 
-    # --- one start ---------------------------------------------------------------------
-
-    async def _start_first(self, child: Child) -> None:
-        ended = await self._start(child)
-        child.starting = False
+    async def _start_first(self, member: Member) -> None:
+        ended = await self._start(member)
         if ended is None:
-            self._look_for_end(child)
+            self._has_started(member)
             return
-        report = self._report(child, ended, "it was not started")
-        self._let_go(child, report, ended.error)
-        if child.answer != "ignored":
-            self._tell("not_started", child, report)
-            raise StartFailedError(_start_error(child, ended), ended.error)
+        self._did_not_start(member, ended)
+        if not _was_ignored(member):
+            raise StartFailedError(_failure_of(member, ended), ended.error)
 
-    async def _start_again(self, child: Child) -> None:
-        while (ended := await self._start(child)) is not None:
-            if not self._restarts(child, ended):
-                return
-        child.starting = False
-        self._look_for_end(child)
+    def _did_not_start(self, member: Member, ended: Ended) -> None:
+        member.pauses, member.forgotten = False, not _was_ignored(member)
+        self._report(member, ended, "it was not started")
+        self._settle(member)
+        if not _was_ignored(member):
+            self._tell("not_started", member, member.report)
 
-    async def _start(self, child: Child) -> _Ended | None:
-        """Start an incarnation; return None once it is ready, else how that failed."""
-        child.begin()
-        self._tell("starting", child)
-        try:
-            worker = await self._worker_for(child)
-        except OutOfDescriptorsError as error:
-            return _Ended(InitFailed("no file descriptors are free"), b"", None, error)
-        except Exception as error:
-            return _Ended(InitFailed(f"no worker process: {error}"), b"", None)
-        child.worker = worker
-        if child.stop_reason is not None:
-            if worker.shared:
-                return _Ended(child.stop_reason, b"", None)
-            worker.signal_group(signal.SIGKILL)
-        worker.residents[child.sid] = child
-        if not worker.alive:
-            child.answered("dead")
-        worker.connection.post_big([START, child.sid, child.incarnation, _start_of(child)])
-        if child.restart == "temporary":
-            # Its arguments may be large, and nobody needs them again.
-            child.spec = {**child.spec, "payload": b""}
-        ended = await self._wait_for_init(child, worker)
-        if ended is None:
-            if child.stop_reason is None:
-                child.state = "running"
-            self._tell("restarted" if child.incarnation > 1 else "started", child)
-            self._directory.up(child)
-        else:
-            worker.residents.pop(child.sid, None)
-        return ended
+    def _has_started(self, member: Member) -> None:
+        member.starting = False
+        if isinstance(member, Branch):
+            self._work(member)
+            return
+        # It may have ended while its start was still being told.
+        assert isinstance(member, Child)
+        worker = member.worker
+        if worker is None or member.at_rest:
+            return
+        if not worker.alive or (worker.shared and member.exited is not None):
+            self._ended(member, _end_of(member, worker))
 
-    async def _worker_for(self, child: Child) -> Worker:
-        """Return a new worker; for a restart, as soon as the system has what it takes."""
-        told = False
-        while True:
+    async def _start(self, member: Member) -> Ended | None:
+        """Start a member; return None once it is ready, else how that failed."""
+        if isinstance(member, Branch):
+            return await self._start_branch(member)
+        assert isinstance(member, Child)
+        return await self._starts.start(member)
+
+    async def _start_branch(self, branch: Branch) -> Ended | None:
+        branch.begin()
+        self._tell("starting", branch)
+        ended = self._renew_members(branch)
+        for member in list(branch.members.values()):
+            if branch.is_ending or ended is not None:
+                break
+            member.awake()
+            ended = await self._start(member)
+            if ended is None:
+                self._has_started(member)
+            elif _was_ignored(member):
+                # As in OTP, the supervisor goes on without it.
+                self._did_not_start(member, ended)
+                ended = None
+            else:
+                self._did_not_start_in(branch, member, ended)
+        if ended is None and not branch.is_ending:
+            branch.state = "running"
+            self._tell("restarted" if branch.incarnation > 1 else "started", branch)
+            return None
+        if branch.stop_reason is None:
+            # The supervisor above may start it again.
+            branch.pauses = branch.incarnation > 1 and branch.parent is not None
+        await self._rest_members(branch, Shutdown("a sibling did not start"))
+        return ended or _ended_in_its_start(branch)
+
+    def _did_not_start_in(self, branch: Branch, member: Member, ended: Ended) -> None:
+        """Take the failed start of a member with which its supervisor's start fails."""
+        report = self._report(member, ended, "its supervisor does not start")
+        if isinstance(member, Child):
+            self._down(member, report, ended)
+        # The supervisor may be started again by the one above.
+        member.pauses = branch.incarnation > 1 and branch.parent is not None
+        self._settle(member)
+        self._tell("not_started", member, member.report)
+
+    def _renew_members(self, branch: Branch) -> Ended | None:
+        """Bring back what a supervisor starts with and has forgotten: temporary members."""
+        if branch.incarnation == 1 or branch.is_dynamic:
+            return None
+        for wire in branch.wires:
+            known = branch.members.pop(wire["id"], None)
             try:
-                return await self._placements.worker_for(child)
-            except OSError as error:
-                ending = child.stop_reason is not None or self._stopping
-                if child.incarnation == 1 or ending or error.errno not in SHORTAGES:
-                    raise
-            if not told:
-                told = True
-                self._tell("waiting", child)
-            await asyncio.sleep(START_AGAIN)
+                if known is None:
+                    known = self._new(wire)
+                elif known.state == "stopped":
+                    self._enter(known)
+            except NoexError as error:
+                failure = InitFailedError(wire["id"], str(error))
+                return Ended(InitFailed(str(error)), failure=failure)
+            # In the order of the description.
+            branch.add(known)
+        return None
 
-    async def _wait_for_init(self, child: Child, worker: Worker) -> _Ended | None:
-        # Its answer, its death, and the time limit race.
-        if child.answer is None and not await child.change(child.init_timeout):
-            child.answered("late")
-        match child.answer:
-            case "ready":
-                return None
-            case "ignored" | "refused":
-                await self._await_end(worker)
-                assert child.exited is not None
-                return _Ended(child.exited[0], child.exited[1], worker)
-            case "late":
-                reason = InitTimedOut(child.init_timeout or 0.0)
-                await self._end_by_force(child, worker, reason)
-                return _Ended(reason, b"", worker)
-            case _:
-                if child.stop_reason is not None:
-                    # We have killed it: see `_ask`.
-                    return _Ended(child.stop_reason, b"", worker)
-                status = render(reason_of_status(worker.dead.result()))
-                return _Ended(InitFailed(f"its worker process ended in it: {status}"), b"", worker)
-
-    async def _await_end(self, worker: Worker) -> None:
-        if worker.shared:
-            return
-        # It ends by itself; should it hang in that, it is of no use to anybody.
-        await asyncio.wait((worker.dead,), timeout=1.0)
-        worker.signal_group(signal.SIGKILL)
-        await worker.dead
-
-    async def _end_by_force(self, child: Child, worker: Worker, reason: ExitReason) -> None:
-        """End an incarnation that has not become ready, and its worker if there is no other way."""
-        if worker.shared:
-            worker.connection.post([KILL, child.sid, reason])
-            deadline = self._loop.time() + GRACE
-            while child.exited is None and worker.alive:
-                if not await child.change(max(0.0, deadline - self._loop.time())):
-                    break
-            if child.exited is not None or not worker.alive:
-                return
-            worker.condemned = f"{child.title} {render(reason)}"
-        worker.signal_group(signal.SIGKILL)
-        await worker.dead
-
-    # --- the end of an incarnation -----------------------------------------------------
+    # --- ends --------------------------------------------------------------------------
 
     def worker_died(self, worker: Worker) -> None:
         """Take the news of a worker's death: every server in it has ended."""
@@ -344,192 +356,343 @@ class Supervision:
             if child.starting:
                 child.answered("dead")
             else:
-                self._ended(child)
+                self._ended(child, _end_of(child, worker))
 
     def server_ended(self, child: Child) -> None:
         """Take a server's word that it has ended."""
         if child.starting:
             child.answered("refused")
         elif child.worker is not None and child.worker.shared:
-            self._ended(child)
+            self._ended(child, _end_of(child, child.worker))
 
-    def _look_for_end(self, child: Child) -> None:
-        # It may have ended while its start was still being told.
-        worker = child.worker
-        if worker is None or child.is_over:
-            return
-        if not worker.alive or (worker.shared and child.exited is not None):
-            self._ended(child)
-
-    def _ended(self, child: Child) -> None:
-        worker = child.worker
-        if worker is None or child.is_over:
+    def _ended(self, member: Member, ended: Ended) -> None:
+        """Take the end of a member that ran."""
+        if member.at_rest:
             return
         try:
-            error = child.exited[1] if child.exited else b""
-            if self._restarts(child, _Ended(reason_of_death(child, worker), error, worker)):
-                child.starting = True
-                self._run(child, self._start_again(child), f"restart of {child.title}")
+            if self._comes_back_alone(member, ended):
+                member.starting = True
+                self._run(member, self._restart(member), f"restart of {member.title}")
         except Exception as error:
-            self._failed(child, error)
+            self._failed(member, error)
 
-    def _restarts(self, child: Child, ended: _Ended) -> bool:
-        """Tell all who care of an exit; return whether the server is to be started again."""
-        if child.stop_reason is not None or self._stopping or child.answer == "ignored":
-            report = self._report(child, ended, "stays down")
-            self._down(child, report, ended)
-            self._let_go(child, report, ended.error)
+    def _comes_back_alone(self, member: Member, ended: Ended) -> bool:
+        """Tell all who care of an exit; return whether the member is to be started again, now.
+
+        Where it is not, it is at rest afterwards: for good, or until its group is restarted.
+        """
+        parent = member.parent
+        if parent is None:
+            self._tree_ended(member, ended)
             return False
-        if child.siblings is None:
-            only = plans.Child(child.id, child.restart)
-            child.siblings = Siblings(plans.Tree((only,)))
-        plan = child.siblings.plan(child, ended)
-        report = self._report(child, ended, plan.next)
-        child.state = "restarting"
-        self._down(child, report, ended)
-        if child.id in plan.start:
+        if self._is_expected(member, parent):
+            comes_back = member.pauses
+            self._say(member, ended, "starts again with its group" if comes_back else "stays down")
+            self._settle(member)
+            return False
+        plan = parent.plan(member, ended.reason, ended.worker)
+        self._say(member, ended, plan.next)
+        alone = not plan.stop and plan.start == (parent.key_of(member),) and parent.work is None
+        if alone:
+            member.awake()
+            member.state = "restarting"
             return True
-        self._let_go(child, report, ended.error)
-        if plan.give_up and child.siblings.on_give_up is not None:
-            child.siblings.on_give_up(child)
+        # Also below a supervisor that gives up: the one above may start all of it again.
+        member.pauses = bool(plan.start) or (plan.give_up and parent.parent is not None)
+        self._settle(member)
+        if plan.start:
+            # From now on: what dies of the same cause is not counted again.
+            parent.going_down.update(parent.group_of(member))
+            parent.exits.append(member)
+            self._work(parent)
+        elif plan.give_up and parent is not self.spawned:
+            # Of what was spawned each has a budget of its own, and only this one is gone.
+            self._give_up(parent, member)
+        elif plan.shut_down:
+            self._end(parent, Shutdown(f"{member.title} has done its work"))
         return False
 
-    def _report(self, child: Child, ended: _Ended, following: str) -> ExitReport:
-        child.report = report_exit(child, ended.worker, ended.reason, following)
-        child.error = ended.error
-        return child.report
+    def _is_expected(self, member: Member, parent: Branch) -> bool:
+        """Whether a member ended because somebody wanted it to, or goes down in any case.
 
-    def _down(self, child: Child, report: ExitReport, ended: _Ended) -> None:
+        It then pauses where its supervisor will start it again.
+        """
+        if member.stop_reason is not None or self._stopping or _was_ignored(member):
+            return True
+        if parent.is_ending:
+            member.pauses = parent.pauses and parent.is_its_own(member)
+            return True
+        if member in parent.going_down:
+            member.pauses = member.restart != "temporary"
+            return True
+        return False
+
+    def _say(self, member: Member, ended: Ended, following: str) -> None:
+        report = self._report(member, ended, following)
+        if isinstance(member, Child):
+            # Whoever calls it from now on waits for its restart, if there is one.
+            member.state = "restarting"
+            self._down(member, report, ended)
+        crashed = is_abnormal(ended.reason) and not report.requested
+        self._tell("crashed" if crashed else "exited", member, report)
+
+    def _report(self, member: Member, ended: Ended, following: str) -> ExitReport:
+        member.report = report_exit(member, ended.worker, ended.reason, following)
+        member.error = ended.error
+        return member.report
+
+    def _down(self, child: Child, report: ExitReport, ended: Ended) -> None:
         worker = ended.worker
         if worker is not None:
             self._directory.down(child, worker, report, ended.error)
             if worker.alive:
                 worker.residents.pop(child.sid, None)
                 worker.connection.post([FORGET, child.sid])
-        kind = "crashed" if is_abnormal(ended.reason) and not report.requested else "exited"
-        self._tell(kind, child, report)
 
-    def _let_go(self, child: Child, report: ExitReport, error: bytes) -> None:
-        child.report = report
-        child.error = error
-        self._dynamic.pop(child.sid, None)
-        self._placements.leave(child)
-        self._directory.gone(child)
-        child.end()
+    # --- at rest -----------------------------------------------------------------------
 
-    def _give_up(self, child: Child) -> None:
-        assert child.report is not None
-        self._stopping = True
-        self._tell("gave_up", child, child.report)
-        task = self._loop.create_task(self._end(child.report), name="end of the tree")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _settle(self, member: Member) -> None:
+        """Put a member at rest: until its supervisor starts it again, or for good."""
+        if member.state == "gone":
+            return
+        parent = member.parent
+        if member.pauses:
+            member.come_to_rest("restarting")
+        elif parent is not None and parent.keeps(member):
+            if member.state != "stopped":
+                self._leave(member)
+                member.come_to_rest("stopped")
+        else:
+            self._let_go(member)
+        if isinstance(member, Branch) and not member.pauses:
+            self._settle_members(member)
 
-    async def _end(self, report: ExitReport) -> None:
-        # The others go in order, and only then does the supervisor itself.
-        await self.stop_all(Shutdown("their supervisor gave up"))
-        if not self.gave_up.done():
-            self.gave_up.set_result(report)
+    def _settle_members(self, branch: Branch) -> None:
+        for member in list(branch.members.values()):
+            member.pauses = False
+            member.forgotten = member.forgotten or branch.state == "gone"
+            self._settle(member)
 
-    def _tell(self, kind: str, child: Child, report: ExitReport | None = None) -> None:
+    def _leave(self, member: Member) -> None:
+        # Before anybody hears that it is gone, its name is free.
+        if isinstance(member, Child):
+            self._placements.leave(member)
+        self._directory.gone(member)
+
+    def _let_go(self, member: Member) -> None:
+        if member.parent is not None:
+            member.parent.remove(member)
+        if member.state != "stopped":
+            self._leave(member)
+        if isinstance(member, Child):
+            member.end()
+        else:
+            member.come_to_rest("gone")
+
+    # --- restarts ----------------------------------------------------------------------
+
+    async def _restart(self, member: Member) -> None:
+        """Start a member again, alone, until that succeeds or its supervisor has had enough."""
+        while (ended := await self._try_again(member)) is not None:
+            if not self._comes_back_alone(member, ended):
+                return
+        self._has_started(member)
+
+    async def _try_again(self, member: Member) -> Ended | None:
+        delay = member.next_delay()
+        if delay:
+            await self._pause_for(member, delay)
+        if member.stop_reason is not None:
+            return Ended(member.stop_reason)
+        return await self._start(member)
+
+    async def _pause_for(self, member: Member, seconds: float) -> None:
+        due = self._loop.time() + seconds
+        while member.stop_reason is None and (left := due - self._loop.time()) > 0:
+            await member.change(left)
+
+    def _work(self, branch: Branch) -> None:
+        """Let the groups of members that have ended be restarted, unless that is under way."""
+        if branch.exits and branch.work is None and branch.state == "running":
+            work = self._run(branch, self._restart_groups(branch), f"groups of {branch.title}")
+            branch.work = work
+
+    async def _restart_groups(self, branch: Branch) -> None:
         try:
-            self._listener(Event.of(kind, child, report))
+            while branch.exits and not branch.is_ending:
+                async with branch.lock:
+                    await self._restart_group(branch, branch.exits.popleft())
+        finally:
+            branch.going_down.clear()
+            branch.work = None
+
+    async def _restart_group(self, branch: Branch, first: Member) -> None:
+        if not first.pauses:
+            # It was started by hand meanwhile, or stopped for good.
+            return
+        group = branch.group_of(first)
+        # As in OTP, one that had ended before comes back with its group.
+        ended_before = {member for member in group if member.state == "stopped"}
+        branch.going_down.update(group)
+        for member in reversed(group):
+            await self._pause(member, Shutdown("a sibling has ended"))
+        delay = first.next_delay()
+        if delay:
+            await self._pause_for(branch, delay)
+        for member in group:
+            branch.going_down.discard(member)
+            if member.state == "stopped" and member in ended_before:
+                self._enter(member)
+                member.pauses = True
+            if branch.is_ending or not await self._start_in_group(branch, member):
+                return
+
+    async def _start_in_group(self, branch: Branch, member: Member) -> bool:
+        """Start a member again; return whether those behind it are to follow."""
+        if not (member.at_rest and member.pauses):
+            # Somebody has stopped it for good meanwhile.
+            return True
+        member.awake()
+        member.state = "restarting"
+        ended = await self._start(member)
+        if ended is None:
+            self._has_started(member)
+            return True
+        if self._comes_back_alone(member, ended):
+            # Nobody else has to go down with it: it waits for its turn.
+            member.pauses = True
+            self._settle(member)
+            branch.exits.append(member)
+        # Somebody has stopped this one for good, and only this one.
+        return member.stop_reason is not None
+
+    # --- the end of a supervisor -------------------------------------------------------
+
+    def _give_up(self, branch: Branch, straw: Member) -> None:
+        most, seconds = branch.limits
+        branch.last_straw = straw.report
+        self._tell("gave_up", straw, straw.report)
+        why = f"more than {most} restarts in {seconds:g} s, the last after {straw.title} "
+        self._end(branch, Shutdown(f"gave up: {why}had ended"))
+
+    def _end(self, branch: Branch, reason: ExitReason) -> None:
+        """End a supervisor that nobody has asked to stop."""
+        if branch.is_ending:
+            return
+        branch.ending = reason
+        branch.pauses = branch.parent is not None and branch.restart != "temporary"
+        if branch.parent is None:
+            self._stopping = True
+        self._run(branch, self._end_in_order(branch, reason), f"end of {branch.title}")
+
+    async def _end_in_order(self, branch: Branch, reason: ExitReason) -> None:
+        if branch.parent is None:
+            await self._end_of_the_tree(branch)
+            return
+        await self._rest_members(branch, Shutdown("their supervisor has ended"))
+        await self._work_is_over(branch)
+        if not branch.starting and branch.stop_reason is None:
+            self._ended(branch, Ended(reason))
+
+    async def _end_of_the_tree(self, top: Branch) -> None:
+        # The others go in order, and only then does the supervisor itself.
+        gave_up = top.last_straw is not None
+        await self.stop_all(Shutdown(f"their supervisor {'gave up' if gave_up else 'has ended'}"))
+        if not self.ended.done():
+            self.ended.set_result(top.last_straw)
+
+    def _tree_ended(self, top: Member, ended: Ended) -> None:
+        assert isinstance(top, Branch)
+        self._report(top, ended, "")
+        self._settle(top)
+
+    async def _work_is_over(self, branch: Branch) -> None:
+        if branch.work is not None:
+            with suppress(Exception):
+                await asyncio.wait((branch.work,))
+
+    # --- stopping ----------------------------------------------------------------------
+
+    async def _take_down(self, member: Member, reason: ExitReason, limit: ShutdownLimit) -> None:
+        if member.stop_reason is None:
+            member.stop_reason = reason
+            self._tell("stopping", member)
+        if isinstance(member, Branch):
+            await self._take_down_branch(member, member.stop_reason, limit)
+        elif isinstance(member, Child):
+            await self._stops.end(member, limit)
+
+    async def _pause(self, member: Member, reason: ExitReason) -> None:
+        """Take a member down until its group starts again; a temporary one for good."""
+        if member.is_over:
+            return
+        if member.restart == "temporary":
+            await self.stop(member, reason, member.shutdown)
+            return
+        if not member.at_rest:
+            # Not if somebody is just stopping it for good.
+            member.pauses = member.stop_reason is None or member.pauses
+            await self._take_down(member, reason, member.shutdown)
+
+    async def _take_down_branch(
+        self, branch: Branch, reason: ExitReason, limit: ShutdownLimit
+    ) -> None:
+        branch.wake()
+        ending = self._run(branch, self._rest_branch(branch, reason), f"stop of {branch.title}")
+        seconds = 0.0 if limit == "brutal_kill" else limit
+        if not (await asyncio.wait((ending,), timeout=seconds))[0]:
+            self._kill(branch, "its supervisor did not stop in time")
+        await branch.rest()
+
+    async def _rest_branch(self, branch: Branch, reason: ExitReason) -> None:
+        await self._rest_members(branch, reason)
+        await self._work_is_over(branch)
+        # One that starts sees its `stop_reason`, and comes to rest by itself.
+        if not branch.starting and not branch.at_rest:
+            self._comes_back_alone(branch, Ended(reason))
+
+    async def _rest_members(self, branch: Branch, reason: ExitReason) -> None:
+        """Take the members of a supervisor down, from right to left; dynamic ones all at once."""
+        members = list(branch.members.values())
+        if branch.is_dynamic:
+            await asyncio.gather(*(self.stop(m, reason, m.shutdown) for m in members))
+            return
+        for member in reversed(members):
+            if branch.pauses and branch.is_its_own(member):
+                await self._pause(member, reason)
+            else:
+                forget = member.forgotten or not branch.is_its_own(member)
+                await self.stop(member, reason, member.shutdown, forget=forget)
+
+    def _tell(self, kind: str, member: Member, report: ExitReport | None = None) -> None:
+        if member is self.top:
+            # What becomes of the node is the node's to say.
+            return
+        try:
+            self._listener(Event.of(kind, member, report))
         except Exception as error:
             # The listener's bug, which must not become a server's.
             self._loop.call_exception_handler({"message": "a listener failed", "exception": error})
 
-    # --- stopping ----------------------------------------------------------------------
 
-    async def stop(self, child: Child, reason: ExitReason, limit: ShutdownLimit) -> None:
-        """End a server for good; return once it has ended."""
-        if child.stop_reason is None:
-            child.stop_reason = reason
-            self._tell("stopping", child)
-        shared = child.placement is not None
-        for step in stop_steps(limit, fast=self._fast.is_set(), shared=shared):
-            if await self._try(child, step):
-                break
-            if step.action == "ask" and not self._fast.is_set():
-                child.killed_after = step.limit
-        await child.over()
-
-    async def _try(self, child: Child, step: Step) -> bool:
-        """Take one step to end a server; return whether it is over."""
-        worker = child.worker
-        if step.action == "ask":
-            self._ask(child, worker)
-        elif worker is not None:
-            self._force(child, worker, step)
-        over = child.over()
-        if over.done():
-            return True
-        waiting: list[asyncio.Future[Any]] = [over]
-        if step.action == "ask":
-            waiting.append(self._loop.create_task(self._fast.wait()))
-        await asyncio.wait(waiting, timeout=step.limit, return_when=asyncio.FIRST_COMPLETED)
-        for hurry in waiting[1:]:
-            hurry.cancel()
-        return child.is_over
-
-    def _ask(self, child: Child, worker: Worker | None) -> None:
-        if worker is None:
-            return
-        if child.state == "running" or (child.state == "starting" and child.answer == "ready"):
-            child.state = "stopping"
-            worker.connection.post([STOP, child.sid, child.stop_reason])
-        elif child.state in ("starting", "restarting"):
-            # It has no state worth saving yet.
-            child.killed_on_request = True
-            if worker.shared:
-                worker.connection.post([KILL, child.sid, child.stop_reason])
-            else:
-                worker.signal_group(signal.SIGKILL)
-
-    def _force(self, child: Child, worker: Worker, step: Step) -> None:
-        child.killed_on_request = True
-        if step.action == "evict":
-            limit = child.killed_after
-            reason = child.stop_reason if limit is None else ShutdownTimedOut(limit)
-            worker.connection.post([KILL, child.sid, reason])
-        else:
-            if worker.shared:
-                worker.condemned = f"{child.title} did not stop"
-            worker.signal_group(signal.SIGTERM if step.action == "terminate" else signal.SIGKILL)
-
-    async def stop_all(self, reason: ExitReason) -> None:
-        """Stop every server: the spawned ones first, then the tree, each in reverse order."""
-        self._stopping = True
-        children = [c for c in (*self._static, *self._dynamic.values()) if not c.is_over]
-        by_id = {str(c.sid): c for c in children}
-        for wave in plan_shutdown([(str(c.sid), c.shutdown) for c in children]):
-            await asyncio.gather(
-                *(self.stop(by_id[s.id], reason, by_id[s.id].shutdown) for s in wave)
-            )
-
-    def hurry(self) -> None:
-        """Stop waiting for servers that take their time to stop."""
-        self._fast.set()
-        for child in (*self._static, *self._dynamic.values()):
-            if child.worker is not None and not child.is_over:
-                child.stop_reason = child.stop_reason or Shutdown("fast stop")
-                child.killed_in_a_hurry = True
-                child.worker.signal_group(signal.SIGKILL)
+def _end_of(child: Child, worker: Worker) -> Ended:
+    error = child.exited[1] if child.exited else b""
+    return Ended(reason_of_death(child, worker), error, worker)
 
 
-def _start_error(child: Child, ended: _Ended) -> StartError:
-    if ended.refusal is not None:
-        return ended.refusal
-    if isinstance(ended.reason, InitTimedOut):
-        return InitTimedOutError(child.title, ended.reason.limit)
-    detail = ended.reason.detail if isinstance(ended.reason, InitFailed) else render(ended.reason)
-    return InitFailedError(child.title, detail)
+def _ended_in_its_start(branch: Branch) -> Ended:
+    reason = branch.stop_reason or InitFailed(str(branch.ending))
+    return Ended(reason, failure=InitFailedError(branch.title, "it was stopped in its start"))
 
 
-def _start_of(child: Child) -> dict[str, Any]:
-    return {
-        **child.spec,
-        "label": child.label,
-        "process": child.process,
-        # As a list: the first tuple that a worker unpacks costs it 40 KiB.
-        "mailbox": list(child.mailbox),
-    }
+def _was_ignored(member: Member) -> bool:
+    return isinstance(member, Child) and member.answer == "ignored"
+
+
+def _refuse_ignored(child: Child) -> None:
+    if child.incarnation == 1 and child.is_over and child.answer == "ignored":
+        raise StartFailedError(InitFailedError(child.title, "its init returned Ignore()"), b"")
+
+
+def _failure_of(member: Member, ended: Ended) -> StartError:
+    return ended.failure or InitFailedError(member.title, "it did not start")

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from noex_mp.core.reasons import ExitReason, is_abnormal
-from noex_mp.core.specs import Restart, Strategy, Supervisor
+from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, is_abnormal
+from noex_mp.core.specs import AutoShutdown, Restart, Strategy
 
 __all__ = ["Child", "Plan", "Tree", "plan_exit"]
 
@@ -30,10 +30,14 @@ class Child:
     Attributes:
         id: What its supervisor calls it.
         restart: When it comes back.
+        significant: Whether its end may end the supervisor.
+        is_down: It has ended for good, or was terminated.
     """
 
     id: str
     restart: Restart = "permanent"
+    significant: bool = False
+    is_down: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,25 +47,22 @@ class Tree:
     Attributes:
         children: In the order in which they are started.
         strategy: Who is restarted with a child that died.
+        auto_shutdown: When the end of significant children ends the supervisor.
         max_restarts: How many restarts are allowed ...
         max_seconds: ... within how many seconds.
+        max_failed_inits: How many restarts may fail in `init`, likewise; None: `max_restarts`.
         restarts: When the last restarts were, oldest first, in seconds of the caller's clock.
+        failed_inits: When the last restarts failed in `init`, likewise.
     """
 
     children: tuple[Child, ...]
     strategy: Strategy = "one_for_one"
+    auto_shutdown: AutoShutdown = "never"
     max_restarts: int = 3
     max_seconds: float = 5.0
+    max_failed_inits: int | None = None
     restarts: tuple[float, ...] = ()
-
-    @classmethod
-    def from_spec(cls, spec: Supervisor) -> Tree:
-        """Return the tree a valid spec describes, before its first restart.
-
-        A child that does not say when it comes back is permanent here.
-        """
-        children = tuple(Child(c.child_id, c.restart or "permanent") for c in spec.children)
-        return cls(children, spec.strategy, spec.max_restarts, spec.max_seconds)
+    failed_inits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,27 @@ class Plan:
         stop: Ids to stop first, in this order. Stopping one that is not running does nothing.
         start: Ids to start then, in this order.
         restarts: The restarts to remember from now on: the next `Tree.restarts`.
+        failed_inits: The failed ones, likewise.
         give_up: Whether this exit was one too many: all stop, and the supervisor with them.
+        shut_down: Whether the work is done: all stop, and the supervisor with them.
     """
 
     stop: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     restarts: tuple[float, ...] = ()
+    failed_inits: tuple[float, ...] = ()
     give_up: bool = False
+    shut_down: bool = False
 
     @property
     def next(self) -> str:
         """The plan in words, for `ExitReport.next`."""
         if self.give_up:
             return "its supervisor gives up"
+        if self.shut_down:
+            return "its supervisor shuts down"
+        if len(self.start) > 1:
+            return f"restarting with {len(self.start) - 1} of its siblings"
         return "restarting" if self.start else "stays down"
 
 
@@ -94,7 +103,8 @@ def plan_exit(
     """Decide what follows from the exit of one child that nobody asked for.
 
     A start that fails during a restart is an exit like any other, with `InitFailed` or
-    `InitTimedOut`: it counts, so a child that cannot start does not loop for ever.
+    `InitTimedOut`. It counts, in a budget of its own: a child that cannot start does not loop for
+    ever, and one that cannot reach its database for a moment uses up no restarts.
 
     Args:
         tree: The supervisor as it was before the exit.
@@ -106,21 +116,57 @@ def plan_exit(
     """
     child = next((c for c in tree.children if c.id == exited), None)
     if child is None or not _comes_back(child.restart, reason):
-        return Plan(restarts=tree.restarts)
+        done = child is not None and _is_done(tree, child)
+        return Plan(
+            stop=_others(tree, child) if done else (),
+            restarts=tree.restarts,
+            failed_inits=tree.failed_inits,
+            shut_down=done,
+        )
 
-    # OTP's window: a restart exactly max_seconds ago still counts, and so does this one.
-    recent = tuple(t for t in tree.restarts if now - t <= tree.max_seconds)
-    if not counted:
-        recent = (*recent, now)
-    if len(recent) > tree.max_restarts:
-        others = tuple(c.id for c in reversed(tree.children) if c is not child)
-        return Plan(stop=others, restarts=recent, give_up=True)
+    restarts, failed = tree.restarts, tree.failed_inits
+    if isinstance(reason, InitFailed | InitTimedOut):
+        limit = tree.max_restarts if tree.max_failed_inits is None else tree.max_failed_inits
+        failed = counted_in = _window(failed, now, tree.max_seconds, counted=counted)
+    else:
+        limit = tree.max_restarts
+        restarts = counted_in = _window(restarts, now, tree.max_seconds, counted=counted)
+    if len(counted_in) > limit:
+        return Plan(_others(tree, child), (), restarts, failed, give_up=True)
 
     group = _group(tree, child)
     stop = tuple(c.id for c in reversed(group) if c is not child)
-    # A temporary sibling goes down with its group and stays down; `child` is not temporary.
+    # A temporary sibling goes down with its group and stays down; `child` is not temporary. One
+    # that had ended before is started again with the others, as in OTP, unless it was temporary.
     start = tuple(c.id for c in group if c.restart != "temporary")
-    return Plan(stop, start, recent)
+    return Plan(stop, start, restarts, failed)
+
+
+def _window(
+    times: tuple[float, ...], now: float, max_seconds: float, *, counted: bool
+) -> tuple[float, ...]:
+    # OTP's window: a restart exactly max_seconds ago still counts, and so does this one.
+    recent = tuple(t for t in times if now - t <= max_seconds)
+    return recent if counted else (*recent, now)
+
+
+def _others(tree: Tree, child: Child | None) -> tuple[str, ...]:
+    return tuple(c.id for c in reversed(tree.children) if c is not child)
+
+
+def _is_done(tree: Tree, child: Child) -> bool:
+    """Return whether the end of `child`, which does not come back, ends the supervisor."""
+    if not child.significant:
+        return False
+    match tree.auto_shutdown:
+        case "never":
+            return False
+        case "any_significant":
+            return True
+        case "all_significant":
+            return all(c.is_down for c in tree.children if c.significant and c is not child)
+        case _:
+            assert_never(tree.auto_shutdown)
 
 
 def _comes_back(restart: Restart, reason: ExitReason) -> bool:

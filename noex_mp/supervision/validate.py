@@ -4,11 +4,12 @@
 the supervision tree has 2 mistakes
 /root/1 (Counter): expected shutdown to be seconds, None or "brutal_kill", got 'infinity'
     for no limit, write shutdown=None
-/root/2: expected a child, got the class Counter
+/root/2/1: expected a child, got the class Counter
     write child(Counter)
 ```
 
-The number is the child's place in its supervisor, from 1. Whatever stands in a spec is looked
+The number is the child's place in its supervisor, from 1; `/root/2/1` is the first child of the
+second. Whatever stands in a spec is looked
 at as an `object`: not everybody runs a type checker. Promise: no I/O.
 """
 
@@ -21,7 +22,20 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
-from noex_mp.core.specs import OPTIONS, ChildSpec, Restart, Start, Strategy, Supervisor, WhenFull
+from noex_mp.core.specs import (
+    OPTIONS,
+    AutoShutdown,
+    Backoff,
+    ChildSpec,
+    DynamicSupervisor,
+    PartitionSupervisor,
+    Restart,
+    Start,
+    Strategy,
+    Supervisor,
+    Tree,
+    WhenFull,
+)
 from noex_mp.errors import BadChildSpecError
 
 __all__ = ["Mistake", "find_child_mistakes", "find_mistakes", "validate", "validate_child"]
@@ -53,11 +67,13 @@ _RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
 _STARTS: Final[tuple[str, ...]] = get_args(Start)
 _WHEN_FULL: Final[tuple[str, ...]] = get_args(WhenFull)
 _STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
+_AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
+_SUPERVISORS: Final = (Supervisor, DynamicSupervisor, PartitionSupervisor)
 # How people from elsewhere write "no limit"; here it is None.
 _NO_LIMIT: Final = {"infinity", ":infinity", "infinite", "inf", "never", "none"}
 
 
-def validate(tree: Supervisor, cpus: frozenset[int] | None = None) -> None:
+def validate(tree: Tree, cpus: frozenset[int] | None = None) -> None:
     """Check a whole tree.
 
     Args:
@@ -70,17 +86,24 @@ def validate(tree: Supervisor, cpus: frozenset[int] | None = None) -> None:
     _raise_if_any("the supervision tree", list(find_mistakes(tree, cpus)))
 
 
-def validate_child(spec: ChildSpec[Any], cpus: frozenset[int] | None = None) -> None:
-    """Check one child that is started on its own, as `spawn` does.
+def validate_child(
+    spec: object, cpus: frozenset[int] | None = None, auto_shutdown: AutoShutdown = "never"
+) -> None:
+    """Check one entry that is started on its own, as `spawn` and `start_child` do.
 
     Args:
-        spec: The child.
+        spec: A child, or a supervisor.
         cpus: Those that there are; None if nobody knows.
+        auto_shutdown: That of the supervisor under which it is to run.
 
     Raises:
         BadChildSpecError: Something is wrong; the text lists every mistake.
     """
-    _raise_if_any("the child", list(find_child_mistakes(spec, "child", cpus)))
+    place = "child"
+    mistakes = list(_find_entry_mistakes(spec, place, auto_shutdown, cpus))
+    entries = list(_entries(spec, place))
+    mistakes += [*_duplicate_names(entries), *_conflicts(entries)]
+    _raise_if_any("the child", mistakes)
 
 
 def _raise_if_any(what: str, mistakes: list[Mistake]) -> None:
@@ -90,38 +113,119 @@ def _raise_if_any(what: str, mistakes: list[Mistake]) -> None:
 
 
 def find_mistakes(tree: object, cpus: frozenset[int] | None = None) -> Iterator[Mistake]:
-    """Yield every mistake of a tree: the supervisor's own, its children's, then duplicates."""
-    if not isinstance(tree, Supervisor):
+    """Yield every mistake of a tree: each entry's own, then what several have in common."""
+    if not _is_supervisor(tree):
         remedy = "write Supervisor(child(YourServer), ...)"
         yield Mistake("/", f"expected a supervisor, got {_described(tree)}", remedy)
         return
     root = f"/{tree.id}" if _is_plain(tree.id) else "/root"
-    for problem, remedy in _supervisor_wrongs(tree):
-        yield Mistake(root, problem, remedy)
-    entries = [(f"{root}/{i}", entry) for i, entry in enumerate(tree.children, start=1)]
-    for place, entry in entries:
-        yield from find_child_mistakes(entry, place, cpus)
-    yield from _duplicates(entries)
+    yield from _find_supervisor_mistakes(tree, root, "never", cpus, is_top=True)
+    entries = list(_entries(tree, root))
+    yield from _duplicate_names(entries)
     yield from _conflicts(entries)
 
 
-def find_child_mistakes(
-    entry: object, place: str, cpus: frozenset[int] | None = None
+def _find_entry_mistakes(
+    entry: object, place: str, auto_shutdown: object, cpus: frozenset[int] | None
 ) -> Iterator[Mistake]:
-    """Yield every mistake that one entry of a supervisor has on its own."""
+    if _is_supervisor(entry):
+        yield from _find_supervisor_mistakes(entry, place, auto_shutdown, cpus)
+    else:
+        yield from find_child_mistakes(entry, place, cpus, auto_shutdown)
+
+
+def find_child_mistakes(
+    entry: object,
+    place: str,
+    cpus: frozenset[int] | None = None,
+    auto_shutdown: object = "never",
+) -> Iterator[Mistake]:
+    """Yield every mistake that one server of a supervisor has on its own."""
     if not _is_child(entry):
         problem = f"expected a child, got {_described(entry)}"
         yield Mistake(place, problem, _how_to_be_a_child(entry))
         return
     for problem, remedy in _child_wrongs(entry, cpus):
         yield Mistake(_where(place, entry), problem, remedy)
+    for problem, remedy in _significance_wrongs(entry, auto_shutdown, "permanent"):
+        yield Mistake(_where(place, entry), problem, remedy)
 
 
-def _supervisor_wrongs(tree: Supervisor) -> Iterator[_Wrong]:
-    yield from _label_wrongs("id", tree.id, may_be_none=False)
-    yield from _strategy_wrongs(tree.strategy)
-    yield from _max_restarts_wrongs(tree.max_restarts)
+def _find_supervisor_mistakes(
+    tree: Tree,
+    place: str,
+    auto_shutdown: object,
+    cpus: frozenset[int] | None,
+    *,
+    is_top: bool = False,
+) -> Iterator[Mistake]:
+    for problem, remedy in _supervisor_wrongs(tree):
+        yield Mistake(place, problem, remedy)
+    if not is_top:
+        for problem, remedy in _significance_wrongs(tree, auto_shutdown, "permanent"):
+            yield Mistake(place, problem, remedy)
+    inner: object = getattr(tree, "auto_shutdown", "never")
+    for where, entry in _children(tree, place):
+        yield from _find_entry_mistakes(entry, where, inner, cpus)
+    if isinstance(tree, Supervisor):
+        yield from _duplicate_ids(tree, place)
+
+
+def _children(tree: Tree, place: str) -> Iterator[tuple[str, object]]:
+    """Yield what stands in a supervisor, each with its place."""
+    if isinstance(tree, Supervisor):
+        yield from ((f"{place}/{i}", entry) for i, entry in enumerate(tree.children, start=1))
+    elif isinstance(tree, PartitionSupervisor):
+        yield f"{place}/child", tree.child
+    elif tree.template is not None:
+        yield f"{place}/template", tree.template
+
+
+def _entries(entry: object, place: str) -> Iterator[tuple[str, object]]:
+    """Yield an entry and all that stands in it, each with its place."""
+    yield place, entry
+    if _is_supervisor(entry):
+        for where, inner in _children(entry, place):
+            yield from _entries(inner, where)
+
+
+def _supervisor_wrongs(tree: Tree) -> Iterator[_Wrong]:
+    yield from _label_wrongs("id", tree.id)
+    yield from _label_wrongs("name", tree.name)
+    yield from _restart_wrongs(tree.restart)
+    yield from _shutdown_wrongs(tree.shutdown)
+    yield from _backoff_wrongs(tree.backoff)
+    yield from _max_restarts_wrongs("max_restarts", tree.max_restarts)
+    if tree.max_failed_inits is not None:
+        yield from _max_restarts_wrongs("max_failed_inits", tree.max_failed_inits)
     yield from _max_seconds_wrongs(tree.max_seconds)
+    if isinstance(tree, Supervisor):
+        yield from _choice_wrongs("strategy", tree.strategy, _STRATEGIES)
+        yield from _choice_wrongs("auto_shutdown", tree.auto_shutdown, _AUTO_SHUTDOWNS)
+    elif isinstance(tree, DynamicSupervisor):
+        yield from _dynamic_wrongs(tree)
+    else:
+        yield from _partition_wrongs(tree)
+
+
+def _dynamic_wrongs(tree: DynamicSupervisor) -> Iterator[_Wrong]:
+    most: object = tree.max_children
+    if most is not None and not (_is_whole(most) and most >= 0):
+        problem = f"expected max_children to be a whole number >= 0, or None, got {_short(most)}"
+        yield problem, "write max_children=100, or leave it out for no limit"
+
+
+def _partition_wrongs(tree: PartitionSupervisor) -> Iterator[_Wrong]:
+    count: object = tree.partitions
+    if not (_is_whole(count) and count >= 1):
+        yield (
+            f"expected partitions to be a whole number >= 1, got {_short(count)}",
+            "write partitions=4",
+        )
+    inner: object = tree.child
+    if _is_child(inner) and inner.name is not None:
+        problem = f"expected a child without a name, got {_short(inner.name)} for all partitions"
+        yield problem, "leave the name out, and give the PartitionSupervisor one"
 
 
 def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator[_Wrong]:
@@ -131,6 +235,7 @@ def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator
     yield from _label_wrongs("name", spec.name)
     yield from _restart_wrongs(spec.restart)
     yield from _shutdown_wrongs(spec.shutdown)
+    yield from _backoff_wrongs(spec.backoff)
     yield from _init_timeout_wrongs(spec.init_timeout)
     yield from _label_wrongs("placement", spec.placement)
     yield from _start_wrongs(spec.start)
@@ -185,26 +290,63 @@ def _label_wrongs(option: str, value: object, *, may_be_none: bool = True) -> It
         yield f"{expected}, got {value!r}", f'write {option}="{clean}"'
 
 
+def _choice_wrongs(option: str, value: object, choices: tuple[str, ...]) -> Iterator[_Wrong]:
+    if value not in choices:
+        problem = f"expected {option} to be {_choice(choices)}, got {_short(value)}"
+        yield problem, _did_you_mean(option, value, choices)
+
+
 def _restart_wrongs(value: object) -> Iterator[_Wrong]:
-    if value is not None and value not in _RESTARTS:
-        problem = f"expected restart to be {_choice(_RESTARTS)}, got {_short(value)}"
-        yield problem, _did_you_mean("restart", value, _RESTARTS)
+    if value is not None:
+        yield from _choice_wrongs("restart", value, _RESTARTS)
 
 
-def _strategy_wrongs(value: object) -> Iterator[_Wrong]:
-    if value == "one_for_one":
+def _max_restarts_wrongs(option: str, value: object) -> Iterator[_Wrong]:
+    if not _is_whole(value) or value < 0:
+        problem = f"expected {option} to be a whole number >= 0, got {_short(value)}"
+        yield problem, f"write {option}=3, or 0 to give up at the first crash"
+
+
+def _significance_wrongs(entry: Any, auto_shutdown: object, default: str) -> Iterator[_Wrong]:
+    significant: object = entry.significant
+    if significant not in (True, False):
+        problem = f"expected significant to be True or False, got {_short(significant)}"
+        yield problem, "write significant=True, or leave it out"
+    elif significant and (entry.restart or default) == "permanent":
+        yield (
+            "a permanent child never ends for good, so it cannot be significant",
+            'write restart="transient" or restart="temporary" beside significant=True',
+        )
+    elif significant and auto_shutdown == "never":
+        yield (
+            "significant=True has no effect, since its supervisor has no auto_shutdown",
+            'write Supervisor(..., auto_shutdown="any_significant"), or leave significant out',
+        )
+
+
+_BACKOFFS: Final = (
+    ("first", 0.0, "first=0.1, the first delay in seconds"),
+    ("factor", 1.0, "factor=2, by how much each delay is longer"),
+    ("max", 0.0, "max=30, the longest delay in seconds"),
+    ("jitter", 0.0, "jitter=0.2, for up to 20 % more or less"),
+    ("reset_after", 0.0, "reset_after=60, in seconds"),
+)
+
+
+def _backoff_wrongs(value: object) -> Iterator[_Wrong]:
+    if value is None:
         return
-    if value in _STRATEGIES:
-        remedy = "the other strategies come later; leave strategy out for now"
-    else:
-        remedy = _did_you_mean("strategy", value, ("one_for_one",))
-    yield f'expected strategy to be "one_for_one", got {_short(value)}', remedy
-
-
-def _max_restarts_wrongs(value: object) -> Iterator[_Wrong]:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        problem = f"expected max_restarts to be a whole number >= 0, got {_short(value)}"
-        yield problem, "write max_restarts=3, or 0 to give up at the first crash"
+    if not isinstance(value, Backoff):
+        yield f"expected backoff to be a Backoff, got {_short(value)}", "write backoff=Backoff()"
+        return
+    for name, least, example in _BACKOFFS:
+        number: object = getattr(value, name)
+        most = 1.0 if name == "jitter" else math.inf
+        if not _is_number(number) or not least <= number <= most or number == math.inf:
+            bounds = f"from {least:g} to {most:g}" if name == "jitter" else f">= {least:g}"
+            problem = f"expected {name} of backoff to be a number {bounds}, got {_short(number)}"
+            said, _, meaning = example.partition(",")
+            yield problem, f"write Backoff({said}),{meaning}"
 
 
 def _max_seconds_wrongs(value: object) -> Iterator[_Wrong]:
@@ -247,9 +389,7 @@ def _mailbox_wrongs(option: str, value: object, example: str) -> Iterator[_Wrong
 
 
 def _when_full_wrongs(value: object) -> Iterator[_Wrong]:
-    if value not in _WHEN_FULL:
-        problem = f"expected when_full to be {_choice(_WHEN_FULL)}, got {_short(value)}"
-        yield problem, _did_you_mean("when_full", value, _WHEN_FULL)
+    yield from _choice_wrongs("when_full", value, _WHEN_FULL)
 
 
 def _variable_wrongs(key: object, text: object) -> Iterator[_Wrong]:
@@ -267,9 +407,8 @@ def _variable_wrongs(key: object, text: object) -> Iterator[_Wrong]:
 
 
 def _start_wrongs(value: object) -> Iterator[_Wrong]:
-    if value is not None and value not in _STARTS:
-        problem = f"expected start to be {_choice(_STARTS)}, got {_short(value)}"
-        yield problem, _did_you_mean("start", value, _STARTS)
+    if value is not None:
+        yield from _choice_wrongs("start", value, _STARTS)
 
 
 def _nice_wrongs(value: object) -> Iterator[_Wrong]:
@@ -324,29 +463,49 @@ def _is_same(left: object, right: object) -> bool:
     return left == right
 
 
-def _duplicates(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
-    """Yield the ids that are not unique in their supervisor, and the names in the node."""
+def _duplicate_ids(tree: Supervisor, place: str) -> Iterator[Mistake]:
+    """Yield the ids that are not unique in their supervisor."""
     ids: dict[str, str] = {}
+    for where, entry in _children(tree, place):
+        if not (_is_child(entry) or _is_supervisor(entry)):
+            continue
+        own, kind = _id_of(entry), _kind_of(entry)
+        if _is_plain(own) and (first := ids.setdefault(own, where)) != where:
+            problem = f"expected an id of its own, got {own!r}, the id of {first}"
+            yield Mistake(_where(where, entry), problem, _how_to_have_an_id(entry, kind))
+
+
+def _id_of(entry: ChildSpec[Any] | Tree) -> object:
+    if entry.id is not None:
+        return entry.id
+    return _kind_of(entry)
+
+
+def _kind_of(entry: ChildSpec[Any] | Tree) -> str:
+    return _name_of(entry.server) if isinstance(entry, ChildSpec) else type(entry).__name__
+
+
+def _how_to_have_an_id(entry: object, kind: str) -> str:
+    if _is_supervisor(entry):
+        return f'write {kind}(..., id="..."), another id for each'
+    call = f"child({kind}, ...)" if kind else "child(...)"
+    return f'write {call}.options(id="..."), another id for each'
+
+
+def _duplicate_names(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
+    """Yield the names that are not unique in the node."""
     names: dict[str, str] = {}
     for place, entry in entries:
-        if not _is_child(entry):
+        if not (_is_child(entry) or _is_supervisor(entry)):
             continue
-        where, server = _where(place, entry), _name_of(entry.server)
-        own = server if entry.id is None else entry.id
-        if _is_plain(own) and (first := ids.setdefault(own, place)) != place:
-            problem = f"expected an id of its own, got {own!r}, the id of {first}"
-            call = f"child({server}, ...)" if server else "child(...)"
-            remedy = f'write {call}.options(id="..."), another id for each'
-            yield Mistake(where, problem, remedy)
         if _is_plain(entry.name) and (first := names.setdefault(entry.name, place)) != place:
             problem = f"expected a name of its own, got {entry.name!r}, the name of {first}"
-            yield Mistake(where, problem, "give one of the two another name, or none")
+            remedy = "give one of the two another name, or none"
+            yield Mistake(_where(place, entry), problem, remedy)
 
 
 def _how_to_be_a_child(entry: object) -> str:
     """Return what to write where something stands that is no child, or no class of one."""
-    if isinstance(entry, Supervisor):
-        return "supervisors inside supervisors come later; list its children here for now"
     if isinstance(entry, ChildSpec):
         return "write child(...) once"
     if isinstance(entry, list | tuple):
@@ -369,8 +528,8 @@ def _did_you_mean(option: str, value: object, choices: tuple[str, ...]) -> str:
     return f'write {option}="{near[0]}"'
 
 
-def _where(place: str, spec: ChildSpec[Any]) -> str:
-    name = _name_of(spec.server)
+def _where(place: str, entry: ChildSpec[Any] | Tree) -> str:
+    name = _name_of(entry.server) if isinstance(entry, ChildSpec) else ""
     return f"{place} ({name})" if name else place
 
 
@@ -381,8 +540,8 @@ def _name_of(server: object) -> str:
 def _described(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if isinstance(value, Supervisor):
-        return f"the supervisor {_short(value.id)}"
+    if _is_supervisor(value):
+        return f"a {type(value).__name__}"
     if _is_server(type(value)):
         return f"an instance of {type(value).__name__}"
     return f"{_short(value)} ({type(value).__name__})"
@@ -402,6 +561,10 @@ def _is_server(cls: type) -> bool:
 
 def _is_child(value: object) -> TypeGuard[ChildSpec[Any]]:
     return isinstance(value, ChildSpec)
+
+
+def _is_supervisor(value: object) -> TypeGuard[Tree]:
+    return isinstance(value, _SUPERVISORS)
 
 
 def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:

@@ -419,7 +419,7 @@ sys.exit(main())
 
 
 def test_a_fault_of_the_supervisor_ends_with_70() -> None:
-    code = OURS.format(place="noex_mp.node.supervisor.plan_exit")
+    code = OURS.format(place="noex_mp.supervision.plan.plan_exit")
     with running("app:tree", program=[sys.executable, "-c", code]) as run:
         os.kill(run.os_pid_of("visits"), KILL)
         assert run.status() == 70
@@ -427,7 +427,7 @@ def test_a_fault_of_the_supervisor_ends_with_70() -> None:
     run.until("^    RuntimeError: our own bug")
 
 
-@pytest.mark.parametrize("place", ["noex_mp.node.root.Root.start", "noex_mp.Node.wire_children"])
+@pytest.mark.parametrize("place", ["noex_mp.node.root.Root.start", "noex_mp.Node.wire_tree"])
 def test_a_fault_at_the_start_ends_with_70(place: str) -> None:
     code = OURS.format(place=place)
     with running("app:tree", program=[sys.executable, "-c", code], until=None) as run:

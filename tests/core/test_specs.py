@@ -114,7 +114,7 @@ def test_a_supervisor_holds_what_it_was_given() -> None:
 
 def test_a_supervisor_allows_three_restarts_in_five_seconds() -> None:
     tree = Supervisor()
-    assert (tree.children, tree.max_restarts, tree.max_seconds, tree.id) == ((), 3, 5.0, "root")
+    assert (tree.children, tree.max_restarts, tree.max_seconds, tree.id) == ((), 3, 5.0, None)
 
 
 UNTYPED: Any = child

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
-from typing import ClassVar, get_args
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ from noex_mp.core.reasons import (
     ShutdownTimedOut,
     Unknown,
 )
-from noex_mp.core.specs import Restart, Strategy, Supervisor, child
+from noex_mp.core.specs import AutoShutdown, Restart, Strategy
 from noex_mp.supervision import plan as module
 from noex_mp.supervision.plan import Child, Plan, Tree, plan_exit
 
@@ -38,14 +38,6 @@ ABNORMAL: list[ExitReason] = [
 ORDERLY: list[ExitReason] = [Normal(), Shutdown(), Shutdown("done")]
 
 
-class Counter:
-    __child_options__: ClassVar[dict[str, object]] = {}
-
-
-class Cache(Counter):
-    __child_options__: ClassVar[dict[str, object]] = {"restart": "transient"}
-
-
 def restarts_of(tree: Tree, times: list[float]) -> list[bool]:
     """Crash `a` at each of these times; return whether it was started again."""
     started: list[bool] = []
@@ -61,7 +53,9 @@ def restarts_of(tree: Tree, times: list[float]) -> list[bool]:
 def test_the_restart_type_decides_who_comes_back(restart: Restart, reason: ExitReason) -> None:
     plan = plan_exit(Tree((Child("a", restart),)), "a", reason, now=1.0)
     comes_back = restart == "permanent" or (restart == "transient" and reason in ABNORMAL)
-    assert plan == (Plan(start=("a",), restarts=(1.0,)) if comes_back else Plan())
+    assert plan.start == (("a",) if comes_back else ())
+    counted = (*plan.restarts, *plan.failed_inits)
+    assert counted == ((1.0,) if comes_back else ())
 
 
 def test_an_exit_without_restart_leaves_the_budget_alone() -> None:
@@ -139,11 +133,28 @@ def test_giving_up_stops_the_others_from_right_to_left() -> None:
 
 
 @pytest.mark.parametrize("reason", [InitFailed("no disk"), InitTimedOut(5.0)])
-def test_a_failed_restart_counts_as_another_exit(reason: ExitReason) -> None:
+def test_a_failed_restart_counts_in_a_budget_of_its_own(reason: ExitReason) -> None:
     tree = Tree((Child("a", "transient"),), max_restarts=1)
-    first = plan_exit(tree, "a", CRASH, now=1.0)
-    tree = replace(tree, restarts=first.restarts)
-    assert plan_exit(tree, "a", reason, now=1.0).give_up
+    crashed = plan_exit(tree, "a", CRASH, now=1.0)
+    assert (crashed.restarts, crashed.failed_inits) == ((1.0,), ())
+    tree = replace(tree, restarts=crashed.restarts)
+    once = plan_exit(tree, "a", reason, now=2.0)
+    assert once == Plan(start=("a",), restarts=(1.0,), failed_inits=(2.0,))
+    tree = replace(tree, failed_inits=once.failed_inits)
+    assert plan_exit(tree, "a", reason, now=3.0).give_up
+    # And it slides, as the other one does.
+    assert plan_exit(tree, "a", reason, now=7.125).failed_inits == (7.125,)
+
+
+@pytest.mark.parametrize(("allowed", "gives_up"), [(0, [True]), (2, [False, False, True])])
+def test_how_many_starts_may_fail_can_be_said_apart(allowed: int, gives_up: list[bool]) -> None:
+    tree = Tree((Child("a"),), max_restarts=1, max_failed_inits=allowed)
+    found: list[bool] = []
+    for _ in gives_up:
+        plan = plan_exit(tree, "a", InitFailed("no disk"), now=1.0)
+        found.append(plan.give_up)
+        tree = replace(tree, failed_inits=plan.failed_inits)
+    assert found == gives_up
 
 
 def test_the_budget_is_shared_by_all_children() -> None:
@@ -213,26 +224,6 @@ def test_a_plan_has_words_for_the_report(plan: Plan, words: str) -> None:
     assert plan.next == words
 
 
-def test_a_tree_is_made_from_its_spec() -> None:
-    spec = Supervisor(
-        child(Counter),
-        child(Counter).options(id="visits", restart="temporary"),
-        child(Cache),
-        max_restarts=7,
-        max_seconds=2.5,
-    )
-    assert Tree.from_spec(spec) == Tree(
-        (Child("Counter"), Child("visits", "temporary"), Child("Cache", "transient")),
-        "one_for_one",
-        max_restarts=7,
-        max_seconds=2.5,
-    )
-
-
-def test_a_tree_and_its_spec_have_the_same_defaults() -> None:
-    assert Tree.from_spec(Supervisor()) == Tree(())
-
-
 def test_trees_and_plans_are_values() -> None:
     assert len({Tree((Child("a"),)), Tree((Child("a"),)), Tree(())}) == 2
     assert len({Plan(), Plan(), Plan(give_up=True)}) == 2
@@ -242,3 +233,60 @@ def test_the_examples_in_the_docstrings_are_true() -> None:
     result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed
+
+
+DONE = Normal()
+
+
+@pytest.mark.parametrize(
+    ("auto_shutdown", "significant", "down", "shuts_down"),
+    [
+        ("never", "a", "", False),
+        ("any_significant", "a", "", True),
+        ("any_significant", "ab", "", True),
+        ("any_significant", "b", "", False),
+        ("all_significant", "a", "", True),
+        ("all_significant", "ab", "", False),
+        ("all_significant", "ab", "b", True),
+        ("all_significant", "abc", "b", False),
+        ("all_significant", "b", "b", False),
+    ],
+)
+def test_the_end_of_significant_children_ends_their_supervisor(
+    auto_shutdown: AutoShutdown, significant: str, down: str, shuts_down: bool
+) -> None:
+    children = tuple(
+        Child(name, "transient", significant=name in significant, is_down=name in down)
+        for name in "abc"
+    )
+    tree = Tree(children, auto_shutdown=auto_shutdown, restarts=(1.0,))
+    plan = plan_exit(tree, "a", DONE, now=2.0)
+    assert plan.shut_down == shuts_down
+    assert plan.stop == (("c", "b") if shuts_down else ())
+    assert (plan.start, plan.restarts, plan.give_up) == ((), (1.0,), False)
+
+
+def test_a_significant_child_that_comes_back_ends_nobody() -> None:
+    children = (Child("a", "transient", significant=True), Child("b"))
+    tree = Tree(children, auto_shutdown="any_significant")
+    assert plan_exit(tree, "a", CRASH, now=1.0) == Plan(start=("a",), restarts=(1.0,))
+
+
+def test_a_significant_temporary_child_ends_its_supervisor_by_a_crash_too() -> None:
+    children = (Child("a", "temporary", significant=True), Child("b"))
+    tree = Tree(children, auto_shutdown="any_significant")
+    assert plan_exit(tree, "a", CRASH, now=1.0).shut_down
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(), "stays down"),
+        (Plan(start=("a",)), "restarting"),
+        (Plan(stop=("b", "c"), start=("a", "b", "c")), "restarting with 2 of its siblings"),
+        (Plan(give_up=True), "its supervisor gives up"),
+        (Plan(shut_down=True), "its supervisor shuts down"),
+    ],
+)
+def test_a_plan_in_words(plan: Plan, words: str) -> None:
+    assert plan.next == words

@@ -5,7 +5,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.core.specs import (
+    Backoff,
+    ChildSpec,
+    DynamicSupervisor,
+    PartitionSupervisor,
+    Supervisor,
+    Tree,
+    child,
+)
 from noex_mp.errors import BadChildSpecError
 from noex_mp.supervision.validate import (
     Mistake,
@@ -38,6 +46,10 @@ def make_local() -> type[Counter]:
 # What people write who run no type checker.
 untyped_child: Any = child
 UntypedSupervisor: Any = Supervisor
+
+
+def untyped(value: object) -> Any:
+    return value
 
 
 def only(mistakes: list[Mistake]) -> Mistake:
@@ -83,9 +95,26 @@ def test_a_good_child_is_accepted(options: dict[str, Any]) -> None:
         Supervisor(child(Counter), child(Counter).options(id="second")),
         # An id may be what another child's name is: they are looked up in different places.
         Supervisor(child(Counter), child(Cache).options(name="Counter")),
+        # Ids are unique in their supervisor only.
+        Supervisor(child(Counter), Supervisor(child(Counter), id="front"), Supervisor()),
+        Supervisor(
+            Supervisor(
+                child(Counter).options(restart="transient", significant=True),
+                auto_shutdown="any_significant",
+                restart="transient",
+                significant=True,
+            ),
+            DynamicSupervisor(),
+            DynamicSupervisor(child(Cache), max_children=0, id="rooms", name="rooms"),
+            PartitionSupervisor(child(Counter), partitions=1),
+            strategy="rest_for_one",
+            auto_shutdown="all_significant",
+        ),
+        DynamicSupervisor(child(Counter)),
+        Supervisor(child(Counter).options(backoff=Backoff(0, 1, 0, 0, 0))),
     ],
 )
-def test_a_good_tree_is_accepted(tree: Supervisor) -> None:
+def test_a_good_tree_is_accepted(tree: Tree) -> None:
     validate(tree)
 
 
@@ -234,11 +263,6 @@ def test_the_value_of_an_environment_variable_never_shows() -> None:
         ),
         (3, "expected a child, got 3 (int)", "write child(YourServer), with a class that"),
         (None, "expected a child, got None (NoneType)", "write child(YourServer), with a class"),
-        (
-            Supervisor(child(Counter), id="front"),
-            "expected a child, got the supervisor 'front'",
-            "supervisors inside supervisors come later; list its children here for now",
-        ),
     ],
 )
 def test_what_is_no_child_gets_told_how_to_become_one(
@@ -305,12 +329,25 @@ class Outer:
     ("flags", "problem", "remedy"),
     [
         (
-            {"strategy": "one_for_all"},
-            """expected strategy to be "one_for_one", got 'one_for_all'""",
-            "the other strategies come later; leave strategy out for now",
+            {"strategy": "one_to_one"},
+            (
+                'expected strategy to be "one_for_one" or "one_for_all" or "rest_for_one", '
+                "got 'one_to_one'"
+            ),
+            'write strategy="one_for_one"',
         ),
-        ({"strategy": "rest_for_one"}, "got 'rest_for_one'", "the other strategies come later"),
-        ({"strategy": "one_to_one"}, "got 'one_to_one'", 'write strategy="one_for_one"'),
+        ({"strategy": "one for all"}, "got 'one for all'", 'write strategy="one_for_all"'),
+        ({"auto_shutdown": "any"}, "got 'any'", 'write auto_shutdown="'),
+        ({"auto_shutdown": True}, "got True", 'write auto_shutdown="never"'),
+        (
+            {"max_failed_inits": -1},
+            "expected max_failed_inits to be a whole number >= 0, got -1",
+            "write max_failed_inits=3",
+        ),
+        ({"name": ""}, "got an empty text", "leave name out"),
+        ({"restart": "always"}, "got 'always'", 'write restart="permanent"'),
+        ({"shutdown": "infinity"}, "got 'infinity'", "for no limit, write shutdown=None"),
+        ({"backoff": 0.1}, "expected backoff to be a Backoff, got 0.1", "write backoff=Backoff()"),
         ({"strategy": None}, "got None", 'write strategy="one_for_one"'),
         (
             {"max_restarts": -1},
@@ -331,7 +368,6 @@ class Outer:
         ({"max_seconds": True}, "got True", "write max_seconds=5.0"),
         ({"max_seconds": None}, "got None", "write max_seconds=5.0"),
         ({"id": ""}, "got an empty text", "leave id out"),
-        ({"id": None}, "got None (NoneType)", 'write id="..."'),
         ({"id": "a\n"}, r"got 'a\n'", 'write id="a"'),
     ],
 )
@@ -424,3 +460,134 @@ def test_a_child_on_its_own_is_checked_too() -> None:
         "child (Counter): expected init_timeout to be seconds > 0, or None, got -1\n"
         "    write init_timeout=5.0 for five seconds, or init_timeout=None for no limit"
     )
+
+
+@pytest.mark.parametrize(
+    ("tree", "where", "problem", "remedy"),
+    [
+        (
+            Supervisor(Supervisor(child(Cache), child(Counter).options(name="")), id="top"),
+            "/top/1/2 (Counter)",
+            "expected name to be text",
+            "leave name out",
+        ),
+        (
+            Supervisor(Supervisor(child(Counter)), Supervisor(child(Cache))),
+            "/root/2",
+            "expected an id of its own, got 'Supervisor', the id of /root/1",
+            'write Supervisor(..., id="...")',
+        ),
+        (
+            Supervisor(child(Counter).options(id="a"), Supervisor(id="a")),
+            "/root/2",
+            "got 'a', the id of /root/1",
+            'write Supervisor(..., id="...")',
+        ),
+        (
+            Supervisor(
+                child(Counter).options(name="n"), Supervisor(child(Cache).options(name="n"))
+            ),
+            "/root/2/1 (Cache)",
+            "expected a name of its own, got 'n', the name of /root/1",
+            "give one of the two another name",
+        ),
+        (
+            Supervisor(child(Counter).options(name="n"), DynamicSupervisor(name="n")),
+            "/root/2",
+            "got 'n', the name of /root/1",
+            "give one of the two another name",
+        ),
+        (
+            Supervisor(DynamicSupervisor(child(Counter).options(restart=untyped("never")))),
+            "/root/1/template (Counter)",
+            "got 'never'",
+            'write restart="',
+        ),
+        (
+            DynamicSupervisor(max_children=untyped(-1), id="rooms"),
+            "/rooms",
+            "expected max_children to be a whole number >= 0, or None, got -1",
+            "write max_children=100",
+        ),
+        (
+            PartitionSupervisor(child(Counter), partitions=untyped(0)),
+            "/root",
+            "expected partitions to be a whole number >= 1, got 0",
+            "write partitions=4",
+        ),
+        (
+            PartitionSupervisor(child(Counter).options(name="n"), partitions=2),
+            "/root",
+            "expected a child without a name, got 'n' for all partitions",
+            "leave the name out",
+        ),
+        (
+            PartitionSupervisor(untyped(Counter), partitions=2),
+            "/root/child",
+            "expected a child, got the class Counter",
+            "write child(Counter)",
+        ),
+        (
+            Supervisor(child(Counter).options(significant=True), auto_shutdown="any_significant"),
+            "/root/1 (Counter)",
+            "a permanent child never ends for good",
+            'write restart="transient"',
+        ),
+        (
+            Supervisor(child(Counter).options(significant=True, restart="transient")),
+            "/root/1 (Counter)",
+            "significant=True has no effect",
+            'auto_shutdown="any_significant"',
+        ),
+        (
+            Supervisor(Supervisor(significant=True), auto_shutdown="all_significant"),
+            "/root/1",
+            "a permanent child never ends for good",
+            'write restart="transient"',
+        ),
+        (
+            Supervisor(child(Counter).options(significant=untyped("yes"))),
+            "/root/1 (Counter)",
+            "expected significant to be True or False, got 'yes'",
+            "write significant=True",
+        ),
+        (
+            Supervisor(child(Counter).options(backoff=Backoff(jitter=2))),
+            "/root/1 (Counter)",
+            "expected jitter of backoff to be a number from 0 to 1, got 2",
+            "write Backoff(jitter=0.2)",
+        ),
+        (
+            Supervisor(child(Counter).options(backoff=Backoff(factor=0.5))),
+            "/root/1 (Counter)",
+            "expected factor of backoff to be a number >= 1, got 0.5",
+            "write Backoff(factor=2)",
+        ),
+        (
+            Supervisor(child(Counter).options(backoff=Backoff(max=math.inf))),
+            "/root/1 (Counter)",
+            "expected max of backoff to be a number >= 0, got inf",
+            "write Backoff(max=30)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_tree_is_named_with_its_place(
+    tree: Tree, where: str, problem: str, remedy: str
+) -> None:
+    mistake = only(list(find_mistakes(tree)))
+    assert mistake.where == where
+    assert problem in mistake.problem
+    assert remedy in mistake.remedy
+
+
+def test_every_mistake_at_every_depth_is_listed() -> None:
+    tree = Supervisor(
+        Supervisor(untyped(Counter), Supervisor(untyped(None), id="x"), strategy=untyped("all")),
+        child(Counter).options(name=""),
+    )
+    assert [mistake.where for mistake in find_mistakes(tree)] == [
+        "/root/1",
+        "/root/1/1",
+        "/root/1/2/1",
+        "/root/2 (Counter)",
+    ]

@@ -1,0 +1,65 @@
+"""Servers that write down when they start and stop, for trees of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from noex_mp import GenServer, Ref, Reply, Stop, call
+from tests.servers.counters import blow
+
+__all__ = ["Leaf"]
+
+
+class Leaf(GenServer):
+    """Keeps a diary with its siblings. What it does in its start depends on its name."""
+
+    def __init__(self, name: str, diary: str) -> None:
+        self.name = name
+        self.diary = Path(diary)
+
+    @override
+    def init(self) -> None:
+        if self.name == "bad":
+            raise ValueError("bad by name")
+        if self.name == "shy":
+            self._fail_as_often_as_told()
+        if self.name == "slow" and self.diary.with_suffix(".stuck").exists():
+            blow(str(self.diary.with_suffix(".slow")))
+            while True:
+                time.sleep(60)
+        self._note("+")
+
+    def _fail_as_often_as_told(self) -> None:
+        left = self.diary.with_suffix(".fail")
+        if left.exists() and (text := left.read_text()):
+            left.write_text(text[1:])
+            self._note("!")
+            raise ValueError("not yet")
+
+    def _note(self, what: str) -> None:
+        with open(self.diary, "a") as file:
+            file.write(f"{what}{self.name}\n")
+
+    @call
+    def os_pid(self) -> int:
+        """Return its process."""
+        return os.getpid()
+
+    @call
+    def me(self) -> Ref[Any]:
+        """Return its address."""
+        return self.ref
+
+    @call
+    def finish(self) -> Reply[None]:
+        """End, since its work is done."""
+        return Reply(None, Stop())
+
+    @override
+    def terminate(self, reason: object) -> None:
+        self._note("-")
