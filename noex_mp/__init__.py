@@ -61,7 +61,14 @@ from noex_mp.core.reasons import (
     Unknown,
 )
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import Backoff, ChildSpec, Supervisor, child
+from noex_mp.core.specs import (
+    Backoff,
+    ChildSpec,
+    DynamicSupervisor,
+    PartitionSupervisor,
+    Supervisor,
+    child,
+)
 from noex_mp.errors import (
     AlreadyRegisteredError,
     BadChildSpecError,
@@ -71,6 +78,8 @@ from noex_mp.errors import (
     CallCycleError,
     CallError,
     CallTimedOutError,
+    ChildNotFoundError,
+    ChildStateError,
     ConfigError,
     DuplicateChildError,
     FrameTooLargeError,
@@ -79,6 +88,7 @@ from noex_mp.errors import (
     LimitError,
     LocalProtocolError,
     MailboxFullError,
+    MaxChildrenError,
     MaxRestartsExceededError,
     NodeDownError,
     NoexError,
@@ -99,6 +109,7 @@ from noex_mp.errors import (
 )
 
 if TYPE_CHECKING:
+    from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
     from noex_mp.node.node import Node, shutdown
     from noex_mp.wire.registration import register_type
 
@@ -117,7 +128,12 @@ __all__ = [
     "CallError",
     "CallTimedOutError",
     "Cast",
+    # client.supervisors
+    "ChildCounts",
+    "ChildInfo",
+    "ChildNotFoundError",
     "ChildSpec",
+    "ChildStateError",
     "ConfigError",
     # core.outcomes
     "Continue",
@@ -126,6 +142,7 @@ __all__ = [
     # core.current_call
     "CurrentCall",
     "DuplicateChildError",
+    "DynamicSupervisor",
     "ExitReason",
     "ExitReport",
     "Exited",
@@ -142,6 +159,7 @@ __all__ = [
     "LimitError",
     "LocalProtocolError",
     "MailboxFullError",
+    "MaxChildrenError",
     "MaxRestartsExceededError",
     "NoNodeError",
     "NoReply",
@@ -156,6 +174,7 @@ __all__ = [
     "Operation",
     "OutOfDescriptorsError",
     "Outcome",
+    "PartitionSupervisor",
     "PreloadError",
     "ProtocolError",
     # core.ref
@@ -169,6 +188,7 @@ __all__ = [
     "StartError",
     "Stop",
     "Supervisor",
+    "SupervisorRef",
     "Timeout",
     "TimeoutAfter",
     # client.timers
@@ -192,6 +212,7 @@ __all__ = [
     "shutdown",
     "spawn",
     "stop",
+    "supervisor",
     "whereis",
 ]
 
@@ -203,9 +224,13 @@ _current.set_implicit(_node.implicit_node)
 # Names whose modules are loaded when somebody asks for them: half of the package is needed only
 # by who starts a node, and to import it takes longer than all the rest.
 _ON_DEMAND = {
+    "ChildCounts": "noex_mp.client.supervisors",
+    "ChildInfo": "noex_mp.client.supervisors",
     "Node": "noex_mp.node.node",
+    "SupervisorRef": "noex_mp.client.supervisors",
     "register_type": "noex_mp.wire.registration",
     "shutdown": "noex_mp.node.node",
+    "supervisor": "noex_mp.client.supervisors",
 }
 
 

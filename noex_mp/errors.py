@@ -17,6 +17,8 @@ NoexError
 │   ├── InitTimedOutError        its `init` took too long
 │   ├── AlreadyRegisteredError   its name belongs to another server or node
 │   ├── DuplicateChildError      its id belongs to another child
+│   ├── ChildNotFoundError       its supervisor has no such child
+│   ├── ChildStateError          it runs, and should not, for what is asked
 │   └── OutOfDescriptorsError    too few file descriptors are free for its worker
 ├── CallError                no reply came
 │   ├── NoServerError            nobody is there, or not any more
@@ -27,6 +29,7 @@ NoexError
 │   ├── NodeDownError            the node has stopped
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
+│   ├── MaxChildrenError         a supervisor has as many children as it may have
 │   └── MaxRestartsExceededError a supervisor gave up
 └── ProtocolError            two processes do not understand each other
     ├── LocalProtocolError       our own bug: please report it
@@ -55,6 +58,8 @@ __all__ = [
     "CallCycleError",
     "CallError",
     "CallTimedOutError",
+    "ChildNotFoundError",
+    "ChildStateError",
     "ConfigError",
     "DuplicateChildError",
     "FrameTooLargeError",
@@ -63,6 +68,7 @@ __all__ = [
     "LimitError",
     "LocalProtocolError",
     "MailboxFullError",
+    "MaxChildrenError",
     "MaxRestartsExceededError",
     "NoNodeError",
     "NoServerError",
@@ -331,6 +337,43 @@ class DuplicateChildError(StartError):
         return f"there is a child with the id {self.id!r}; give this one another: .options(id=...)"
 
 
+class ChildNotFoundError(StartError):
+    """The supervisor has no such child.
+
+    Attributes:
+        supervisor: What the supervisor is called.
+        child: What was asked for: an id, or the number of a server.
+        ids: The ids that there are.
+    """
+
+    def __init__(self, supervisor: str, child: str | int, ids: tuple[str, ...] = ()) -> None:
+        super().__init__(supervisor, child, ids)
+        self.supervisor = supervisor
+        self.child = child
+        self.ids = ids
+
+    def __str__(self) -> str:
+        there = ", ".join(map(repr, self.ids[:20])) or "none"
+        return f"supervisor {self.supervisor} has no child {self.child!r}; there are: {there}"
+
+
+class ChildStateError(StartError):
+    """A child is to be started again or forgotten, and has not ended.
+
+    Attributes:
+        child: Its id.
+        state: Its state, for example `running`.
+    """
+
+    def __init__(self, child: str, state: str) -> None:
+        super().__init__(child, state)
+        self.child = child
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"child {self.child!r} is {self.state}; terminate_child({self.child!r}) comes first"
+
+
 class CallError(NoexError):
     """No reply came."""
 
@@ -465,6 +508,23 @@ class RemoteError(CallError):
 
 class LimitError(NoexError):
     """A configured limit was reached."""
+
+
+class MaxChildrenError(LimitError):
+    """A supervisor has as many children as it may have.
+
+    Attributes:
+        supervisor: What the supervisor is called.
+        max_children: How many these are.
+    """
+
+    def __init__(self, supervisor: str, max_children: int) -> None:
+        super().__init__(supervisor, max_children)
+        self.supervisor = supervisor
+        self.max_children = max_children
+
+    def __str__(self) -> str:
+        return f"supervisor {self.supervisor} has {self.max_children} children, as many as it may"
 
 
 class MaxRestartsExceededError(LimitError):

@@ -172,7 +172,8 @@ def entry_to_wire(encoder: Encoder, entry: Entry, id: str | None = None) -> dict
         children = [{**child_wire, "id": str(i)} for i in range(entry.partitions)]
     else:
         kind, max_children = "dynamic", entry.max_children
-        template = spec_to_wire(encoder, entry.template) if entry.template else None
+        spec = entry.template
+        template = spec_to_wire(encoder, spec) if isinstance(spec, ChildSpec) else None
     return {
         "kind": kind,
         "label": type(entry).__name__,
@@ -202,7 +203,7 @@ def servers_of(entry: Entry) -> Iterator[ChildSpec[Any]]:
             yield from servers_of(each)
     elif isinstance(entry, PartitionSupervisor):
         yield entry.child
-    elif entry.template is not None:
+    elif isinstance(entry.template, ChildSpec):
         yield entry.template
 
 

@@ -384,13 +384,19 @@ class DynamicSupervisor(_SupervisorOptions):
 
     Attributes:
         template: What `start_child` starts when it is given arguments instead of a spec, as
-            `start_child("lobby")`; the arguments come behind those of the template. None means
-            that it is always given a spec.
+            `start_child("lobby")`: a class, or a `child(...)`, behind whose arguments they come.
+            None means that it is always given a spec.
         max_children: How many there may be at a time; None means no limit.
     """
 
-    template: ChildSpec[Any] | None = None
+    template: ChildSpec[Any] | type[Any] | None = None
     max_children: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        # Its constructor's arguments come later, so `child` cannot check them.
+        if isinstance(self.template, type):
+            template = ChildSpec[Any](self.template, **_class_options(self.template))
+            object.__setattr__(self, "template", template)
 
     def __repr__(self) -> str:
         said = [] if self.template is None else [repr(self.template)]

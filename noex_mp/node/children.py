@@ -22,8 +22,8 @@ __all__ = ["Answer", "Child"]
 Answer = Literal["ready", "ignored", "refused", "dead", "late"]
 """What came of a start: READY, `Ignore()`, NOT_READY, the death of the worker, nothing in time."""
 
-# What the worker needs of a spec.
-_FOR_THE_WORKER = ("server", "payload")
+# What the worker needs of a spec; `extra` are arguments on top of a template's.
+_FOR_THE_WORKER = ("server", "payload", "extra")
 
 
 class Child(Member):
@@ -68,7 +68,7 @@ class Child(Member):
         label = intern(wire["server"].partition(":")[2])
         own = intern(wire["id"] or label.rpartition(".")[2])
         super().__init__(sid, wire, id=own, label=label)
-        self.spec: dict[str, Any] = {key: wire[key] for key in _FOR_THE_WORKER}
+        self.spec: dict[str, Any] = {key: wire[key] for key in _FOR_THE_WORKER if key in wire}
         self.process: dict[str, Any] | None = wire["process"]
         self.init_timeout: float | None = wire["init_timeout"]
         self.placement: Placement | None = None

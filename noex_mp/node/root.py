@@ -18,19 +18,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, get_args
 
+from noex_mp.client.api import servers_of_wire
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.errors import (
+    BadChildSpecError,
+    ChildNotFoundError,
     ConfigError,
     MaxRestartsExceededError,
     NoServerError,
     RemoteProtocolError,
 )
 from noex_mp.node.black_box import BlackBox
+from noex_mp.node.branches import Branch
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
 from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocket
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
+from noex_mp.node.members import Member
 from noex_mp.node.output import Sink
 from noex_mp.node.sources import Sources
 from noex_mp.node.strays import Strays
@@ -94,6 +99,9 @@ class RootConfig:
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)
 
+
+# What ends servers: none may wait for its own end. The last parameter says who asks.
+_ENDS: Final = frozenset({"stop", "terminate_child", "stop_supervisor"})
 
 # What a program outside of the node may ask for: nothing that runs code of its choice.
 FOR_PROGRAMS: Final = frozenset({"stop", "whereis", "is_running", "names", "ps"})
@@ -169,6 +177,15 @@ class Root:
             "is_running": self._is_running,
             "names": self._names,
             "ps": self._ps,
+            "start_child": self._start_child,
+            "terminate_child": self._terminate_child,
+            "restart_child": self._restart_child,
+            "delete_child": self._delete_child,
+            "which_children": self._which_children,
+            "count_children": self._count_children,
+            "get_child": self._get_child,
+            "partition": self._partition,
+            "stop_supervisor": self._stop_supervisor,
         }
 
     # --- start and end -----------------------------------------------------------------
@@ -541,8 +558,8 @@ class Root:
         try:
             if not connection.trusted and method not in FOR_PROGRAMS:
                 raise ConfigError(f"only the node's own processes may ask it to {method}")
-            if method == "stop":
-                self._refuse_own_stop(connection, *parameters)
+            if method in _ENDS:
+                self._refuse_own_end(connection, method, *parameters)
             value = await self._methods[method](*parameters)
         except StartFailedError as failure:
             answer: list[Any] = [RESPONSE, request, False, [failure.error, failure.cause]]
@@ -554,45 +571,160 @@ class Root:
         if not connection.closed:
             connection.post(answer)
 
-    def _refuse_own_stop(self, connection: Connection, target: int | str, *more: Any) -> None:
-        child, worker = self._find(target), connection.worker
-        if child is None or worker is None or child.worker is not worker:
+    def _refuse_own_end(self, connection: Connection, method: str, *parameters: Any) -> None:
+        worker = connection.worker
+        if worker is None:
             return
-        # In a worker of its own it is the only one who can ask.
-        if not worker.shared or child.sid in more[2:]:
-            raise ConfigError(
-                "a server cannot wait for its own end\n"
-                "Let the handler return Stop(), or Reply(value, then=Stop())."
-            )
+        key = parameters[1] if method == "terminate_child" else None
+        asker: int = parameters[-1]
+        for child in self._would_end(parameters[0], key):
+            # In a worker of its own it is the only one who can ask.
+            if child.worker is worker and (not worker.shared or child.sid == asker):
+                raise ConfigError(
+                    "a server cannot wait for its own end\n"
+                    "Let the handler return Stop(), or Reply(value, then=Stop())."
+                )
+
+    def _would_end(self, target: int | str, key: int | str | None) -> list[Child]:
+        """Return the servers whose end somebody asks for.
+
+        Args:
+            target: A server, or a supervisor.
+            key: Which child of the supervisor is meant; None means itself.
+        """
+        member: Member | None
+        if key is not None:
+            member = self._member(self._supervisor(target), key)
+        else:
+            member = self._find(target) or self._find_supervisor(target)
+        if isinstance(member, Branch):
+            return list(member.children())
+        return [member] if isinstance(member, Child) else []
 
     async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
-        if wire["by_name"]:
-            needs_main = wire["server"].startswith("__main__:") and not self._with_main
-            if needs_main or self._sources.reloaded():
-                await self._renew_zygote(with_main=needs_main or self._with_main)
+        await self._prepare_code(wire)
         child = await self._supervision.spawn(wire)
         return [child.sid, child.label]
 
+    async def _prepare_code(self, entry: dict[str, Any]) -> None:
+        """Let a zygote have the script, and code that was reloaded, before what needs them."""
+        servers = [wire for wire in servers_of_wire(entry) if wire["by_name"]]
+        needs_main = not self._with_main and any(
+            wire["server"].startswith("__main__:") for wire in servers
+        )
+        if servers and (needs_main or self._sources.reloaded()):
+            await self._renew_zygote(with_main=needs_main or self._with_main)
+
     async def _stop(self, target: int | str, reason: Any, limit: Any, asker: int = 0) -> None:
         child = self._find(target)
-        if limit is not None and limit != "brutal_kill" and not isinstance(limit, int | float):
-            raise ConfigError(f"expected seconds, None or 'brutal_kill' as limit, got {limit!r}")
+        _check_limit(limit)
         if child is not None:
             await self._supervision.stop(child, _reason(reason), limit)
         elif isinstance(target, str):
             raise NoServerError(repr(target))
+
+    # --- what is asked of supervisors --------------------------------------------------
+
+    def _find_supervisor(self, where: int | str) -> Branch | None:
+        if isinstance(where, int):
+            found = self._directory.supervisor(where)
+        else:
+            found = self._directory.named(where) or self._at_path(where)
+        return found if isinstance(found, Branch) else None
+
+    def _supervisor(self, where: int | str) -> Branch:
+        found = self._find_supervisor(where)
+        if found is None:
+            raise NoServerError(f"that is a supervisor and called {where!r}")
+        return found
+
+    def _at_path(self, path: str) -> Member | None:
+        """Return the member to which a path of ids leads, as `/front/web`."""
+        member: Member | None = self._supervision.top
+        for step in path.strip("/").split("/") if path.strip("/") else []:
+            member = member.members.get(step) if isinstance(member, Branch) else None
+        return member
+
+    def _member(self, branch: Branch, key: int | str) -> Member:
+        for member in branch.members.values():
+            if key in (member.id, member.sid) or (member.name and key == member.name):
+                return member
+        ids = tuple(dict.fromkeys(member.id for member in branch.members.values()))
+        raise ChildNotFoundError(branch.title, key, ids)
+
+    async def _start_child(
+        self, where: int | str, wire: dict[str, Any] | None, extra: bytes
+    ) -> list[Any]:
+        branch = self._supervisor(where)
+        if wire is None:
+            if branch.template is None:
+                raise BadChildSpecError(
+                    f"supervisor {branch.title} has no template\n"
+                    f"Write start_child(child(YourServer, ...))."
+                )
+            wire = {**branch.template, "extra": extra}
+        await self._prepare_code(wire)
+        return _address(await self._supervision.start_child(branch, wire))
+
+    async def _terminate_child(self, where: int | str, key: int | str, asker: int = 0) -> None:
+        member = self._member(self._supervisor(where), key)
+        await self._supervision.stop(member, Shutdown(), member.shutdown, forget=False)
+
+    async def _restart_child(self, where: int | str, key: int | str) -> list[Any]:
+        branch = self._supervisor(where)
+        member = self._member(branch, key)
+        await self._supervision.restart_child(branch, member)
+        return _address(member)
+
+    async def _delete_child(self, where: int | str, key: int | str) -> None:
+        self._supervision.delete_child(self._member(self._supervisor(where), key))
+
+    async def _which_children(self, where: int | str) -> list[list[Any]]:
+        members = self._supervisor(where).members.values()
+        return [[member.id, *_address(member), member.state, member.restart] for member in members]
+
+    async def _count_children(self, where: int | str) -> list[int]:
+        members = list(self._supervisor(where).members.values())
+        servers = sum(isinstance(member, Child) for member in members)
+        active = sum(not member.is_over for member in members)
+        return [len(members), active, servers, len(members) - servers]
+
+    async def _get_child(self, where: int | str, id: str) -> list[Any] | None:
+        try:
+            return _address(self._member(self._supervisor(where), id))
+        except ChildNotFoundError:
+            return None
+
+    async def _partition(self, where: int | str, number: int) -> list[Any]:
+        branch = self._supervisor(where)
+        if branch.kind != "partition":
+            raise ConfigError(
+                f"supervisor {branch.title} has no partitions\n"
+                f"Write PartitionSupervisor(child(YourServer), partitions=4)."
+            )
+        return _address(self._member(branch, str(number % len(branch.wires))))
+
+    async def _stop_supervisor(
+        self, where: int | str, reason: Any, limit: Any, asker: int = 0
+    ) -> None:
+        branch = self._find_supervisor(where)
+        _check_limit(limit)
+        if branch is not None:
+            await self._supervision.stop(branch, _reason(reason), limit)
+        elif isinstance(where, str):
+            self._supervisor(where)
 
     def servers(self) -> list[Child]:
         """Return the servers that there are."""
         return list(self._directory)
 
     async def _whereis(self, name: str) -> list[Any] | None:
-        child = self._directory.whereis(name)
-        return None if child is None else [child.sid, child.label]
+        child = self._find(name)
+        return None if child is None or child.is_over else [child.sid, child.label]
 
     async def _is_running(self, target: int | str) -> bool:
-        child = self._find(target)
-        return child is not None and child.state == "running"
+        member = self._find(target) or self._find_supervisor(target)
+        return member is not None and member.state == "running"
 
     async def _names(self) -> list[str]:
         return self._directory.names()
@@ -617,13 +749,26 @@ class Root:
     def _find(self, target: int | str) -> Child | None:
         if isinstance(target, int):
             return self._directory.get(target)
-        return self._directory.whereis(target)
+        found = self._directory.named(target)
+        if found is None and target.startswith("/"):
+            found = self._at_path(target)
+        return found if isinstance(found, Child) else None
 
     def give_up_error(self, report: ExitReport) -> MaxRestartsExceededError:
         """Return the error of a tree that gave up."""
         top = self._supervision.top
         assert top is not None
         return MaxRestartsExceededError(top.title, *top.limits, report)
+
+
+def _address(member: Member) -> list[Any]:
+    kind = "server" if isinstance(member, Child) else "supervisor"
+    return [member.sid, member.label, kind]
+
+
+def _check_limit(limit: Any) -> None:
+    if limit is not None and limit != "brutal_kill" and not isinstance(limit, int | float):
+        raise ConfigError(f"expected seconds, None or 'brutal_kill' as limit, got {limit!r}")
 
 
 def _reason(said: Any) -> ExitReason:

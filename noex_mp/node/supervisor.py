@@ -33,7 +33,17 @@ from noex_mp.core.reasons import (
     is_abnormal,
 )
 from noex_mp.core.specs import ShutdownLimit
-from noex_mp.errors import InitFailedError, NodeDownError, NoexError, StartError
+from noex_mp.errors import (
+    BadChildSpecError,
+    ChildStateError,
+    DuplicateChildError,
+    InitFailedError,
+    MaxChildrenError,
+    NodeDownError,
+    NoexError,
+    NoServerError,
+    StartError,
+)
 from noex_mp.node.branches import SPAWNED, Branch
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
@@ -134,6 +144,65 @@ class Supervision:
         await self._begin(child)
         _refuse_ignored(child)
         return child
+
+    async def start_child(self, branch: Branch, wire: dict[str, Any]) -> Member:
+        """Start a further child of a supervisor.
+
+        Raises:
+            StartFailedError: It did not start, and is forgotten.
+            DuplicateChildError: The supervisor has a child with this id.
+            MaxChildrenError: It has as many as it may have.
+            NoServerError: It is stopping.
+            AlreadyRegisteredError, BadChildSpecError, NodeDownError: As `spawn`.
+        """
+        self._refuse_when_stopping()
+        _refuse_child(branch, wire)
+        member = self._new(wire)
+        branch.add(member)
+        await self._begin_in(branch, member)
+        if isinstance(member, Child):
+            _refuse_ignored(member)
+        return member
+
+    async def _begin_in(self, branch: Branch, member: Member) -> None:
+        if branch.strategy == "one_for_one":
+            await self._begin(member)
+            return
+        # A group that restarts is not joined in the middle.
+        async with branch.lock:
+            if member.state == "gone" or branch.is_ending:
+                raise NoServerError(branch.title, branch.report)
+            await self._begin(member)
+
+    async def restart_child(self, branch: Branch, member: Member) -> None:
+        """Start a child again that has ended.
+
+        Raises:
+            ChildStateError: It has not ended.
+            StartFailedError: It did not start, and stays as it was.
+            AlreadyRegisteredError: Somebody else has its name by now.
+            NoServerError, NodeDownError: The supervisor, or the node, is stopping.
+        """
+        self._refuse_when_stopping()
+        if branch.is_ending:
+            raise NoServerError(branch.title, branch.report)
+        if member.state != "stopped":
+            raise ChildStateError(member.id, member.state)
+        self._enter(member)
+        # At once: whoever asks for the same now comes too late.
+        member.state = "starting"
+        await self._begin_in(branch, member)
+
+    def delete_child(self, member: Member) -> None:
+        """Forget a child that has ended.
+
+        Raises:
+            ChildStateError: It has not ended.
+        """
+        if member.state != "stopped":
+            raise ChildStateError(member.id, member.state)
+        member.forgotten = True
+        self._settle(member)
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
@@ -265,7 +334,8 @@ class Supervision:
             raise StartFailedError(_failure_of(member, ended), ended.error)
 
     def _did_not_start(self, member: Member, ended: Ended) -> None:
-        member.pauses, member.forgotten = False, not _was_ignored(member)
+        # One that ran before is only as it was.
+        member.pauses, member.forgotten = False, member.incarnation < 2
         self._report(member, ended, "it was not started")
         self._settle(member)
         if not _was_ignored(member):
@@ -683,6 +753,21 @@ def _end_of(child: Child, worker: Worker) -> Ended:
 def _ended_in_its_start(branch: Branch) -> Ended:
     reason = branch.stop_reason or InitFailed(str(branch.ending))
     return Ended(reason, failure=InitFailedError(branch.title, "it was stopped in its start"))
+
+
+def _refuse_child(branch: Branch, wire: dict[str, Any]) -> None:
+    if branch.is_ending or branch.state != "running":
+        raise NoServerError(branch.title, branch.report)
+    if branch.is_dynamic:
+        if branch.max_children is not None and len(branch.members) >= branch.max_children:
+            raise MaxChildrenError(branch.title, branch.max_children)
+    elif wire["id"] in branch.members:
+        raise DuplicateChildError(wire["id"])
+    if wire["significant"] and branch.auto_shutdown == "never":
+        raise BadChildSpecError(
+            f"significant=True has no effect: supervisor {branch.title} has no auto_shutdown\n"
+            f"Leave significant out, or write Supervisor(..., auto_shutdown=...)."
+        )
 
 
 def _was_ignored(member: Member) -> bool:

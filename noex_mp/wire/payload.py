@@ -14,7 +14,7 @@ from noex_mp.wire.classes import find_class, goes_by_name, path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.stream import FrameReader
 
-__all__ = ["pack_error", "pack_payload", "unpack_error", "unpack_payload"]
+__all__ = ["pack_arguments", "pack_error", "pack_payload", "unpack_error", "unpack_payload"]
 
 
 def pack_payload(
@@ -31,11 +31,25 @@ def pack_payload(
     by_name = goes_by_name(cls)
     if by_name and not args and not kwargs:
         return b""
-    if not by_name:
-        _pack_class(encoder, cls)
+    if by_name:
+        return pack_arguments(encoder, args, kwargs)
+    _pack_class(encoder, cls)
+    return _pack(encoder, cls, args, kwargs)
+
+
+def pack_arguments(encoder: Encoder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Return further arguments of a constructor as bytes, for a class that others know.
+
+    Raises:
+        UnencodableError: An argument cannot be sent; the error names its path.
+    """
+    return _pack(encoder, False, args, kwargs)
+
+
+def _pack(encoder: Encoder, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     outer, encoder.allow_lambdas = encoder.allow_lambdas, True
     try:
-        return b"".join(encoder.pack_big([0, False if by_name else cls, kwargs, *args]))
+        return b"".join(encoder.pack_big([0, cls, kwargs, *args]))
     except Exception as error:
         raise encoder.explain(args, kwargs, error) from None
     finally:

@@ -298,6 +298,10 @@ class Host:
         server_class, args, kwargs = unpack_payload(
             spec["server"], spec.pop("payload"), allow_pickle=self._allow_pickle
         )
+        if extra := spec.pop("extra", b""):
+            # What `start_child` was given on top of a template.
+            more = unpack_payload(spec["server"], extra, allow_pickle=self._allow_pickle)
+            args, kwargs = [*args, *more[1]], {**kwargs, **more[2]}
         server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)
         return server
 

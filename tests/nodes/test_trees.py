@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import Unpack
 
 from noex_mp import (
     Backoff,
+    ChildSpec,
     InitFailedError,
     MaxRestartsExceededError,
     NoServerError,
@@ -19,14 +21,15 @@ from noex_mp import (
     named,
     stop,
 )
+from noex_mp.core.specs import ChildOptions
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.trees import Leaf
 
 pytestmark = pytest.mark.slow
 
 
-def leaf(name: str, diary: Path, **options: Any) -> Any:
-    return child(Leaf, name, str(diary)).options(id=name, name=name, **options)
+def leaf(title: str, diary: Path, /, **options: Unpack[ChildOptions]) -> ChildSpec[Leaf]:
+    return child(Leaf, title, str(diary)).options(id=title, name=title).options(**options)
 
 
 def at(name: str) -> Ref[Leaf]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from noex_mp import GenServer, Ref, Reply, Stop, call
-from tests.servers.counters import blow
+from noex_mp import ConfigError, GenServer, Ref, Reply, Stop, call, child, supervisor
+from tests.servers.counters import Counter, blow
 
-__all__ = ["Leaf"]
+__all__ = ["Leaf", "Starter"]
 
 
 class Leaf(GenServer):
@@ -63,3 +63,24 @@ class Leaf(GenServer):
     @override
     def terminate(self, reason: object) -> None:
         self._note("-")
+
+
+class Starter(GenServer):
+    """Has to do with supervisors itself."""
+
+    @call
+    async def start_room(self) -> Ref[Counter]:
+        """Start a server somewhere else in the tree."""
+        return await supervisor("rooms").start_child(child(Counter))
+
+    @call
+    async def end_me(self, how: str) -> str:
+        """Ask for the end of this server's own supervisor, or of itself."""
+        try:
+            if how == "stop":
+                await supervisor("front").stop()
+            else:
+                await supervisor("front").terminate_child("Starter")
+        except ConfigError as error:
+            return str(error)
+        return "no error"
