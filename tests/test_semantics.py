@@ -45,17 +45,20 @@ from noex_mp import (
     named,
     spawn,
     stop,
+    supervisor,
     whereis,
 )
 from noex_mp.client import current
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
 from tests.nodes.outside import SentEcho, outside
+from tests.nodes.test_trees import leaf
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.busy import Busy, Ticking
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
+from tests.servers.trees import Leaf
 from tests.wire.anatomy import NATIVE, anatomy
 from tests.wire.registered import Guarded, Moody
 from tests.wire.samples import Plain, Point
@@ -612,7 +615,8 @@ async def test_a_failed_start_in_a_restart_is_an_exit(tmp_path: Path) -> None:
         with pytest.raises(NoServerError) as failure:
             await Start.os_pid(start)
         assert failure.value.report is not None
-        assert failure.value.report.incarnation == 4
+        # A restart, and as many failed ones as are allowed.
+        assert failure.value.report.incarnation == 5
 
 
 @holds("start-6")
@@ -686,6 +690,57 @@ async def test_a_restart_is_a_new_instance_of_the_same_spec() -> None:
 
 
 # --- stop --------------------------------------------------------------------------------------
+
+
+@holds("restart-5")
+async def test_a_group_shares_the_fate_of_one(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    tree = Supervisor(*(leaf(name, diary) for name in "abc"), strategy="rest_for_one")
+    async with ObservedNode(tree) as node:
+        c = await Leaf.me(named("c", Leaf))
+        old = await Leaf.os_pid(c)
+        node.kill(await Leaf.me(named("b", Leaf)))
+        # It is called all the while, and nobody notices.
+        pids = {await Leaf.os_pid(c.within(10)) for _ in range(50)}
+        await node.event("restarted", c)
+        assert diary.read_text().split() == ["+a", "+b", "+c", "-c", "+b", "+c"]
+        new = await Leaf.os_pid(c)
+        assert new != old
+        assert pids <= {old, new}
+
+
+@holds("restart-6")
+async def test_the_supervisor_above_decides_over_one_that_gives_up(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    inner = Supervisor(leaf("b", diary), leaf("c", diary), max_restarts=0, id="inner")
+    async with ObservedNode(Supervisor(leaf("a", diary), inner)) as node:
+        c = await Leaf.me(named("c", Leaf))
+        node.kill(await Leaf.me(named("b", Leaf)))
+        await node.event("restarted", c)
+        assert diary.read_text().split()[3:] == ["-c", "+b", "+c"]
+        assert await Leaf.os_pid(c)
+
+
+@holds("restart-7")
+async def test_a_supervisor_whose_work_is_done_stops(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    work = leaf("work", diary, restart="transient", significant=True)
+    tree = Supervisor(leaf("aid", diary), work, auto_shutdown="any_significant")
+    async with ObservedNode(tree) as node:
+        await Leaf.finish(named("work", Leaf))
+        await node.wait()
+        assert diary.read_text().split() == ["+aid", "+work", "-work", "-aid"]
+
+
+@holds("restart-8")
+async def test_a_terminated_child_can_be_started_again(tmp_path: Path) -> None:
+    async with ObservedNode(Supervisor(leaf("a", tmp_path / "diary"))):
+        a = await Leaf.me(named("a", Leaf))
+        await supervisor("/").terminate_child("a")
+        with pytest.raises(NoServerError):
+            await Leaf.os_pid(a)
+        assert await supervisor("/").restart_child("a") == a
+        assert await Leaf.os_pid(a)
 
 
 @holds("stop-1")

@@ -89,8 +89,8 @@ async def test_a_start_that_fails_in_a_restart_counts_as_an_exit(tmp_path: Path)
             await Start.os_pid(start)
         report = failure.value.report
         assert report is not None
-        # The first start, and three restarts.
-        assert (report.incarnation, report.next) == (4, "its supervisor gives up")
+        # The first start, the restart after the death, and three more after its failure.
+        assert (report.incarnation, report.next) == (5, "its supervisor gives up")
         assert "init" in report.summary
         assert isinstance(failure.value.__cause__, ValueError)
         assert await node.ps() == []

@@ -106,7 +106,7 @@ def test_the_error_of_a_node_that_has_stopped_stands_alone() -> None:
 
 def test_a_tree_that_gives_up_ends_the_wait() -> None:
     with Node(Supervisor(child(Faulty), max_restarts=0), preload=SERVERS) as node:
-        ref = Ref[Faulty](node.id, 1)
+        ref = Ref[Faulty](node.id, 2)
         with suppress(ServerExitedError):
             Faulty.kill.sync(ref)
         with pytest.raises(MaxRestartsExceededError):
@@ -205,7 +205,7 @@ def test_a_thread_that_was_idle_through_many_restarts_has_missed_nothing() -> No
     tree = Supervisor(child(Journal).options(name="journal"), max_restarts=100)
     with Node(tree, preload=SERVERS) as busy:
         journal = named("journal", Journal)
-        ref = Ref[Journal](busy.id, 1)
+        ref = Ref[Journal](busy.id, 2)
         idle, resumed = threading.Event(), threading.Event()
 
         def work() -> list[Any]:
