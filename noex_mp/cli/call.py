@@ -204,7 +204,7 @@ def _everybody(asked: list[Asked]) -> list[Place]:
 
 
 def _choices(wanted: str, everybody: list[Place]) -> list[Place]:
-    for key in ("name", "id", "os_pid"):
+    for key in ("name", "path", "id", "os_pid"):
         found = [(n, s) for n, s in everybody if s[key] is not None and str(s[key]) == wanted]
         if found:
             return found

@@ -132,7 +132,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 def _add_call(call: argparse.ArgumentParser) -> None:
     call.description = "Call an operation of a running server and print its reply as JSON."
-    call.add_argument("server", metavar="NAME", help="its name, else its id, else its os pid")
+    call.add_argument(
+        "server",
+        metavar="NAME",
+        help="its name, else its path of ids (/front/web), its id, or its os pid",
+    )
     call.add_argument("operation", metavar="OPERATION")
     call.add_argument(
         "arguments",

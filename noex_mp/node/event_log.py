@@ -21,8 +21,6 @@ import threading
 import traceback
 from typing import Any, Final
 
-from noex_mp.core.specs import Supervisor
-from noex_mp.errors import MaxRestartsExceededError
 from noex_mp.node.events import Event, lost_in_words
 from noex_mp.node.output import PATIENCE, start_thread
 
@@ -40,8 +38,7 @@ _Record = tuple[int, str, tuple[Any, ...]]
 class EventLog:
     """A listener that logs what somebody should hear of; it never waits."""
 
-    def __init__(self, tree: Supervisor | None) -> None:
-        self._tree = tree or Supervisor()
+    def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread: threading.Thread | None = None
@@ -64,9 +61,7 @@ class EventLog:
         if report is None or event.kind not in ("crashed", "gave_up"):
             return None
         if event.kind == "gave_up":
-            tree = self._tree
-            error = MaxRestartsExceededError(tree.id, tree.max_restarts, tree.max_seconds, report)
-            return logging.ERROR, "%s", (error,)
+            return logging.ERROR, "%s", (event.detail,)
         what = (event.server, report.summary, report.os_pid)
         if not report.traceback:
             return logging.ERROR, "%s %s (os pid %d)", what

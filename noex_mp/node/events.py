@@ -30,6 +30,7 @@ class Event:
         time: When, in seconds since the epoch.
         report: How it ended, where it did.
         count: How many messages, where messages were lost or dropped.
+        detail: What a supervisor says that gives up; its `report` is that of the last straw.
     """
 
     kind: str
@@ -40,10 +41,16 @@ class Event:
     time: float
     report: ExitReport | None = None
     count: int = 0
+    detail: str = ""
 
     @classmethod
     def of(
-        cls, kind: str, member: Member, report: ExitReport | None = None, count: int = 0
+        cls,
+        kind: str,
+        member: Member,
+        report: ExitReport | None = None,
+        count: int = 0,
+        detail: str = "",
     ) -> Event:
         """Return the event of a server or a supervisor, now."""
         return cls(
@@ -55,6 +62,7 @@ class Event:
             time=time.time(),
             report=report,
             count=count,
+            detail=detail,
         )
 
 

@@ -178,6 +178,14 @@ class Member:
         """What people call it: its name, else its id."""
         return self.name or self.id
 
+    @property
+    def path(self) -> str | None:
+        """The ids that lead to it from the top, as `/front/web`; None for what was spawned."""
+        if self.parent is None:
+            return "" if self.sid else None
+        above = self.parent.path
+        return None if above is None else f"{above}/{self.id}"
+
     def uptime(self) -> float:
         """How long this incarnation has run, in seconds."""
         return time.monotonic() - self.started_at

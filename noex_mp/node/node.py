@@ -133,7 +133,7 @@ class Node:
         self._root: Root | None = None
         self._os_pid = 0
         self._output = OurOutput()
-        self._log = EventLog(tree)
+        self._log = EventLog()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}

@@ -734,6 +734,7 @@ class Root:
             {
                 "sid": child.sid,
                 "id": child.id,
+                "path": child.path,
                 "name": child.name,
                 "server": child.label,
                 "state": child.state,

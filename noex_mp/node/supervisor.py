@@ -39,6 +39,7 @@ from noex_mp.errors import (
     DuplicateChildError,
     InitFailedError,
     MaxChildrenError,
+    MaxRestartsExceededError,
     NodeDownError,
     NoexError,
     NoServerError,
@@ -641,9 +642,10 @@ class Supervision:
     def _give_up(self, branch: Branch, straw: Member) -> None:
         most, seconds = branch.limits
         branch.last_straw = straw.report
-        self._tell("gave_up", straw, straw.report)
-        why = f"more than {most} restarts in {seconds:g} s, the last after {straw.title} "
-        self._end(branch, Shutdown(f"gave up: {why}had ended"))
+        error = MaxRestartsExceededError(branch.title, most, seconds, straw.report)
+        self._hear(Event.of("gave_up", branch, straw.report, detail=str(error)))
+        why = f"more than {most} restarts in {seconds:g} s, the last of {straw.title}"
+        self._end(branch, Shutdown(f"gave up: {why}"))
 
     def _end(self, branch: Branch, reason: ExitReason) -> None:
         """End a supervisor that nobody has asked to stop."""
@@ -738,8 +740,11 @@ class Supervision:
         if member is self.top:
             # What becomes of the node is the node's to say.
             return
+        self._hear(Event.of(kind, member, report))
+
+    def _hear(self, event: Event) -> None:
         try:
-            self._listener(Event.of(kind, member, report))
+            self._listener(event)
         except Exception as error:
             # The listener's bug, which must not become a server's.
             self._loop.call_exception_handler({"message": "a listener failed", "exception": error})

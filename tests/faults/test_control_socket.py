@@ -200,7 +200,7 @@ def test_requests_in_work_are_bounded() -> None:
         with connect_unix(runtime_folder(), "slow.sock") as sock:
             sock.settimeout(PATIENCE)
             # None of these is answered before the server's end, which never comes.
-            stop = msgpack.packb([REQUEST, 1, "stop", 1, "because", None])
+            stop = msgpack.packb([REQUEST, 1, "stop", 2, "because", None])
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 sock.sendall(stop * (MAX_REQUESTS + 1))
             assert is_hung_up(sock)
