@@ -240,7 +240,10 @@ async def test_a_supervisor_is_started_and_stopped_as_a_server_is(diary: Path) -
 
 async def test_a_server_is_found_by_its_path(diary: Path) -> None:
     tree = Supervisor(Supervisor(child(Counter).options(id="web"), id="front"))
-    async with ObservedNode(tree):
+    async with ObservedNode(tree) as node:
+        assert [row["path"] for row in await node.ps()] == ["/front/web"]
+        await node.spawn(Counter)
+        assert [row["path"] for row in await node.ps()] == ["/front/web", None]
         found = await whereis("/front/web", Counter)
         assert found is not None
         assert await Counter.increment(found) == 1
