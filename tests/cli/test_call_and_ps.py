@@ -88,7 +88,7 @@ def test_a_server_is_found_by_its_name_its_id_and_its_os_pid(node: Running) -> N
     assert noex_mp("call", "second", "increment").stdout == "1\n"
     assert noex_mp("call", "/second", "increment").stdout == "2\n"
     os_pid = str(node.os_pid_of("second"))
-    assert noex_mp("call", os_pid, "increment", "3").stdout == "4\n"
+    assert noex_mp("call", os_pid, "increment", "3").stdout == "5\n"
 
 
 @slow
