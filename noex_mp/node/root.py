@@ -21,8 +21,6 @@ from typing import Any, Final, get_args
 from noex_mp.client.api import servers_of_wire
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.errors import (
-    BadChildSpecError,
-    ChildNotFoundError,
     ConfigError,
     MaxRestartsExceededError,
     NoServerError,
@@ -37,6 +35,7 @@ from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.members import Member
 from noex_mp.node.output import Sink
+from noex_mp.node.requests import SupervisorRequests
 from noex_mp.node.sources import Sources
 from noex_mp.node.strays import Strays
 from noex_mp.node.supervisor import StartFailedError, Supervision
@@ -144,6 +143,9 @@ class Root:
             loop, self._directory, start_worker=self._start_worker, listener=config.listener
         )
         self.ended = self._supervision.ended
+        self._supervisors = SupervisorRequests(
+            self._directory, self._supervision, prepare_code=self._prepare_code
+        )
         self._with_main = config.with_main
         self._zygotes: list[Zygote] = []
         # With those that are about to end because nobody needs them any more.
@@ -177,14 +179,7 @@ class Root:
             "is_running": self._is_running,
             "names": self._names,
             "ps": self._ps,
-            "start_child": self._start_child,
-            "terminate_child": self._terminate_child,
-            "restart_child": self._restart_child,
-            "delete_child": self._delete_child,
-            "which_children": self._which_children,
-            "count_children": self._count_children,
-            "get_child": self._get_child,
-            "partition": self._partition,
+            **self._supervisors.methods,
             "stop_supervisor": self._stop_supervisor,
         }
 
@@ -594,9 +589,9 @@ class Root:
         """
         member: Member | None
         if key is not None:
-            member = self._member(self._supervisor(target), key)
+            member = self._supervisors.child_of(self._supervisors.get(target), key)
         else:
-            member = self._find(target) or self._find_supervisor(target)
+            member = self._find(target) or self._supervisors.find(target)
         if isinstance(member, Branch):
             return list(member.children())
         return [member] if isinstance(member, Child) else []
@@ -623,96 +618,15 @@ class Root:
         elif isinstance(target, str):
             raise NoServerError(repr(target))
 
-    # --- what is asked of supervisors --------------------------------------------------
-
-    def _find_supervisor(self, where: int | str) -> Branch | None:
-        if isinstance(where, int):
-            found = self._directory.supervisor(where)
-        else:
-            found = self._directory.named(where) or self._at_path(where)
-        return found if isinstance(found, Branch) else None
-
-    def _supervisor(self, where: int | str) -> Branch:
-        found = self._find_supervisor(where)
-        if found is None:
-            raise NoServerError(f"that is a supervisor and called {where!r}")
-        return found
-
-    def _at_path(self, path: str) -> Member | None:
-        """Return the member to which a path of ids leads, as `/front/web`."""
-        member: Member | None = self._supervision.top
-        for step in path.strip("/").split("/") if path.strip("/") else []:
-            member = member.members.get(step) if isinstance(member, Branch) else None
-        return member
-
-    def _member(self, branch: Branch, key: int | str) -> Member:
-        for member in branch.members.values():
-            if key in (member.id, member.sid) or (member.name and key == member.name):
-                return member
-        ids = tuple(dict.fromkeys(member.id for member in branch.members.values()))
-        raise ChildNotFoundError(branch.title, key, ids)
-
-    async def _start_child(
-        self, where: int | str, wire: dict[str, Any] | None, extra: bytes
-    ) -> list[Any]:
-        branch = self._supervisor(where)
-        if wire is None:
-            if branch.template is None:
-                raise BadChildSpecError(
-                    f"supervisor {branch.title} has no template\n"
-                    f"Write start_child(child(YourServer, ...))."
-                )
-            wire = {**branch.template, "extra": extra}
-        await self._prepare_code(wire)
-        return _address(await self._supervision.start_child(branch, wire))
-
-    async def _terminate_child(self, where: int | str, key: int | str, asker: int = 0) -> None:
-        member = self._member(self._supervisor(where), key)
-        await self._supervision.stop(member, Shutdown(), member.shutdown, forget=False)
-
-    async def _restart_child(self, where: int | str, key: int | str) -> list[Any]:
-        branch = self._supervisor(where)
-        member = self._member(branch, key)
-        await self._supervision.restart_child(branch, member)
-        return _address(member)
-
-    async def _delete_child(self, where: int | str, key: int | str) -> None:
-        self._supervision.delete_child(self._member(self._supervisor(where), key))
-
-    async def _which_children(self, where: int | str) -> list[list[Any]]:
-        members = self._supervisor(where).members.values()
-        return [[member.id, *_address(member), member.state, member.restart] for member in members]
-
-    async def _count_children(self, where: int | str) -> list[int]:
-        members = list(self._supervisor(where).members.values())
-        servers = sum(isinstance(member, Child) for member in members)
-        active = sum(not member.is_over for member in members)
-        return [len(members), active, servers, len(members) - servers]
-
-    async def _get_child(self, where: int | str, id: str) -> list[Any] | None:
-        try:
-            return _address(self._member(self._supervisor(where), id))
-        except ChildNotFoundError:
-            return None
-
-    async def _partition(self, where: int | str, number: int) -> list[Any]:
-        branch = self._supervisor(where)
-        if branch.kind != "partition":
-            raise ConfigError(
-                f"supervisor {branch.title} has no partitions\n"
-                f"Write PartitionSupervisor(child(YourServer), partitions=4)."
-            )
-        return _address(self._member(branch, str(number % len(branch.wires))))
-
     async def _stop_supervisor(
         self, where: int | str, reason: Any, limit: Any, asker: int = 0
     ) -> None:
-        branch = self._find_supervisor(where)
+        branch = self._supervisors.find(where)
         _check_limit(limit)
         if branch is not None:
             await self._supervision.stop(branch, _reason(reason), limit)
         elif isinstance(where, str):
-            self._supervisor(where)
+            self._supervisors.get(where)
 
     def servers(self) -> list[Child]:
         """Return the servers that there are."""
@@ -723,7 +637,7 @@ class Root:
         return None if child is None or child.is_over else [child.sid, child.label]
 
     async def _is_running(self, target: int | str) -> bool:
-        member = self._find(target) or self._find_supervisor(target)
+        member = self._find(target) or self._supervisors.find(target)
         return member is not None and member.state == "running"
 
     async def _names(self) -> list[str]:
@@ -752,7 +666,7 @@ class Root:
             return self._directory.get(target)
         found = self._directory.named(target)
         if found is None and target.startswith("/"):
-            found = self._at_path(target)
+            found = self._supervisors.at_path(target)
         return found if isinstance(found, Child) else None
 
     def give_up_error(self, report: ExitReport) -> MaxRestartsExceededError:
@@ -760,11 +674,6 @@ class Root:
         top = self._supervision.top
         assert top is not None
         return MaxRestartsExceededError(top.title, *top.limits, report)
-
-
-def _address(member: Member) -> list[Any]:
-    kind = "server" if isinstance(member, Child) else "supervisor"
-    return [member.sid, member.label, kind]
 
 
 def _check_limit(limit: Any) -> None:

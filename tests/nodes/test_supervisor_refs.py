@@ -166,6 +166,9 @@ async def test_a_dynamic_supervisor_starts_by_template_up_to_its_bound() -> None
         node.kill(refs[0])
         await node.event("restarted", refs[0])
         assert await Counter.increment(refs[0]) == 11
+        # Their ids are all the same, so none of them is meant.
+        with pytest.raises(ChildNotFoundError):
+            await supervisor("rooms").terminate_child("Counter")
         # It keeps nothing of what has ended.
         await supervisor("rooms").terminate_child(refs[1])
         assert (await supervisor("rooms").count_children()).specs == 2

@@ -1,0 +1,147 @@
+"""What programs ask of supervisors, as `client.supervisors` says it: found by name, path or number.
+
+Every answer is of plain values. Whatever is carried out is `Supervision`'s to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from noex_mp.core.reasons import Shutdown
+from noex_mp.errors import BadChildSpecError, ChildNotFoundError, ConfigError, NoServerError
+from noex_mp.node.branches import Branch
+from noex_mp.node.children import Child
+from noex_mp.node.directory import Directory
+from noex_mp.node.members import Member
+from noex_mp.node.supervisor import Supervision
+
+__all__ = ["SupervisorRequests"]
+
+
+class SupervisorRequests:
+    """Finds supervisors and their children, and answers what is asked of them.
+
+    Attributes:
+        methods: What may be asked, by name.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        supervision: Supervision,
+        *,
+        prepare_code: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        self._directory = directory
+        self._supervision = supervision
+        self._prepare_code = prepare_code
+        self.methods: dict[str, Callable[..., Any]] = {
+            "start_child": self._start_child,
+            "terminate_child": self._terminate_child,
+            "restart_child": self._restart_child,
+            "delete_child": self._delete_child,
+            "which_children": self._which_children,
+            "count_children": self._count_children,
+            "get_child": self._get_child,
+            "partition": self._partition,
+        }
+
+    # --- finding -----------------------------------------------------------------------
+
+    def find(self, where: int | str) -> Branch | None:
+        """Return a supervisor by its number, its name or its path, or None."""
+        if isinstance(where, int):
+            found = self._directory.supervisor(where)
+        else:
+            found = self._directory.named(where) or self.at_path(where)
+        return found if isinstance(found, Branch) else None
+
+    def get(self, where: int | str) -> Branch:
+        """Return the same.
+
+        Raises:
+            NoServerError: There is no such supervisor.
+        """
+        found = self.find(where)
+        if found is None:
+            raise NoServerError(f"that is a supervisor and called {where!r}")
+        return found
+
+    def at_path(self, path: str) -> Member | None:
+        """Return the member to which a path of ids leads, as `/front/web`."""
+        member: Member | None = self._supervision.top
+        for step in path.strip("/").split("/") if path.strip("/") else []:
+            member = member.members.get(step) if isinstance(member, Branch) else None
+        return member
+
+    def child_of(self, branch: Branch, key: int | str) -> Member:
+        """Return a child of a supervisor by its number, its id or its name.
+
+        Raises:
+            ChildNotFoundError: There is no such child.
+        """
+        for member in branch.members.values():
+            # Dynamic ones may all have the same id, which then means none of them.
+            known = (member.sid, member.name, None if branch.is_dynamic else member.id)
+            if key in known:
+                return member
+        ids = tuple(dict.fromkeys(member.id for member in branch.members.values()))
+        raise ChildNotFoundError(branch.title, key, ids)
+
+    async def _start_child(
+        self, where: int | str, wire: dict[str, Any] | None, extra: bytes
+    ) -> list[Any]:
+        branch = self.get(where)
+        if wire is None:
+            if branch.template is None:
+                raise BadChildSpecError(
+                    f"supervisor {branch.title} has no template\n"
+                    f"Write start_child(child(YourServer, ...))."
+                )
+            wire = {**branch.template, "extra": extra}
+        await self._prepare_code(wire)
+        return _address(await self._supervision.start_child(branch, wire))
+
+    async def _terminate_child(self, where: int | str, key: int | str, asker: int = 0) -> None:
+        member = self.child_of(self.get(where), key)
+        await self._supervision.stop(member, Shutdown(), member.shutdown, forget=False)
+
+    async def _restart_child(self, where: int | str, key: int | str) -> list[Any]:
+        branch = self.get(where)
+        member = self.child_of(branch, key)
+        await self._supervision.restart_child(branch, member)
+        return _address(member)
+
+    async def _delete_child(self, where: int | str, key: int | str) -> None:
+        self._supervision.delete_child(self.child_of(self.get(where), key))
+
+    async def _which_children(self, where: int | str) -> list[list[Any]]:
+        members = self.get(where).members.values()
+        return [[member.id, *_address(member), member.state, member.restart] for member in members]
+
+    async def _count_children(self, where: int | str) -> list[int]:
+        members = list(self.get(where).members.values())
+        servers = sum(isinstance(member, Child) for member in members)
+        active = sum(not member.is_over for member in members)
+        return [len(members), active, servers, len(members) - servers]
+
+    async def _get_child(self, where: int | str, id: str) -> list[Any] | None:
+        try:
+            return _address(self.child_of(self.get(where), id))
+        except ChildNotFoundError:
+            return None
+
+    async def _partition(self, where: int | str, number: int) -> list[Any]:
+        branch = self.get(where)
+        if branch.kind != "partition":
+            raise ConfigError(
+                f"supervisor {branch.title} has no partitions\n"
+                f"Write PartitionSupervisor(child(YourServer), partitions=4)."
+            )
+        return _address(self.child_of(branch, str(number % len(branch.wires))))
+
+
+def _address(member: Member) -> list[Any]:
+    kind = "server" if isinstance(member, Child) else "supervisor"
+    return [member.sid, member.label, kind]
