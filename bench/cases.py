@@ -50,6 +50,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
     "call_free": Measurement(_runtime("call_sync"), pinned=False),
     "call_spin": Measurement(_runtime("call_spinning"), pinned=False),
+    "burners": Measurement(_runtime("call_beside_burners"), pinned=False),
+    "burners_spin": Measurement(_runtime("call_spinning_beside_burners"), pinned=False),
     "sync_call": Measurement(_blocking("sync_call")),
     "sync_threads": Measurement(_blocking("sync_threads")),
     "calls_gather_64": Measurement(_runtime("calls_gathered", 64)),
@@ -76,6 +78,7 @@ _FLOOR = ("floor", "p50")
 _CALL = ("call", "p50")
 _CASTS = ("casts", "per_second")
 _TWO_CORES = ("floor_two_cores", "p50")
+_BURNERS = ("burners", "per_second")
 _FLOOR_RATE = ("floor", "per_second")
 
 ROWS: list[Row] = [
@@ -93,6 +96,15 @@ ROWS: list[Row] = [
     Row("floor across two cores p50", _TWO_CORES, "µs"),
     Row("call p50, not pinned", ("call_free", "p50"), "µs", 1.4, against=_TWO_CORES),
     Row("call p50, not pinned, spin", ("call_spin", "p50"), "µs", 0.5, against=_TWO_CORES),
+    Row("calls beside two busy processes", _BURNERS, "/s"),
+    Row(
+        "calls beside two busy processes, spin",
+        ("burners_spin", "per_second"),
+        "/s",
+        1 / 1.15,
+        against=_BURNERS,
+        more_is_better=True,
+    ),
     *(
         Row(name, (source, "per_second"), "/s", 2.2, 3.3, _FLOOR_RATE, more_is_better=True)
         for name, source in [

@@ -10,9 +10,11 @@ import gc
 import os
 import signal
 import statistics
-from collections.abc import Awaitable, Callable, Coroutine
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
@@ -39,6 +41,8 @@ WIDTH = 100
 GROUPS = 4
 MEMBERS = 10_000
 IDLE_SECONDS = 2.0
+BURNERS = 2
+BESIDE_SECONDS = 2.0
 
 
 def on_loop(main: Main, *, plain: bool = False) -> Numbers:
@@ -82,6 +86,44 @@ async def call_spinning() -> Numbers:
     async with Node(latency="spin") as node:
         echo = await node.spawn(Echo)
         return await _one_at_a_time(lambda i: Echo.ping(echo, i))
+
+
+async def call_beside_burners() -> Numbers:
+    """Calls one at a time, while two other processes want all the time of the CPUs."""
+    with _burners():
+        return await _rate_of_calls(Node())
+
+
+async def call_spinning_beside_burners() -> Numbers:
+    """The same, by a node that spins: where there is no time to spare, that must do no harm."""
+    with _burners():
+        return await _rate_of_calls(Node(latency="spin"))
+
+
+@contextmanager
+def _burners() -> Generator[None, None, None]:
+    # They end with this process, however it ends.
+    burn = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    burners = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(BURNERS)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+async def _rate_of_calls(node: Node) -> Numbers:
+    # By the clock, and no median: most calls find a free moment, and the others take a time slice.
+    async with node:
+        echo = await node.spawn(Echo)
+        for i in range(WARM_UP):
+            await Echo.ping(echo, i)
+        calls, start = 0, perf_counter()
+        while (took := perf_counter() - start) < BESIDE_SECONDS:
+            await Echo.ping(echo, calls)
+            calls += 1
+        return {"per_second": calls / took}
 
 
 async def call_async() -> Numbers:
