@@ -90,7 +90,7 @@ async def test_a_request_that_cannot_be_sent_leaves_nothing() -> None:
     async with ObservedNode() as node:
         counter = await spawn(Counter)
         with pytest.raises(UnencodableError):
-            await stop(counter, threading.Lock())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            await stop(counter, Shutdown(threading.Lock()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert not current.client(node.id)._requests  # pyright: ignore[reportPrivateUsage]
         assert await Counter.increment(counter) == 1
 

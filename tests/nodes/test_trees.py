@@ -241,7 +241,9 @@ async def test_a_tree_whose_work_is_done_ends_the_node_in_order(diary: Path) -> 
         auto_shutdown="all_significant",
     )
     async with ObservedNode(tree) as node:
-        await Leaf.finish(at("two"))
+        two = await Leaf.me(at("two"))
+        await Leaf.finish(two)
+        await node.event("exited", two)
         await Leaf.finish(at("one"))
         await node.wait()
         assert told(diary)[3:] == ["-two", "-one", "-aid"]
