@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -124,9 +124,14 @@ class Branch(Member):
     def begin(self) -> None:
         """Note that a new incarnation starts: as in OTP, it remembers no restarts."""
         super().begin()
-        self.ending = self.last_straw = None
+        self.last_straw = None
         self.exits.clear()
         self._budget = _Budget(replace(self._budget.tree, restarts=(), failed_inits=()))
+
+    def awake(self) -> None:
+        """Note that somebody is at work to start it."""
+        super().awake()
+        self.ending = None
 
     # --- members -----------------------------------------------------------------------
 
@@ -183,13 +188,7 @@ class Branch(Member):
 
     # --- decisions ---------------------------------------------------------------------
 
-    def plan(
-        self,
-        member: Member,
-        reason: ExitReason,
-        worker: Worker | None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> plans.Plan:
+    def plan(self, member: Member, reason: ExitReason, worker: Worker | None) -> plans.Plan:
         """Decide what follows from an exit that nobody asked for, and remember the restart.
 
         The death of a worker counts once, however many servers lived in it.
@@ -199,7 +198,9 @@ class Branch(Member):
         death = worker.number if worker and not worker.alive and not ended_by_itself else 0
         counted = death != 0 and death == budget.last_death
         tree = replace(budget.tree, children=self._for_the_plan(member))
-        plan = plans.plan_exit(tree, self.key_of(member), reason, now=clock(), counted=counted)
+        plan = plans.plan_exit(
+            tree, self.key_of(member), reason, now=time.monotonic(), counted=counted
+        )
         remembered = (plan.restarts, plan.failed_inits)
         if remembered != (budget.tree.restarts, budget.tree.failed_inits):
             budget.last_death = death

@@ -169,6 +169,11 @@ class Member:
         return self.state in ("stopped", "gone")
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it is not to be started."""
+        return self.stop_reason is not None
+
+    @property
     def os_pid(self) -> int:
         """The process it lives in, or 0."""
         return 0

@@ -442,7 +442,6 @@ class Supervision:
             return
         try:
             if self._comes_back_alone(member, ended):
-                member.starting = True
                 self._run(member, self._restart(member), f"restart of {member.title}")
         except Exception as error:
             self._failed(member, error)
@@ -579,7 +578,7 @@ class Supervision:
 
     async def _pause_for(self, member: Member, seconds: float) -> None:
         due = self._loop.time() + seconds
-        while member.stop_reason is None and (left := due - self._loop.time()) > 0:
+        while not member.is_ending and (left := due - self._loop.time()) > 0:
             await member.change(left)
 
     def _work(self, branch: Branch) -> None:
@@ -613,8 +612,10 @@ class Supervision:
         for member in group:
             branch.going_down.discard(member)
             if member.state == "stopped" and member in ended_before:
-                self._enter(member)
-                member.pauses = True
+                # Unless somebody else has its name by now: then it stays down.
+                with suppress(NoexError):
+                    self._enter(member)
+                    member.pauses = True
             if branch.is_ending or not await self._start_in_group(branch, member):
                 return
 
@@ -652,6 +653,7 @@ class Supervision:
         if branch.is_ending:
             return
         branch.ending = reason
+        branch.wake()
         branch.pauses = branch.parent is not None and branch.restart != "temporary"
         if branch.parent is None:
             self._stopping = True
@@ -680,8 +682,7 @@ class Supervision:
 
     async def _work_is_over(self, branch: Branch) -> None:
         if branch.work is not None:
-            with suppress(Exception):
-                await asyncio.wait((branch.work,))
+            await asyncio.wait((branch.work,))
 
     # --- stopping ----------------------------------------------------------------------
 

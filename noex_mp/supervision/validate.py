@@ -147,7 +147,7 @@ def find_child_mistakes(
         return
     for problem, remedy in _child_wrongs(entry, cpus):
         yield Mistake(_where(place, entry), problem, remedy)
-    for problem, remedy in _significance_wrongs(entry, auto_shutdown, "permanent"):
+    for problem, remedy in _significance_wrongs(entry, auto_shutdown):
         yield Mistake(_where(place, entry), problem, remedy)
 
 
@@ -162,7 +162,7 @@ def _find_supervisor_mistakes(
     for problem, remedy in _supervisor_wrongs(tree):
         yield Mistake(place, problem, remedy)
     if not is_top:
-        for problem, remedy in _significance_wrongs(tree, auto_shutdown, "permanent"):
+        for problem, remedy in _significance_wrongs(tree, auto_shutdown):
             yield Mistake(place, problem, remedy)
     inner: object = getattr(tree, "auto_shutdown", "never")
     for where, entry in _children(tree, place):
@@ -307,12 +307,12 @@ def _max_restarts_wrongs(option: str, value: object) -> Iterator[_Wrong]:
         yield problem, f"write {option}=3, or 0 to give up at the first crash"
 
 
-def _significance_wrongs(entry: Any, auto_shutdown: object, default: str) -> Iterator[_Wrong]:
+def _significance_wrongs(entry: Any, auto_shutdown: object) -> Iterator[_Wrong]:
     significant: object = entry.significant
     if significant not in (True, False):
         problem = f"expected significant to be True or False, got {_short(significant)}"
         yield problem, "write significant=True, or leave it out"
-    elif significant and (entry.restart or default) == "permanent":
+    elif significant and (entry.restart or "permanent") == "permanent":
         yield (
             "a permanent child never ends for good, so it cannot be significant",
             'write restart="transient" or restart="temporary" beside significant=True',

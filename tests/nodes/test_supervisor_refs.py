@@ -151,6 +151,22 @@ async def test_a_terminated_child_comes_back_with_its_group_as_in_otp(diary: Pat
         assert await Leaf.os_pid(b)
 
 
+async def test_one_whose_name_was_taken_does_not_come_back_with_its_group(diary: Path) -> None:
+    tree = Supervisor(leaf("a", diary), leaf("b", diary), leaf("c", diary), strategy="one_for_all")
+    async with ObservedNode(tree) as node:
+        a, c = await Leaf.me(at("a")), await Leaf.me(at("c"))
+        await supervisor("/").terminate_child("b")
+        other = await node.spawn(child(Counter).options(name="b"))
+        node.kill(a)
+        await node.event("restarted", c)
+        assert [each.state for each in await supervisor("/").which_children()] == [
+            "running",
+            "stopped",
+            "running",
+        ]
+        assert await Counter.increment(other) == 1
+
+
 @on_both_loops
 async def test_a_dynamic_supervisor_starts_by_template_up_to_its_bound() -> None:
     rooms = DynamicSupervisor(child(Counter, 10), max_children=3, id="rooms")

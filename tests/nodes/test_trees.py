@@ -321,3 +321,22 @@ async def test_a_backoff_delays_restarts_and_a_stop_does_not_wait_for_it(diary: 
         await stop(a)
         assert not await a.is_running()
         assert await Leaf.os_pid(at("b"))
+
+
+async def test_a_supervisor_that_is_done_does_not_wait_for_a_backoff(diary: Path) -> None:
+    inner = Supervisor(
+        leaf("work", diary, restart="transient", significant=True),
+        leaf("b", diary, backoff=Backoff(first=1000, max=1000)),
+        leaf("c", diary),
+        strategy="rest_for_one",
+        auto_shutdown="any_significant",
+        restart="transient",
+        id="inner",
+    )
+    async with ObservedNode(Supervisor(inner)) as node:
+        b, c = await Leaf.me(at("b")), await Leaf.me(at("c"))
+        node.kill(b)
+        await node.event("exited", c)
+        await Leaf.finish(at("work"))
+        with pytest.raises(NoServerError):
+            await Leaf.os_pid(b.within(None))
