@@ -44,7 +44,7 @@ from noex_mp.client.api import named, spawn, stop, whereis
 from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
 from noex_mp.core.gen_server import From, GenServer
-from noex_mp.core.messages import Call, Cast, Timeout
+from noex_mp.core.messages import Call, Cast, Down, Exit, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import (
@@ -55,7 +55,9 @@ from noex_mp.core.reasons import (
     InitFailed,
     InitTimedOut,
     Killed,
+    Linked,
     Normal,
+    NoServer,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
@@ -109,6 +111,15 @@ from noex_mp.errors import (
 )
 
 if TYPE_CHECKING:
+    from noex_mp.client.monitors import (
+        Watch,
+        demonitor,
+        link,
+        monitor,
+        trap_exits,
+        unlink,
+        watch,
+    )
     from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
     from noex_mp.node.node import Node, shutdown
     from noex_mp.wire.registration import register_type
@@ -141,8 +152,10 @@ __all__ = [
     "Crash",
     # core.current_call
     "CurrentCall",
+    "Down",
     "DuplicateChildError",
     "DynamicSupervisor",
+    "Exit",
     "ExitReason",
     "ExitReport",
     "Exited",
@@ -157,12 +170,15 @@ __all__ = [
     "InitTimedOutError",
     "Killed",
     "LimitError",
+    "Linked",
     "LocalProtocolError",
     "MailboxFullError",
     "MaxChildrenError",
     "MaxRestartsExceededError",
+    "Monitor",
     "NoNodeError",
     "NoReply",
+    "NoServer",
     "NoServerError",
     # node
     "Node",
@@ -198,11 +214,16 @@ __all__ = [
     "Unknown",
     "UnknownOperationError",
     "UnregisteredTypeError",
+    # client.monitors
+    "Watch",
     "call",
     "cancel_timer",
     "cast",
     "child",
     "current_call",
+    "demonitor",
+    "link",
+    "monitor",
     # client.api
     "named",
     # wire.registration
@@ -213,6 +234,9 @@ __all__ = [
     "spawn",
     "stop",
     "supervisor",
+    "trap_exits",
+    "unlink",
+    "watch",
     "whereis",
 ]
 
@@ -228,9 +252,16 @@ _ON_DEMAND = {
     "ChildInfo": "noex_mp.client.supervisors",
     "Node": "noex_mp.node.node",
     "SupervisorRef": "noex_mp.client.supervisors",
+    "Watch": "noex_mp.client.monitors",
+    "demonitor": "noex_mp.client.monitors",
+    "link": "noex_mp.client.monitors",
+    "monitor": "noex_mp.client.monitors",
     "register_type": "noex_mp.wire.registration",
     "shutdown": "noex_mp.node.node",
     "supervisor": "noex_mp.client.supervisors",
+    "trap_exits": "noex_mp.client.monitors",
+    "unlink": "noex_mp.client.monitors",
+    "watch": "noex_mp.client.monitors",
 }
 
 

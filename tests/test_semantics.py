@@ -28,8 +28,10 @@ from noex_mp import (
     InitFailedError,
     InitTimedOutError,
     Killed,
+    Linked,
     MailboxFullError,
     MaxRestartsExceededError,
+    NoServer,
     NoServerError,
     Ref,
     RemoteError,
@@ -46,6 +48,7 @@ from noex_mp import (
     spawn,
     stop,
     supervisor,
+    watch,
     whereis,
 )
 from noex_mp.client import current
@@ -59,6 +62,7 @@ from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
 from tests.servers.trees import Leaf
+from tests.servers.watching import Watcher
 from tests.wire.anatomy import NATIVE, anatomy
 from tests.wire.registered import Guarded, Moody
 from tests.wire.samples import Plain, Point
@@ -687,6 +691,85 @@ async def test_a_restart_is_a_new_instance_of_the_same_spec() -> None:
         node.kill(counter)
         assert await Counter.increment(counter) == 5
         assert await Counter.environment(counter, "NOEX_MP_TEST") == "set"
+
+
+# --- monitors and links ------------------------------------------------------------------------
+
+
+@holds("watch-1")
+async def test_a_monitor_tells_of_one_end_once_behind_what_was_sent() -> None:
+    async with ObservedNode():
+        sender = await spawn(child(Watcher).options(name="sender", restart="temporary"))
+        watcher = await spawn(Watcher)
+        await Watcher.watch(watcher, sender)
+        await Watcher.tell_and_die(sender, watcher, 200, "kill")
+        *notes, down = await Watcher.heard(watcher, 201)
+        assert notes == list(range(200))
+        assert (down.ref, down.reason, down.restart) == (sender, Killed("SIGKILL"), None)
+        assert await whereis("sender", Watcher) is None
+
+
+@holds("watch-2")
+async def test_nobody_to_watch_is_said_at_once() -> None:
+    async with ObservedNode():
+        watcher = await spawn(Watcher, traps=True)
+        await Watcher.watch(watcher, named("nobody", Watcher))
+        await Watcher.link_with(watcher, named("nobody", Watcher))
+        assert [each.reason for each in await Watcher.heard(watcher, 2)] == [NoServer()] * 2
+
+
+@holds("watch-3")
+async def test_a_watch_tells_of_every_end() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Watcher)
+        ends = watch(one)
+        for _ in range(2):
+            await Watcher.os_pid(one)
+            node.kill(one)
+        await Watcher.os_pid(one)
+        await stop(one)
+        assert [down.restart async for down in ends] == [2, 3, None]
+
+
+@holds("link-1")
+async def test_all_of_a_chain_end_with_the_reason_of_the_first() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Watcher)
+        two = await spawn(Watcher, links=one)
+        three = await spawn(Watcher, links=two)
+        ends = watch(three)
+        await Watcher.os_pid(three)
+        node.kill(one)
+        assert (await anext(ends)).reason == Linked("Watcher", Killed("SIGKILL"))
+
+
+@holds("link-2")
+async def test_one_that_traps_exits_is_told_instead() -> None:
+    async with ObservedNode():
+        sender, trapping = await spawn(Watcher), await spawn(Watcher, traps=True)
+        await Watcher.link_with(trapping, sender)
+        await Watcher.tell_and_die(sender, trapping, 200, "kill")
+        *notes, last = await Watcher.heard(trapping, 201)
+        assert notes == list(range(200))
+        assert (last.ref, last.reason) == (sender, Killed("SIGKILL"))
+
+
+@holds("link-3")
+async def test_an_exit_signal_ends_a_server_heeded_or_not(whistles: Whistles) -> None:
+    spins = whistles()
+    async with ObservedNode():
+        one = await spawn(child(Watcher).options(shutdown=0.1))
+        ends = watch(one)
+        await one.exit(Crash("Stale", ""))
+        call = Watcher.spin(one.within(None), spins.path)
+        await spins.heard()
+        await one.exit(Crash("Stale", "again"))
+        assert [(await anext(ends)).reason for _ in range(2)] == [
+            Crash("Stale", ""),
+            Crash("Stale", "again"),
+        ]
+        with pytest.raises(ServerExitedError):
+            await call
 
 
 # --- stop --------------------------------------------------------------------------------------

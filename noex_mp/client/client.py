@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from noex_mp.client.named import NOBODY_YET
@@ -45,12 +45,16 @@ from noex_mp.wire.envelopes import (
     LOCATE,
     LOCATED,
     LOST,
+    MONITORED,
     REPLY,
     REQUEST,
     RESPONSE,
 )
 from noex_mp.wire.payload import unpack_error
 from noex_mp.wire.stream import FrameReader
+
+if TYPE_CHECKING:
+    from noex_mp.client.monitors import Watcher, Watching
 
 __all__ = ["Client", "connect_client"]
 
@@ -118,12 +122,15 @@ class Client:
         self._held: dict[int, list[list[Any]]] = {}
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._request_id = 0
+        # Made when somebody watches.
+        self._watching: Watching | None = None
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             LOCATED: self._on_located,
             LINK_DOWN: self._on_link_down,
             DOWN: self._on_down,
             GONE: self._on_gone,
             RESPONSE: self._on_response,
+            MONITORED: self._on_monitored,
         }
 
     # --- routes ------------------------------------------------------------------------
@@ -220,6 +227,25 @@ class Client:
                 route.link is None and route.pending for route in self.routes.values()
             ):
                 await self.request("names")
+
+    def when_sent(self, then: Callable[[], object], limit: float) -> None:
+        """Do something once the sockets have taken what was sent before.
+
+        Args:
+            then: Is called, at once if nothing waits.
+            limit: How long it may take, in seconds; whoever does not read holds nobody up.
+        """
+        for link in self._links.values():
+            link.flush()
+        behind = [link.wait_until_drained(0) for link in self._links.values() if link.backlog]
+        if not behind:
+            then()
+            return
+        # Each is done also when its link is closed.
+        waiting = asyncio.gather(*behind, return_exceptions=True)
+        timer = self.loop.call_later(limit, waiting.cancel)
+        waiting.add_done_callback(lambda _: timer.cancel())
+        waiting.add_done_callback(lambda _: then())
 
     def next_turn(self) -> asyncio.Future[None]:
         """Return a future that is done when the loop has run once."""
@@ -400,6 +426,34 @@ class Client:
         if route is not None:
             route.gone(report, unpack_error(error, allow_pickle=self._allow_pickle))
 
+    @property
+    def watching(self) -> Watching:
+        """The monitors of this event loop.
+
+        Raises:
+            NodeDownError: The root is gone.
+        """
+        if self._control.closed:
+            raise NodeDownError("the node has stopped")
+        if self._watching is None:
+            from noex_mp.client.monitors import Watching
+
+            self._watching = Watching(self._control.post)
+        return self._watching
+
+    def _on_monitored(self, frame: list[Any]) -> None:
+        sid = frame[2]
+        if sid in self._held:
+            # First what its worker, which lives on, has still to say.
+            self._held[sid].append(frame)
+        elif self._watching is not None:
+            self._watching.heard(frame)
+
+    def forget_watcher(self, watcher: Watcher) -> None:
+        """Note that a server has ended: nobody is to hear for it."""
+        if self._watching is not None and not self._control.closed:
+            self._watching.forget(watcher)
+
     def _on_response(self, frame: list[Any]) -> None:
         _, request_id, succeeded, value = frame
         future = self._requests.pop(request_id, None)
@@ -501,6 +555,8 @@ class Client:
             if not future.done():
                 future.set_exception(NodeDownError("the node has stopped"))
         self._requests.clear()
+        if self._watching is not None:
+            self._watching.node_down()
         self.routes.clear()
         for link in list(self._links.values()):
             link.close()

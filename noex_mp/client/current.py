@@ -24,6 +24,7 @@ from noex_mp.transport import fds
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
+    from noex_mp.core.reasons import ExitReason
 
     ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 
@@ -183,6 +184,13 @@ async def _is_running(ref: Ref[Any]) -> bool:
     return await is_running_on(client(ref.node or None), ref)
 
 
+async def _send_exit(ref: Ref[Any], reason: ExitReason) -> None:
+    # Few do: it is loaded then.
+    from noex_mp.client.monitors import exit_on
+
+    await exit_on(client(ref.node or None), ref, reason)
+
+
 def _connect(ref: Ref[Any]) -> Any:
     return client(ref.node or None).way_to(ref)
 
@@ -194,5 +202,5 @@ def _this_thread() -> Any:
     return blocking.this_thread()
 
 
-core_ref.install(_connect, _is_running)
+core_ref.install(_connect, _is_running, _send_exit)
 core_ref.install_blocking(_this_thread)

@@ -26,8 +26,10 @@ from dataclasses import Field, dataclass, field
 from typing import Generic, TypeVar, dataclass_transform
 
 from noex_mp.core.outcomes import Outcome, Reply, Then
+from noex_mp.core.reasons import ExitReason, ExitReport
+from noex_mp.core.ref import Address
 
-__all__ = ["Call", "Cast", "Timeout"]
+__all__ = ["Call", "Cast", "Down", "Exit", "Monitor", "Timeout"]
 
 R = TypeVar("R")
 
@@ -81,3 +83,55 @@ class Cast:
 @dataclass(frozen=True, slots=True)
 class Timeout:
     """No message arrived in the time that `TimeoutAfter` gave. Comes in `handle_info`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """What `monitor` has returned: tells one `Down` from another, and is taken back by `demonitor`.
+
+    Attributes:
+        ref: Who is watched.
+        number: Counts the monitors of one process.
+    """
+
+    ref: Address
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A server that was watched has ended. Comes in `handle_info`, and out of `watch`.
+
+    All that the server had sent before it ended comes first.
+
+    Attributes:
+        ref: The server, as it was given to `monitor` or `watch`.
+        monitor: What `monitor` had returned.
+        reason: Why it ended; `NoServer()` if there was nothing to watch.
+        report: All that is known of its end, if it ever ran.
+        restart: The number of the incarnation that its supervisor starts next; None if it is gone
+            for good.
+    """
+
+    ref: Address
+    monitor: Monitor
+    reason: ExitReason
+    report: ExitReport | None
+    restart: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A linked server has ended, or somebody has called `exit`: for servers that trap exits.
+
+    Comes in `handle_info`, after all that the server had sent before it ended.
+
+    Attributes:
+        ref: Who has ended; None if `exit` was called.
+        reason: Why, or what `exit` was given; `NoServer()` if there was nothing to be linked to.
+        report: All that is known of its end.
+    """
+
+    ref: Address | None
+    reason: ExitReason
+    report: ExitReport | None

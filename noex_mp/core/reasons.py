@@ -27,6 +27,8 @@ __all__ = [
     "InitFailed",
     "InitTimedOut",
     "Killed",
+    "Linked",
+    "NoServer",
     "Normal",
     "Shutdown",
     "ShutdownTimedOut",
@@ -126,6 +128,24 @@ class ShutdownTimedOut:
 
 
 @dataclass(frozen=True)
+class Linked:
+    """A server ended to which this one was linked.
+
+    Attributes:
+        server: The first of the chain to end, for people.
+        reason: Why that one ended.
+    """
+
+    server: str
+    reason: ExitReason
+
+
+@dataclass(frozen=True)
+class NoServer:
+    """There is no such server, or no more: what `monitor` and `link` say of it."""
+
+
+@dataclass(frozen=True)
 class Unknown:
     """The server's process is gone, and nobody could learn why.
 
@@ -145,6 +165,8 @@ ExitReason: TypeAlias = (
     | InitFailed
     | InitTimedOut
     | ShutdownTimedOut
+    | Linked
+    | NoServer
     | Unknown
 )
 """Any reason for the end of a server."""
@@ -153,8 +175,11 @@ ExitReason: TypeAlias = (
 def is_abnormal(reason: ExitReason) -> bool:
     """Return whether a transient server is started again after this reason.
 
-    As in OTP, `Normal` and `Shutdown` are normal and everything else is not.
+    As in OTP, `Normal` and `Shutdown` are normal and everything else is not; what a link has
+    ended counts as the first of the chain.
     """
+    while isinstance(reason, Linked):
+        reason = reason.reason
     return not isinstance(reason, Normal | Shutdown)
 
 
@@ -184,6 +209,10 @@ def render(reason: ExitReason) -> str:
             return f"did not finish its init within {limit:g} s"
         case ShutdownTimedOut(limit):
             return f"did not stop within {limit:g} s and was killed"
+        case Linked(server, first):
+            return f"ended with {server}, to which it was linked and which {render(first)}"
+        case NoServer():
+            return "does not exist"
         case Unknown(detail):
             return _with("ended for an unknown reason", detail)
         case _:

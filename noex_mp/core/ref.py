@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
     from noex_mp.core.gen_server import GenServer
     from noex_mp.core.messages import Call
+    from noex_mp.core.reasons import ExitReason
 
 __all__ = [
     "DEFAULT_TIMEOUT",
+    "Address",
     "BlockingEnd",
     "Ref",
     "Route",
@@ -53,6 +55,31 @@ S_co = TypeVar("S_co", bound="GenServer[Any, Any, Any]", covariant=True)
 
 DEFAULT_TIMEOUT: Final = 5.0
 """How long a call waits for its reply, in seconds, unless `Ref.within` says otherwise: OTP's."""
+
+
+class Address(Protocol):
+    """What can be watched: a `Ref`, or a `SupervisorRef`.
+
+    Attributes:
+        node: The node it belongs to; may be empty where it is found by name.
+        sid: Its number in the node, or 0 where it is found by name.
+        name: The name by which it is found.
+    """
+
+    @property
+    def node(self) -> str:
+        """The node it belongs to."""
+        ...
+
+    @property
+    def sid(self) -> int:
+        """Its number in the node."""
+        ...
+
+    @property
+    def name(self) -> str | None:
+        """The name by which it is found."""
+        ...
 
 
 class SentOperation(Protocol):
@@ -167,7 +194,7 @@ class BlockingEnd(Protocol):
         ...
 
 
-def _no_node(_: Ref[Any]) -> NoReturn:
+def _no_node(_: Ref[Any], reason: object = None) -> NoReturn:
     raise NoNodeError(
         "there is no node in this process, so nothing can be sent from it\n"
         "Start one: `await spawn(...)` or `async with Node(...)`."
@@ -183,6 +210,7 @@ def _no_node_to_wait_for() -> NoReturn:
 
 _connect: Callable[[Ref[Any]], Route] = _no_node
 _ask_running: Callable[[Ref[Any]], Awaitable[bool]] = _no_node
+_send_exit: Callable[[Ref[Any], ExitReason], Awaitable[None]] = _no_node
 this_thread: Callable[[], BlockingEnd] = _no_node_to_wait_for
 """Returns what sends for the calling thread, and blocks; `install_blocking` sets it."""
 
@@ -190,6 +218,7 @@ this_thread: Callable[[], BlockingEnd] = _no_node_to_wait_for
 def install(
     connect: Callable[[Ref[Any]], Route],
     is_running: Callable[[Ref[Any]], Awaitable[bool]] | None = None,
+    send_exit: Callable[[Ref[Any], ExitReason], Awaitable[None]] | None = None,
 ) -> None:
     """Set how this process reaches servers. For the client layer, when it is imported.
 
@@ -197,10 +226,12 @@ def install(
         connect: Returns a route for the running event loop. The ref keeps it, and asks again
             in another loop, or once the route's `thread` is 0.
         is_running: Asks the root whether the server is up; None changes nothing.
+        send_exit: Asks the root to send it an exit signal; None changes nothing.
     """
-    global _connect, _ask_running
+    global _connect, _ask_running, _send_exit
     _connect = connect
     _ask_running = is_running or _ask_running
+    _send_exit = send_exit or _send_exit
 
 
 def install_blocking(of_this_thread: Callable[[], BlockingEnd]) -> None:
@@ -320,6 +351,30 @@ class Ref(Generic[S_co]):
             NoNodeError: There is no node in this process.
         """
         return _ask_running(self)
+
+    def exit(self, reason: ExitReason) -> Awaitable[None]:
+        """Send the server an exit signal, as OTP's `exit/2`: its supervisor does what it does then.
+
+        A server that traps exits gets an `Exit` in its `handle_info`. Any other ends with this
+        reason, without its `terminate`, as soon as what it does lets it; after its `shutdown` time
+        it is killed. `Normal()` ends nobody, and `Killed("SIGKILL")` ends also those that trap
+        exits, at once. To a server that is gone or restarts the signal is lost.
+
+        To end a server in good order, and for good, `await stop(ref)`.
+
+        Args:
+            reason: Why it is to end.
+
+        Raises:
+            TypeError: That is no exit reason.
+            NoNodeError: There is no node in this process.
+
+        Example:
+            ```python
+            await counter.exit(Crash("Stale", "its data are of yesterday"))
+            ```
+        """
+        return _send_exit(self, reason)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ref):

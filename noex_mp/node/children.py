@@ -10,7 +10,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, Literal
 
 from noex_mp.core.reasons import ExitReason
-from noex_mp.node.members import Member
+from noex_mp.node.members import Member, Role
 
 if TYPE_CHECKING:
     from noex_mp.node.connection import Connection
@@ -41,6 +41,8 @@ class Child(Member):
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`.
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
+        struck: Why it is to end by an exit signal, or None.
+        traps: Exit signals come to it as messages.
         watchers: Who wants to hear where it is.
         mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
         dropped: How many messages were refused or dropped for want of room.
@@ -60,6 +62,8 @@ class Child(Member):
         "placement_name",
         "process",
         "spec",
+        "struck",
+        "traps",
         "watchers",
         "worker",
     )
@@ -82,6 +86,8 @@ class Child(Member):
         self.killed_after: float | None = None
         self.killed_on_request = False
         self.killed_in_a_hurry = False
+        self.struck: ExitReason | None = None
+        self.traps = False
         self.watchers: set[Connection] | None = None
 
     def begin(self) -> None:
@@ -91,6 +97,8 @@ class Child(Member):
         self.exited = None
         self.begun = None
         self.worker = None
+        self.struck = None
+        self.traps = False
 
     def awake(self) -> None:
         """Note that somebody is at work to start it."""
@@ -112,6 +120,11 @@ class Child(Member):
         self.come_to_rest("gone")
 
     # --- questions ---------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        """What it is."""
+        return "server"
 
     @property
     def os_pid(self) -> int:

@@ -54,6 +54,8 @@ def reason_of_death(child: Child, worker: Worker) -> ExitReason:
         return Killed("SIGKILL")
     if child.killed_on_request:
         return child.stop_reason or Shutdown()
+    if child.struck is not None:
+        return child.struck
     return reason_of_status(worker.dead.result())
 
 

@@ -18,7 +18,9 @@ from noex_mp.core.specs import Backoff, Restart, ShutdownLimit
 if TYPE_CHECKING:
     from noex_mp.node.branches import Branch
 
-__all__ = ["Member", "State"]
+__all__ = ["Member", "Role", "State"]
+
+Role = Literal["server", "supervisor"]
 
 State = Literal["starting", "running", "stopping", "restarting", "stopped", "gone"]
 """`stopped`: it has ended, and its supervisor keeps its description. `gone`: nobody does."""
@@ -172,6 +174,11 @@ class Member:
     def is_ending(self) -> bool:
         """Whether it is not to be started."""
         return self.stop_reason is not None
+
+    @property
+    def role(self) -> Role:
+        """What it is."""
+        return "supervisor"
 
     @property
     def os_pid(self) -> int:

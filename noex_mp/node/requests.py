@@ -143,5 +143,4 @@ class SupervisorRequests:
 
 
 def _address(member: Member) -> list[Any]:
-    kind = "server" if isinstance(member, Child) else "supervisor"
-    return [member.sid, member.label, kind]
+    return [member.sid, member.label, member.role]

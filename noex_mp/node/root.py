@@ -34,8 +34,10 @@ from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocke
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Event, Listener
 from noex_mp.node.members import Member
+from noex_mp.node.monitors import Monitors
 from noex_mp.node.output import Sink
 from noex_mp.node.requests import SupervisorRequests
+from noex_mp.node.signals import Signals
 from noex_mp.node.sources import Sources
 from noex_mp.node.strays import Strays
 from noex_mp.node.supervisor import StartFailedError, Supervision
@@ -46,18 +48,23 @@ from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     CONNECT,
+    DEMONITOR,
     DROPPED,
     EXITED,
     HELLO,
     LINK_LOST,
     LOCATE,
     LOST,
+    MONITOR,
     NOT_READY,
     PROTOCOL_VERSION,
     READY,
     REQUEST,
     RESPONSE,
+    TIE,
+    TRAP,
     UNLINKED,
+    UNTIE,
 )
 from noex_mp.wire.payload import unpack_error
 
@@ -139,8 +146,14 @@ class Root:
             linked=self._linked if config.embedded else None,
             allow_pickle=config.allow_pickle,
         )
+        self._monitors = Monitors()
+        self._signals = Signals(loop, self._directory)
         self._supervision = Supervision(
-            loop, self._directory, start_worker=self._start_worker, listener=config.listener
+            loop,
+            self._directory,
+            start_worker=self._start_worker,
+            listener=config.listener,
+            on_end=self._on_end,
         )
         self.ended = self._supervision.ended
         self._supervisors = SupervisorRequests(
@@ -170,11 +183,17 @@ class Root:
             LINK_LOST: self._on_link_lost,
             UNLINKED: self._on_unlinked,
             CONNECT: self._on_connect,
+            MONITOR: self._on_monitor,
+            DEMONITOR: self._on_demonitor,
+            TIE: self._on_tie,
+            UNTIE: self._on_untie,
+            TRAP: self._on_trap,
             REQUEST: self._on_request,
         }
         self._methods: dict[str, Callable[..., Any]] = {
             "spawn": self._spawn,
             "stop": self._stop,
+            "exit": self._exit,
             "whereis": self._whereis,
             "is_running": self._is_running,
             "names": self._names,
@@ -373,6 +392,7 @@ class Root:
             return await start(await self._current_zygote())
 
     def _on_dead(self, worker: Worker) -> None:
+        self._monitors.forget(worker.connection)
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
         if worker.zygote is None:
@@ -426,6 +446,7 @@ class Root:
         self._connections.discard(connection)
         if self._door is not None:
             self._door.forget(connection)
+        self._monitors.forget(connection)
         self._directory.forget(connection)
 
     def _open_control_socket(self, name: str) -> None:
@@ -537,6 +558,39 @@ class Root:
             return
         self.connect(sock, frame[1], worker=connection.worker, asks_again=True)
 
+    # --- monitors and links ------------------------------------------------------------
+
+    def _on_monitor(self, connection: Connection, frame: list[Any]) -> None:
+        _, number, target, is_lasting = frame
+        self._monitors.add(connection, number, self._known(target), is_lasting=is_lasting)
+
+    def _on_demonitor(self, connection: Connection, frame: list[Any]) -> None:
+        self._monitors.remove(connection, frame[1])
+
+    def _on_tie(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None:
+            self._signals.link(child, self._known(frame[3]))
+
+    def _on_untie(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None:
+            self._signals.unlink(child, self._known(frame[3]))
+
+    def _on_trap(self, connection: Connection, frame: list[Any]) -> None:
+        child = self._incarnation_of(connection, frame[1], frame[2])
+        if child is not None:
+            child.traps = frame[3]
+
+    def _on_end(self, member: Member, restart: int | None) -> None:
+        self._signals.ended(member)
+        self._monitors.ended(member, restart)
+
+    def _known(self, target: int | str) -> Member | None:
+        if isinstance(target, int):
+            return self._directory.known(target) or self._directory.supervisor(target)
+        return self._directory.named(target) or self._supervisors.at_path(target)
+
     def _on_request(self, connection: Connection, frame: list[Any]) -> None:
         _, request, method, *parameters = frame
         connection.requests += 1
@@ -615,6 +669,13 @@ class Root:
         _check_limit(limit)
         if child is not None:
             await self._supervision.stop(child, _reason(reason), limit)
+        elif isinstance(target, str):
+            raise NoServerError(repr(target))
+
+    async def _exit(self, target: int | str, reason: ExitReason) -> None:
+        child = self._find(target)
+        if child is not None:
+            self._signals.exit(child, reason)
         elif isinstance(target, str):
             raise NoServerError(repr(target))
 

@@ -91,11 +91,19 @@ class Supervision:
         *,
         start_worker: Callable[[Child], Awaitable[Worker]],
         listener: Listener,
+        on_end: Callable[[Member, int | None], None],
     ) -> None:
+        """Make the supervision of a node.
+
+        Args:
+            on_end: Is told of the end of an incarnation, once all that called it have been: who,
+                and the number of the one that follows, or None if it is gone for good.
+        """
         self._loop = loop
         self._directory = directory
         self._placements = Placements(start_worker)
         self._listener = listener
+        self._on_end = on_end
         self._starts = Starts(
             directory, self._placements, tell=self._tell, is_stopping=lambda: self._stopping
         )
@@ -466,6 +474,7 @@ class Supervision:
         if alone:
             member.awake()
             member.state = "restarting"
+            self._on_end(member, member.incarnation + 1)
             return True
         # Also below a supervisor that gives up: the one above may start all of it again.
         member.pauses = bool(plan.start) or (plan.give_up and parent.parent is not None)
@@ -528,6 +537,7 @@ class Supervision:
         parent = member.parent
         if member.pauses:
             member.come_to_rest("restarting")
+            self._on_end(member, member.incarnation + 1)
         elif parent is not None and parent.keeps(member):
             if member.state != "stopped":
                 self._leave(member)
@@ -548,6 +558,7 @@ class Supervision:
         if isinstance(member, Child):
             self._placements.leave(member)
         self._directory.gone(member)
+        self._on_end(member, None)
 
     def _let_go(self, member: Member) -> None:
         if member.parent is not None:

@@ -77,6 +77,12 @@ REQUEST: Final = 27  # request id, method, *parameters
 LINK_LOST: Final = 28  # link_id, problem: a data link has ended at my end
 UNLINKED: Final = 29  # link_id, {sid: begun}: the answer to UNLINK
 CONNECT: Final = 30  # label; with an fd: the control link of another client, a thread of mine
+# number, target (sid, name or path), is_lasting: tell me when it ends; every time, if that lasts.
+MONITOR: Final = 31
+DEMONITOR: Final = 32  # number
+TIE: Final = 33  # sid, incarnation, target: the end of one is to be the end of the other
+UNTIE: Final = 34  # sid, incarnation, target
+TRAP: Final = 35  # sid, incarnation, traps: exit signals are to come as messages, or not
 
 # Control plane, the root to a process.
 START: Final = 40  # sid, incarnation, spec
@@ -100,6 +106,10 @@ LINK_DOWN: Final = 48
 FORGET: Final = 49
 GONE: Final = 50  # sid, report, error: there will be no further incarnation
 RESPONSE: Final = 51  # request id, succeeded, value (or an error and its cause as a payload)
+MONITORED: Final = 52  # numbers, sid, reason, report, restart: a `Down` for each
+# sid, incarnation, sender (sid, label, kind; or None), reason, report: an `Exit`, to a server that
+# traps exits.
+SIGNAL: Final = 53
 
 # Said in HELLO; a process of another version is refused.
 PROTOCOL_VERSION: Final = 1

@@ -22,11 +22,11 @@ import sys
 import time
 import traceback
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from noex_mp.client import current, timers
+from noex_mp.client import current, monitors, timers
 from noex_mp.client.client import Client, connect_client
 from noex_mp.core import current_call
 from noex_mp.core.black_box import (
@@ -39,9 +39,10 @@ from noex_mp.core.black_box import (
     TEXT_OFFSET,
 )
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.messages import Exit
 from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
-from noex_mp.core.ref import Ref
+from noex_mp.core.ref import Address, Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
@@ -73,6 +74,7 @@ from noex_mp.wire.envelopes import (
     PROTOCOL_VERSION,
     READY,
     REPLY,
+    SIGNAL,
     START,
     STOP,
     UNLINK,
@@ -174,6 +176,7 @@ class Host:
             LINK: self._on_link,
             UNLINK: self._on_unlink,
             FORGET: self._on_forget,
+            SIGNAL: self._on_signal,
         }
 
     def start(self) -> None:
@@ -182,12 +185,19 @@ class Host:
         inline.look = self.read_ahead
         current_call.install(activation.current_call)
         timers.install(self._delivery)
+        monitors.install(self._current_server)
         current.join(self._boot.node, self._client_of, whole_process=True)
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
 
     def _delivery(self, ref: Ref[Any]) -> Arrival | None:
         mailbox = self._mailboxes.get(ref.sid) if ref.node == self._boot.node else None
         return Arrival(mailbox) if mailbox is not None else None
+
+    def _current_server(self) -> Mailbox | None:
+        running = activation.current() or activation.activation.get()
+        if running is None or self._mailboxes.get(running.mailbox.sid) is not running.mailbox:
+            return None
+        return running.mailbox
 
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
         if isinstance(loop, BlockingLoop):
@@ -323,7 +333,10 @@ class Host:
         mailbox = self._mailboxes.get(sid)
         if mailbox is None:
             return
-        # What was sent before the stop was asked for is in the sockets by now: it comes first.
+        self.put_behind_all(mailbox, [Stop(reason)])
+
+    def put_behind_all(self, mailbox: Mailbox, items: Sequence[object]) -> None:
+        """Queue what the root has to say behind what was sent before it: that is in the sockets."""
         mailbox.idle = False
         self._draining = True
         for link in (*self._links.values(), *self._orphans):
@@ -333,7 +346,28 @@ class Host:
                 self._on_messages(link)
             link.drain()
         self._draining = False
-        mailbox.put(None, Stop(reason))
+        for item in items:
+            mailbox.put(None, item)
+
+    def _on_signal(self, frame: list[Any]) -> None:
+        _, sid, incarnation, sender, reason, report = frame
+        mailbox = self._mailboxes.get(sid)
+        if mailbox is not None and mailbox.incarnation == incarnation:
+            mailbox.hear([Exit(self._address(sender), reason, report)])
+
+    def _address(self, found: list[Any] | None) -> Address | None:
+        if found is None:
+            return None
+        sid, label, kind = found
+        if kind == "supervisor":
+            from noex_mp.client.supervisors import SupervisorRef
+
+            return SupervisorRef(self._boot.node, sid, label=label)
+        return Ref[Any](self._boot.node, sid, label=label)
+
+    def tell_root(self, frame: list[Any]) -> None:
+        """Send the root what a server has to say."""
+        self._control.post(frame)
 
     def _on_kill(self, frame: list[Any]) -> None:
         mailbox = self._mailboxes.get(frame[1])
@@ -679,7 +713,12 @@ class Host:
         sid, incarnation = mailbox.sid, mailbox.incarnation
         payload, trace = pack_error(self.encoder, error), _traceback_of(error)
         begun = self._end_on_links(sid, incarnation)
-        self._control.post([EXITED, sid, incarnation, reason, payload, trace, begun])
+        frame = [EXITED, sid, incarnation, reason, payload, trace, begun]
+        if self._client is not None and self._shared:
+            # What it has sent comes before the news of its end, wherever that is heard.
+            self._client.when_sent(partial(self._control.post, frame), LAST_FLUSH)
+        else:
+            self._control.post(frame)
         self._forget(mailbox)
 
     def _drop_killed(self, mailbox: Mailbox, reason: ExitReason) -> None:
@@ -705,6 +744,8 @@ class Host:
 
     def _forget(self, mailbox: Mailbox) -> None:
         del self._mailboxes[mailbox.sid]
+        if self._client is not None:
+            self._client.forget_watcher(mailbox)
         self._leave_if_empty()
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

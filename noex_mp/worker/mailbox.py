@@ -14,7 +14,7 @@ from asyncio.tasks import (
     _leave_task,  # pyright: ignore[reportPrivateUsage]
 )
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import CO_COROUTINE
@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from noex_mp.client.window import share
 from noex_mp.core import gen_server
 from noex_mp.core.gen_server import From, GenServer
-from noex_mp.core.messages import Timeout
+from noex_mp.core.messages import Down, Exit, Monitor, Timeout
 from noex_mp.core.outcomes import OUTCOMES, Continue, Ignore, NoReply, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import Crash, Exited, ExitReason
+from noex_mp.core.ref import Address
 from noex_mp.errors import CallCycleError, MailboxFullError, UnknownOperationError
 from noex_mp.transport.link import Link
 from noex_mp.wire.classes import readable
@@ -42,6 +43,9 @@ from noex_mp.wire.envelopes import (
     GRANT,
     INFO,
     REPLY,
+    TIE,
+    TRAP,
+    UNTIE,
     callback_name,
 )
 from noex_mp.wire.values import shortened
@@ -184,6 +188,7 @@ class Mailbox:
         "_loop",
         "_parked",
         "_timeout",
+        "_traps",
         "_wake",
         "activation",
         "idle",
@@ -231,6 +236,7 @@ class Mailbox:
         # The messages of those who have not taken the replies to the ones before.
         self._parked: dict[Target, list[Any]] = _NOBODY
         self._is_stopping = False
+        self._traps = False
         self._init_promise: Any = None
         self.task: asyncio.Task[None] | None = None
         self.inline: dict[str, Callable[..., Any]] = _NOTHING
@@ -287,11 +293,14 @@ class Mailbox:
         if type(self.server).init is GenServer.init:
             self._started(None)
             return
+        began = self.activation = Activation(self, None, [CAST, self.sid, 0, "init"])
         try:
-            outcome = self.context.run(self.server.init)
+            outcome = self.context.run(_call_as, began, self.server.init)
         except BaseException as error:
+            self._is_over(began)
             self._host.not_ready(self, error)
             return
+        self._is_over(began)
         if hasattr(outcome, "__await__"):
             self._init_promise = outcome
             self._need_task()
@@ -518,6 +527,39 @@ class Mailbox:
         else:
             self.queue.clear()
             self.task.cancel()
+
+    # --- monitors and links: see `client.monitors` -------------------------------------------
+
+    def hear(self, messages: Sequence[Down | Exit]) -> None:
+        """Queue the news of an end, behind what the ended server had sent."""
+        if not self.has_ended:
+            self._host.put_behind_all(self, messages)
+
+    def unhear(self, monitor: Monitor) -> bool:
+        """Drop the `Down` of a monitor that waits; return whether there was one."""
+        for place, (target, item) in enumerate(self.queue):
+            if target is None and isinstance(item, Down) and item.monitor == monitor:
+                del self.queue[place]
+                return True
+        return False
+
+    def node_down(self) -> None:
+        """Nothing more comes; the process ends in a moment."""
+
+    def link(self, other: Address) -> None:
+        """Share the end of another."""
+        self._host.tell_root([TIE, self.sid, self.incarnation, other.sid or other.name])
+
+    def unlink(self, other: Address) -> None:
+        """Undo that."""
+        self._host.tell_root([UNTIE, self.sid, self.incarnation, other.sid or other.name])
+
+    def trap_exits(self, on: bool) -> bool:
+        """Let exit signals come as messages, or not; return what was set before."""
+        before, self._traps = self._traps, on
+        if on != before:
+            self._host.tell_root([TRAP, self.sid, self.incarnation, on])
+        return before
 
     # --- what clients say about their messages -----------------------------------------------
 
@@ -926,6 +968,11 @@ def _wrong_outcome(callback: str, outcome: object) -> TypeError:
 
 def _is_waiting_call(frame: list[Any]) -> bool:
     return frame[0] in _CALLS and not isinstance(frame[3], _Awaited)
+
+
+def _call_as(began: Activation, callback: Callable[[], Any]) -> Any:
+    activation.set(began)
+    return callback()
 
 
 def _begin_as(began: Activation, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -14,7 +14,9 @@ from noex_mp.core.reasons import (
     InitFailed,
     InitTimedOut,
     Killed,
+    Linked,
     Normal,
+    NoServer,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
@@ -34,6 +36,17 @@ TABLE: list[tuple[ExitReason, bool, str]] = [
     (InitFailed("OSError: no disk"), True, "failed in its init: OSError: no disk"),
     (InitTimedOut(0.5), True, "did not finish its init within 0.5 s"),
     (ShutdownTimedOut(5.0), True, "did not stop within 5 s and was killed"),
+    (
+        Linked("visits", Crash("ValueError", "bad")),
+        True,
+        "ended with visits, to which it was linked and which crashed with ValueError: bad",
+    ),
+    (
+        Linked("visits", Shutdown()),
+        False,
+        "ended with visits, to which it was linked and which was shut down",
+    ),
+    (NoServer(), True, "does not exist"),
     (Unknown("zygote died"), True, "ended for an unknown reason: zygote died"),
     (Unknown(""), True, "ended for an unknown reason"),
 ]

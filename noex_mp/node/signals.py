@@ -1,0 +1,128 @@
+"""Exit signals: what reaches a server when one that it is linked to ends, or by `ref.exit`.
+
+As in OTP, a server that traps exits gets a message. Any other ends with the reason it is given,
+unless that is `Normal`; whoever is linked to it is told the same, so that all of a chain know what
+began it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+from noex_mp.core.reasons import ExitReason, ExitReport, Killed, Linked, Normal, NoServer
+from noex_mp.node.children import Child
+from noex_mp.node.directory import Directory
+from noex_mp.node.members import Member
+from noex_mp.wire.envelopes import KILL, SIGNAL
+
+__all__ = ["Links", "Signals"]
+
+
+class Links:
+    """Which incarnations share their ends: pairs of servers, each linked once at most."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[int, None]] = {}
+
+    def tie(self, one: Member, other: Member) -> None:
+        """Link two members."""
+        self._of.setdefault(one.sid, {})[other.sid] = None
+        self._of.setdefault(other.sid, {})[one.sid] = None
+
+    def untie(self, one: int, other: int) -> None:
+        """Undo that, from either side."""
+        for near, far in ((one, other), (other, one)):
+            peers = self._of.get(near, {})
+            peers.pop(far, None)
+            if not peers:
+                self._of.pop(near, None)
+
+    def ended(self, sid: int) -> list[int]:
+        """Return who was linked to one that has ended, in the order of their links; undo these."""
+        peers = list(self._of.get(sid, ()))
+        for peer in peers:
+            self.untie(sid, peer)
+        return peers
+
+
+class Signals:
+    """Carries the ends of servers to those that are linked to them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, directory: Directory) -> None:
+        self._loop = loop
+        self._directory = directory
+        self._links = Links()
+
+    def link(self, child: Child, other: Member | None) -> None:
+        """Link a server with another, or let it have its signal at once if there is none."""
+        if other is None or other.is_over:
+            self._reach(child, other, NoServer(), other.report if other else None)
+        elif other is not child:
+            self._links.tie(child, other)
+
+    def unlink(self, child: Child, other: Member | None) -> None:
+        """Undo that."""
+        if other is not None:
+            self._links.untie(child.sid, other.sid)
+
+    def ended(self, member: Member) -> None:
+        """Let those that are linked to a member hear of its end."""
+        for sid in self._links.ended(member.sid):
+            child = self._directory.get(sid)
+            if child is not None and member.report is not None:
+                self._reach(child, member, member.report.reason, member.report)
+
+    def _reach(
+        self, child: Child, other: Member | None, reason: ExitReason, report: ExitReport | None
+    ) -> None:
+        title = other.title if other else "a server"
+        its_own = reason if isinstance(reason, Linked) else Linked(title, reason)
+        self._signal(child, other, reason, report, its_own)
+
+    def exit(self, child: Child, reason: ExitReason) -> None:
+        """Send a server a signal that somebody has asked for."""
+        if isinstance(reason, Killed):
+            self._end(child, reason, at_once=True)
+        else:
+            self._signal(child, None, reason, None, reason)
+
+    def _signal(
+        self,
+        child: Child,
+        sender: Member | None,
+        reason: ExitReason,
+        report: ExitReport | None,
+        its_own: ExitReason,
+    ) -> None:
+        worker = child.worker
+        if worker is None or not worker.alive:
+            return
+        if child.traps:
+            about = None if sender is None else [sender.sid, sender.label, sender.role]
+            incarnation: list[Any] = [child.sid, child.incarnation]
+            worker.connection.post([SIGNAL, *incarnation, about, reason, report])
+        elif not isinstance(reason, Normal):
+            self._end(child, its_own)
+
+    def _end(self, child: Child, reason: ExitReason, *, at_once: bool = False) -> None:
+        worker = child.worker
+        if worker is None or not worker.alive or child.stop_reason is not None:
+            return
+        if child.struck is None:
+            child.struck = reason
+        limit = 0.0 if at_once or child.shutdown == "brutal_kill" else child.shutdown
+        if limit or worker.shared:
+            worker.connection.post([KILL, child.sid, reason])
+        if limit is not None:
+            self._loop.call_later(limit, self._force, child, child.incarnation)
+
+    def _force(self, child: Child, incarnation: int) -> None:
+        worker = child.worker
+        is_over = child.incarnation != incarnation or child.exited is not None
+        if worker is None or is_over or child.sid not in worker.residents:
+            return
+        if worker.shared:
+            worker.condemned = f"{child.title} did not end at an exit signal"
+        worker.signal_group(signal.SIGKILL)

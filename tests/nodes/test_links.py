@@ -1,0 +1,203 @@
+"""Links and exit signals: servers that end together, and those that trap exits."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from noex_mp import (
+    Crash,
+    Killed,
+    Linked,
+    Normal,
+    NoServer,
+    Ref,
+    ServerExitedError,
+    Shutdown,
+    Supervisor,
+    child,
+    named,
+    spawn,
+    stop,
+    supervisor,
+    watch,
+)
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
+from tests.servers.watching import Watcher, is_exit
+
+__all__ = ["whistles"]
+
+
+async def linked(count: int, **options: Any) -> list[Ref[Watcher]]:
+    """Return servers of which each is linked to the one before; none comes back."""
+    refs: list[Ref[Watcher]] = []
+    for _ in range(count):
+        spec = child(Watcher).options(restart="temporary", **options)
+        refs.append(await spawn(spec))
+        if len(refs) > 1:
+            await Watcher.link_with(refs[-1], refs[-2])
+            await Watcher.os_pid(refs[-2])
+    return refs
+
+
+async def reason_of(ref: Ref[Watcher]) -> Any:
+    return [down.reason async for down in watch(ref)]
+
+
+@on_both_loops
+@pytest.mark.parametrize("placement", [None, "rooms"])
+async def test_a_chain_ends_with_the_reason_of_the_first(placement: str | None) -> None:
+    async with ObservedNode():
+        refs = await linked(4, placement=placement)
+        watches = [watch(ref) for ref in refs]
+        with pytest.raises(ServerExitedError):
+            await Watcher.crash(refs[1])
+        crash = Crash("ValueError", "on purpose")
+        reasons = [(await anext(ends)).reason for ends in watches]
+        first = Linked("Watcher", crash)
+        assert reasons == [first, crash, first, first]
+
+
+@on_both_loops
+async def test_a_server_that_traps_exits_hears_of_them_and_lives() -> None:
+    async with ObservedNode() as node:
+        one, two, three = [await spawn(Watcher) for _ in range(3)]
+        trapping = await spawn(Watcher, traps=True)
+        for ref in (one, two, three):
+            await Watcher.link_with(trapping, ref)
+            # Twice is once.
+            await Watcher.link_with(trapping, ref)
+        os_pid = await Watcher.os_pid(trapping)
+        node.kill(one)
+        heard = await Watcher.heard(trapping, 1)
+        await Watcher.end(two, Normal())
+        heard = await Watcher.heard(trapping, 2)
+        await stop(three)
+        heard = await Watcher.heard(trapping, 3)
+        assert [each.ref for each in heard] == [one, two, three]
+        assert [each.reason for each in heard] == [Killed("SIGKILL"), Normal(), Shutdown()]
+        assert heard[0].report.server == "Watcher"
+        assert await Watcher.os_pid(trapping) == os_pid
+        assert await Watcher.trap(trapping, False)
+        assert not await Watcher.trap(trapping, True)
+
+
+@on_both_loops
+async def test_an_exit_comes_after_all_that_the_server_had_sent() -> None:
+    async with ObservedNode():
+        sender, trapping = await spawn(Watcher), await spawn(Watcher, traps=True)
+        await Watcher.link_with(sender, trapping)
+        await Watcher.tell_and_die(sender, trapping, 200, "kill")
+        heard = await Watcher.heard(trapping, 201)
+        assert heard[:-1] == list(range(200))
+        assert is_exit(heard[-1], sender)
+
+
+@on_both_loops
+async def test_a_normal_end_ends_nobody_else_and_what_is_unlinked_neither() -> None:
+    async with ObservedNode():
+        one, two, three = await linked(3)
+        await Watcher.unlink_from(one, two)
+        with pytest.raises(ServerExitedError):
+            await Watcher.crash(one)
+        await Watcher.end(three, Normal())
+        assert await reason_of(three) in ([Normal()], [NoServer()])
+        assert await Watcher.os_pid(two)
+        # Nothing is left of either link.
+        await stop(two)
+
+
+@on_both_loops
+async def test_both_are_restarted_by_their_supervisors_and_link_anew() -> None:
+    tree = Supervisor(
+        child(Watcher).options(name="one"),
+        child(Watcher, links=named("one", Watcher)).options(id="two", name="two"),
+        max_restarts=10,
+    )
+    async with ObservedNode(tree) as node:
+        one, two = named("one", Watcher), named("two", Watcher)
+        ends = watch(two)
+        for nth in (1, 2):
+            # By the second time there is the link of the second incarnation.
+            found = await supervisor("/").get_child("Watcher")
+            assert isinstance(found, Ref)
+            await Watcher.os_pid(one)
+            node.kill(found)
+            down = await anext(ends)
+            assert (down.reason, down.restart) == (Linked("one", Killed("SIGKILL")), nth + 1)
+            await Watcher.os_pid(two)
+
+
+@on_both_loops
+async def test_a_link_to_nobody_is_an_exit_at_once() -> None:
+    async with ObservedNode():
+        trapping = await spawn(Watcher, traps=True)
+        await Watcher.link_with(trapping, named("nobody", Watcher))
+        (heard,) = await Watcher.heard(trapping, 1)
+        assert (heard.ref, heard.reason) == (None, NoServer())
+        one = await spawn(child(Watcher).options(restart="temporary"))
+        ends = watch(one)
+        await stop(trapping)
+        Watcher.link_with(one, trapping)
+        assert (await anext(ends)).reason == Linked("Watcher", NoServer())
+
+
+@on_both_loops
+async def test_exit_ends_a_server_and_its_supervisor_goes_on_from_there() -> None:
+    async with ObservedNode():
+        one, trapping = await spawn(Watcher), await spawn(Watcher, traps=True)
+        ends, others = watch(one), watch(trapping)
+        await one.exit(Normal())
+        old = Crash("Stale", "its data are old")
+        await one.exit(old)
+        down = await anext(ends)
+        assert (down.reason, down.restart) == (old, 2)
+        await Watcher.os_pid(one)
+        # It is transient, and that is no abnormal end.
+        await one.exit(Shutdown("enough"))
+        down = await anext(ends)
+        assert (down.reason, down.restart) == (Shutdown("enough"), None)
+        await trapping.exit(Normal())
+        await trapping.exit(old)
+        first, second = await Watcher.heard(trapping, 2)
+        assert (first.ref, first.reason, second.reason) == (None, Normal(), old)
+        # The one that nobody traps.
+        await trapping.exit(Killed("SIGKILL"))
+        assert (await anext(others)).reason == Killed("SIGKILL")
+        with pytest.raises(TypeError, match="expected an exit reason, got 'enough'"):
+            await one.exit("enough")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@on_both_loops
+@pytest.mark.parametrize("placement", [None, "rooms"])
+async def test_one_that_does_not_heed_an_exit_is_killed(
+    placement: str | None, whistles: Whistles
+) -> None:
+    spins = whistles()
+    async with ObservedNode():
+        spec = child(Watcher).options(placement=placement, shutdown=0.1, restart="temporary")
+        spinning = await spawn(spec)
+        ends = watch(spinning)
+        call = Watcher.spin(spinning.within(None), spins.path)
+        await spins.heard()
+        crash = Crash("Stale", "its data are old")
+        await spinning.exit(crash)
+        assert (await anext(ends)).reason == crash
+        with pytest.raises(ServerExitedError):
+            await call
+
+
+@on_both_loops
+async def test_a_death_by_signal_reaches_all_that_are_linked() -> None:
+    async with ObservedNode() as node:
+        hub, *spokes = [await spawn(child(Watcher).options(restart="temporary")) for _ in range(5)]
+        for spoke in spokes:
+            await Watcher.link_with(spoke, hub)
+        await Watcher.os_pid(hub)
+        watches = [watch(spoke) for spoke in spokes]
+        node.kill(spokes[0])
+        for ends in watches[1:]:
+            down = await anext(ends)
+            assert down.reason == Linked("Watcher", Killed(signal.SIGKILL.name))

@@ -1,0 +1,325 @@
+"""Monitors: who hears of the end of a server, when, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from noex_mp import (
+    Crash,
+    Down,
+    InitFailedError,
+    Killed,
+    NodeDownError,
+    NoNodeError,
+    Normal,
+    NoServer,
+    Ref,
+    Shutdown,
+    Supervisor,
+    child,
+    demonitor,
+    link,
+    monitor,
+    named,
+    spawn,
+    stop,
+    supervisor,
+    trap_exits,
+    unlink,
+    watch,
+)
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
+from tests.servers.faulty import Start
+from tests.servers.watching import Watcher, is_down
+
+__all__ = ["whistles"]
+
+
+def together() -> Any:
+    """A watcher that shares a process with others of the kind."""
+    return child(Watcher).options(placement="rooms")
+
+
+async def the_down(watcher: Ref[Watcher], nth: int = 1) -> Down:
+    down = (await Watcher.heard(watcher, nth))[nth - 1]
+    assert isinstance(down, Down)
+    return down
+
+
+@on_both_loops
+async def test_a_down_comes_once_and_says_why_and_what_follows() -> None:
+    async with ObservedNode() as node:
+        one, watcher = await spawn(Watcher), await spawn(Watcher)
+        watched = await Watcher.watch(watcher, one)
+        node.kill(one)
+        down = await the_down(watcher)
+        assert (down.ref, down.monitor, down.restart) == (one, watched, 2)
+        assert down.reason == Killed("SIGKILL")
+        assert down.report is not None
+        assert down.report.incarnation == 1
+        # That was about one incarnation; the next one is watched anew.
+        await Watcher.os_pid(one)
+        again = await Watcher.watch_slowly(watcher, one)
+        assert again != watched
+        await stop(one)
+        down = await the_down(watcher, 2)
+        assert (down.monitor, down.reason, down.restart) == (again, Shutdown(), None)
+        assert len(await Watcher.all(watcher)) == 2
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["kill", "crash", "stop"])
+@pytest.mark.parametrize("shares", [False, True], ids=["apart", "together"])
+async def test_a_down_comes_after_all_that_the_server_had_sent(how: str, shares: bool) -> None:
+    async with ObservedNode():
+        sender = await spawn(together() if shares and how != "kill" else child(Watcher))
+        neighbour = await spawn(together())
+        watcher = await spawn(Watcher) if how != "stop" else neighbour
+        await Watcher.watch(watcher, sender)
+        await Watcher.tell_and_die(sender, watcher, 200, how)
+        heard = await Watcher.heard(watcher, 201)
+        assert heard[:-1] == list(range(200))
+        assert is_down(heard[-1], sender)
+
+
+@on_both_loops
+async def test_a_down_comes_after_what_a_full_socket_did_not_take(whistles: Whistles) -> None:
+    whistle, go_on = whistles("whistle"), whistles("whistle.on")
+    async with ObservedNode() as node:
+        sender, neighbour, watcher = [
+            await spawn(each) for each in (together(), together(), Watcher)
+        ]
+        await Watcher.watch(watcher, sender)
+        await Watcher.tell_much_and_end(sender, watcher, 300_000, whistle.path)
+        await whistle.heard()
+        os.kill(node.os_pid_of(watcher), signal.SIGSTOP)
+        go_on.blow()
+        await whistle.heard()
+        # Its end has been told by now, if it is told so early.
+        await Watcher.settle(neighbour)
+        os.kill(node.os_pid_of(watcher), signal.SIGCONT)
+        heard = await Watcher.heard(watcher, 12)
+        assert heard[:-1] == [5, *[300_000] * 10]
+        assert is_down(heard[-1], sender)
+
+
+@on_both_loops
+async def test_every_monitor_has_its_down_and_none_after_it_is_taken_back() -> None:
+    async with ObservedNode() as node:
+        one, watcher = await spawn(Watcher), await spawn(Watcher)
+        first, second, third = [await Watcher.watch(watcher, one) for _ in range(3)]
+        assert await Watcher.unwatch(watcher, second)
+        assert not await Watcher.unwatch(watcher, second)
+        node.kill(one)
+        heard = await Watcher.heard(watcher, 2)
+        assert [down.monitor for down in heard] == [first, third]
+        assert not await Watcher.unwatch(watcher, first)
+        await Watcher.os_pid(one)
+        assert len(await Watcher.all(watcher)) == 2
+
+
+@on_both_loops
+async def test_a_down_on_its_way_does_not_come_any_more(whistles: Whistles) -> None:
+    go_on = whistles()
+    async with ObservedNode() as node:
+        one, watcher = await spawn(Watcher), await spawn(Watcher)
+        watched = await Watcher.watch(watcher, one)
+        unwatching = Watcher.unwatch_late(watcher, watched, go_on.path, flush=False)
+        node.kill(one)
+        await node.event("crashed", one)
+        go_on.blow()
+        # In the socket: as good as not come.
+        assert await unwatching
+        assert await Watcher.all(watcher) == []
+
+
+@on_both_loops
+@pytest.mark.parametrize("flush", [False, True])
+async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whistles) -> None:
+    go_on = whistles()
+    async with ObservedNode() as node:
+        one, watcher, other = await spawn(Watcher), await spawn(together()), await spawn(together())
+        watched = await Watcher.watch(watcher, one)
+        await Watcher.watch(other, one)
+        unwatching = Watcher.unwatch_later(watcher, watched, go_on.path, flush=flush)
+        node.kill(one)
+        # Of the same process, and told after the first.
+        await the_down(other)
+        go_on.blow()
+        assert await unwatching == flush
+        assert len(await Watcher.all(watcher)) == (0 if flush else 1)
+
+
+@on_both_loops
+async def test_nobody_there_is_said_at_once() -> None:
+    async with ObservedNode():
+        one, watcher = await spawn(Watcher), await spawn(Watcher)
+        await Watcher.os_pid(one)
+        await stop(one)
+        for target in (one, named("nobody", Watcher), supervisor("nobody")):
+            await Watcher.watch(watcher, target)
+        downs = await Watcher.heard(watcher, 3)
+        assert [down.reason for down in downs] == [NoServer()] * 3
+        assert [down.restart for down in downs] == [None] * 3
+        # What is known of its end is told nevertheless.
+        assert downs[0].report.reason == Shutdown()
+        assert downs[1].report is None
+
+
+@on_both_loops
+async def test_names_and_supervisors_are_watched_like_servers() -> None:
+    tree = Supervisor(
+        Supervisor(child(Watcher).options(name="inner"), id="front", max_restarts=0),
+        max_restarts=3,
+    )
+    async with ObservedNode(tree) as node:
+        watcher = await spawn(Watcher)
+        inner, front = named("inner", Watcher), supervisor("front")
+        await Watcher.watch(watcher, front)
+        await Watcher.watch(watcher, inner)
+        found = await supervisor("front").get_child("Watcher")
+        assert isinstance(found, Ref)
+        node.kill(found)
+        first, second = await Watcher.heard(watcher, 2)
+        assert {first.ref, second.ref} == {inner, front}
+        assert first.restart == second.restart == 2
+        # The server went first, and its supervisor gave up because of it.
+        assert (first.ref, first.reason) == (inner, Killed("SIGKILL"))
+
+
+@on_both_loops
+async def test_one_that_restarts_is_watched_from_its_next_start(
+    whistles: Whistles, tmp_path: Any
+) -> None:
+    in_init = whistles("marker.fifo")
+    async with ObservedNode() as node:
+        watcher = await spawn(Watcher)
+        spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+        start = await spawn(spec.options(init_timeout=None))
+        await Start.os_pid(start)
+        node.kill(start)
+        await in_init.heard()
+        await Watcher.watch(watcher, start)
+        node.kill(start)
+        down = await the_down(watcher)
+        assert down.report is not None
+        assert down.report.incarnation == 2
+        await in_init.heard()
+        await stop(start)
+
+
+@on_both_loops
+async def test_a_watcher_that_dies_leaves_nothing_behind() -> None:
+    async with ObservedNode() as node:
+        one, alone = await spawn(Watcher), await spawn(Watcher)
+        group = [await spawn(together()) for _ in range(2)]
+        for watcher in (alone, *group):
+            await Watcher.watch(watcher, one)
+        node.kill(alone)
+        await stop(group[0])
+        await Watcher.os_pid(alone)
+        await Watcher.watch(group[1], one)
+        await Watcher.settle(group[1])
+        assert node._root is not None  # pyright: ignore[reportPrivateUsage]
+        monitors = node._root._monitors  # pyright: ignore[reportPrivateUsage]
+        watchers = monitors._of[one.sid]  # pyright: ignore[reportPrivateUsage]
+        assert [len(numbers) for numbers in watchers.values()] == [2]
+        await stop(one)
+        assert len(await Watcher.heard(group[1], 2)) == 2
+        assert await Watcher.all(alone) == []
+        assert monitors._of == {}  # pyright: ignore[reportPrivateUsage]
+
+
+@on_both_loops
+async def test_a_program_watches_until_the_server_is_gone_for_good() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(child(Watcher).options(restart="permanent"))
+        ends = watch(one)
+        seen: list[tuple[Any, int | None]] = []
+        node.kill(one)
+        async for down in ends:
+            seen.append((down.reason, down.restart))
+            if len(seen) == 1:
+                with pytest.raises(Exception, match="on purpose"):
+                    await Watcher.crash(one)
+            if len(seen) == 2:
+                await Watcher.end(one, Normal())
+            if len(seen) == 3:
+                await Watcher.os_pid(one)
+                await stop(one)
+        crash = Crash("ValueError", "on purpose")
+        assert seen == [(Killed("SIGKILL"), 2), (crash, 3), (Normal(), 4), (Shutdown(), None)]
+        assert [down.reason async for down in watch(one)] == [NoServer()]
+
+
+@on_both_loops
+async def test_a_promised_restart_that_does_not_come_is_told_too(tmp_path: Any) -> None:
+    async with ObservedNode() as node:
+        spec = child(Start, how="raise unless first", marker=str(tmp_path / "marker"))
+        start = await spawn(spec)
+        ends = watch(start)
+        await Start.os_pid(start)
+        node.kill(start)
+        seen = [(down.report.incarnation, down.restart) async for down in ends if down.report]
+        assert seen[0] == (1, 2)
+        assert [restart for _, restart in seen].count(None) == 1
+        assert seen[-1][1] is None
+        incarnations = [incarnation for incarnation, _ in seen]
+        assert incarnations == sorted(incarnations)
+
+
+@on_both_loops
+async def test_a_watch_ends_with_its_close_with_itself_and_with_the_node() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Watcher)
+        closed, dropped = watch(one), watch(one)
+        reading = asyncio.ensure_future(anext(closed))
+        await asyncio.sleep(0)
+        closed.close()
+        with pytest.raises(StopAsyncIteration):
+            await reading
+        del dropped
+        gc.collect()
+        await one.is_running()
+        await one.is_running()
+        assert node._root is not None  # pyright: ignore[reportPrivateUsage]
+        monitors = node._root._monitors  # pyright: ignore[reportPrivateUsage]
+        assert monitors._of == {}  # pyright: ignore[reportPrivateUsage]
+        last = watch(one)
+    # All servers end with their node, and one hears of that.
+    assert [down.restart async for down in last] == [None]
+    with pytest.raises(NodeDownError):
+        watch(one)
+
+
+@on_both_loops
+async def test_what_is_for_servers_says_so_in_a_program() -> None:
+    async with ObservedNode():
+        one = await spawn(Watcher)
+        for call in (monitor, link, unlink):
+            with pytest.raises(NoNodeError, match="is for servers"):
+                call(one)
+        with pytest.raises(NoNodeError, match="is for servers"):
+            trap_exits()
+        with pytest.raises(TypeError, match="watch takes a Ref, got 'one'"):
+            watch("one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        watched = await Watcher.watch(one, one)
+        with pytest.raises(NoNodeError, match="is for servers"):
+            demonitor(watched)
+
+
+@on_both_loops
+async def test_a_monitor_in_init_works() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(Watcher)
+        watcher = await spawn(Watcher, watches=one)
+        node.kill(one)
+        assert is_down(await the_down(watcher), one)
+        with pytest.raises(InitFailedError, match="takes a Ref"):
+            await spawn(Watcher, watches="one")
