@@ -71,6 +71,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "kill": Measurement(_runtime("kill")),
     "idle": Measurement(_runtime("idle_memory")),
     "many": Measurement(_runtime("many")),
+    "monitors": Measurement(_runtime("monitors")),
     "groups": Measurement(_runtime("groups"), pinned=False),
 }
 
@@ -139,6 +140,8 @@ ROWS: list[Row] = [
     Row("200 servers: start all", ("many", "start_s"), "s", 1.5),
     Row("200 servers: stop all", ("many", "stop_s"), "s", 1.5),
     Row("200 servers: idle", ("many", "idle_percent"), "% of a core", 1.0),
+    Row("100,000 monitors: each", ("monitors", "bytes_each"), "bytes", 1000.0),
+    Row("100,000 monitors: all told of a death", ("monitors", "told_ms"), "ms"),
     Row("10,000 servers in 4 groups: start", ("groups", "start_s"), "s", 4.0),
     Row("10,000 servers in 4 groups: each", ("groups", "kb_each"), "KB", 5.0),
     Row("10,000 servers in 4 groups: each, called", ("groups", "kb_called"), "KB"),

@@ -25,6 +25,7 @@ import uvloop
 
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
+from bench.watching import Watcher
 from noex_mp import CallError, CallTimedOutError, Node, Ref, child, shutdown, spawn, stop, sync
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
@@ -40,6 +41,7 @@ MANY = 200
 WIDTH = 100
 GROUPS = 4
 MEMBERS = 10_000
+MONITORS = 100_000
 IDLE_SECONDS = 2.0
 BURNERS = 2
 BESIDE_SECONDS = 2.0
@@ -419,6 +421,29 @@ async def groups() -> Numbers:
         "kb_called": called / MEMBERS / 1e3,
         "stop_s": perf_counter() - start,
     }
+
+
+async def monitors() -> Numbers:
+    """100,000 monitors of one server by another: what each takes, in the root and in the watcher.
+
+    And how long it takes until the last of them has told of the server's death.
+    """
+    echo, watcher = await spawn(Echo), await spawn(Watcher)
+    await Watcher.watch(watcher, echo, 100)
+    before = await _memory_of_root_and(watcher)
+    await Watcher.watch(watcher.within(None), echo, MONITORS)
+    each = (await _memory_of_root_and(watcher) - before) / MONITORS
+    os_pid = await Echo.os_pid(echo)
+    told = Watcher.told(watcher.within(None))
+    start = perf_counter()
+    os.kill(os_pid, signal.SIGKILL)
+    await told
+    return {"bytes_each": each, "told_ms": (perf_counter() - start) * 1e3}
+
+
+async def _memory_of_root_and(watcher: Ref[Watcher]) -> int:
+    gc.collect()
+    return psutil.Process().memory_full_info().uss + await Watcher.private_memory(watcher)
 
 
 def _private_memory() -> int:
