@@ -41,6 +41,7 @@ if _early.is_the_command():
 from noex_mp import node as _node
 from noex_mp.client import current as _current
 from noex_mp.client.api import named, spawn, stop, whereis
+from noex_mp.client.events import Event, EventKind
 from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
 from noex_mp.core.gen_server import From, GenServer
@@ -121,7 +122,7 @@ if TYPE_CHECKING:
         watch,
     )
     from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
-    from noex_mp.node.node import Node, shutdown
+    from noex_mp.node.node import Node, current_node, shutdown
     from noex_mp.wire.registration import register_type
 
 __all__ = [
@@ -155,6 +156,9 @@ __all__ = [
     "Down",
     "DuplicateChildError",
     "DynamicSupervisor",
+    # client.events
+    "Event",
+    "EventKind",
     "Exit",
     "ExitReason",
     "ExitReport",
@@ -221,6 +225,7 @@ __all__ = [
     "cast",
     "child",
     "current_call",
+    "current_node",
     "demonitor",
     "link",
     "monitor",
@@ -253,6 +258,7 @@ _ON_DEMAND = {
     "Node": "noex_mp.node.node",
     "SupervisorRef": "noex_mp.client.supervisors",
     "Watch": "noex_mp.client.monitors",
+    "current_node": "noex_mp.node.node",
     "demonitor": "noex_mp.client.monitors",
     "link": "noex_mp.client.monitors",
     "monitor": "noex_mp.client.monitors",

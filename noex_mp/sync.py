@@ -46,6 +46,7 @@ __all__ = [
     "BlockingNode",
     "call",
     "cast",
+    "current_node",
     "is_running",
     "shutdown",
     "spawn",
@@ -176,6 +177,24 @@ def cast(ref: Ref[Any], message: object) -> None:
         UnencodableError: The message cannot be sent.
     """
     this_thread().cast(ref, CALLBACK, (message,), {})
+
+
+def current_node() -> BlockingNode:
+    """Return the node of this thread: that of the `with Node(...)` around it, else the only one.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+
+    Example:
+        ```python
+        counter = sync.spawn(Counter)
+        sync.current_node().on_event(lambda event: print(event.kind, event.server))
+        ```
+    """
+    _end("current_node")
+    from noex_mp.node.node import blocking_current_node
+
+    return blocking_current_node()
 
 
 def shutdown() -> None:

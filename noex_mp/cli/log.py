@@ -1,7 +1,7 @@
 """What a node has to say: one line for each thing that happens to a server.
 
 ```text
-10:04:05.123 info    visits started (os pid 4711)
+10:04:05.123 info    visits is ready (os pid 4711)
 10:04:08.001 error   visits killed by SIGKILL; restarting (os pid 4711, up 2.9 s)
 10:04:08.006 warning visits restarted as incarnation 2 after 5 ms (os pid 4719)
 ```
@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from noex_mp.cli.streams import Stream
-from noex_mp.cli.words import duration
+from noex_mp.cli.words import amount, duration
+from noex_mp.client.events import Event
 from noex_mp.core.reasons import ExitReport, is_abnormal, render
-from noex_mp.node.events import Event, lost_in_words
+from noex_mp.node.events import lost_in_words
 
 __all__ = ["FORMATS", "LEVELS", "JsonFormat", "Level", "Log", "Record", "TextFormat", "record_of"]
 
@@ -84,8 +85,15 @@ def record_of(event: Event, down_since: float | None = None) -> Record:
 
 def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str, Any]]:
     match event.kind:
-        case "started":
-            return "info", "started", {}
+        case "ready":
+            # Of a restart, more is said in a moment.
+            return "info" if event.incarnation == 1 else "debug", "is ready", {}
+        case "restarting":
+            what = f"is to start as incarnation {event.incarnation}"
+            facts = {"attempt": event.attempt, "delay": event.delay}
+            if event.delay:
+                return "info", f"{what} in {duration(event.delay)}", facts
+            return "debug", what, facts
         case "restarted":
             what = f"restarted as incarnation {event.incarnation}"
             if down_since is None:
@@ -96,6 +104,12 @@ def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str
             return _exit_in_words(event.kind, event.report)
         case "messages_lost":
             return "warning", lost_in_words(event.count), {"count": event.count}
+        case "mailbox_full" if event.count:
+            messages = amount(event.count, "message")
+            what = f"has a full mailbox: {messages} refused or dropped"
+            return "warning", what, {"count": event.count}
+        case "mailbox_full":
+            return "debug", "has a full mailbox: messages wait at their senders", {}
         case "waiting":
             what = "waits for its restart: the system has no file descriptor, process or memory"
             return "warning", what, {}

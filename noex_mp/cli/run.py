@@ -72,6 +72,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
         return statuses.SOFTWARE
     finally:
+        node.close_listeners()
         notifier.close()
         log.close()
 

@@ -62,6 +62,9 @@ __all__ = ["Client", "connect_client"]
 # of these, and never early.
 TICK: Final = 0.015
 
+# That messages wait for a full mailbox is told once in so many seconds.
+FULL_AGAIN: Final = 1.0
+
 # How often the tick looks whether anybody waits at all, in ticks.
 IDLE_CHECK: Final = 16
 
@@ -109,6 +112,7 @@ class Client:
         self._ticking = False
         self._ticker = Ticker(loop, TICK, self._on_tick)
         self._dropped: dict[int, int] = {}
+        self._told_full: dict[int, float] = {}
         self._allow_pickle = allow_pickle
         self._control = control
         self.routes: dict[int, Route] = {}
@@ -306,16 +310,26 @@ class Client:
         for route in self._all_routes():
             route.rest()
 
-    def count_dropped(self, sid: int) -> None:
-        """Count a message that was refused or dropped for want of room; the root hears of it."""
+    def count_dropped(self, sid: int, count: int = 1) -> None:
+        """Count messages for which a mailbox had no room; the root hears of it.
+
+        Args:
+            sid: Whose mailbox.
+            count: How many were refused or dropped; 0 where one begins to wait.
+        """
         if not self._dropped:
             self.loop.call_soon(self._report_dropped)
-        self._dropped[sid] = self._dropped.get(sid, 0) + 1
+        self._dropped[sid] = self._dropped.get(sid, 0) + count
 
     def _report_dropped(self) -> None:
         dropped, self._dropped = self._dropped, {}
-        if not self._control.closed:
-            for sid, count in dropped.items():
+        if self._control.closed:
+            return
+        now = self.loop.time()
+        for sid, count in dropped.items():
+            # That messages wait is worth telling now and then; what is lost is counted.
+            if count or now >= self._told_full.get(sid, 0.0) + FULL_AGAIN:
+                self._told_full[sid] = now
                 self._control.post([DROPPED, sid, count])
 
     # --- what the root says ------------------------------------------------------------
@@ -422,6 +436,7 @@ class Client:
             self._held[sid].append(frame)
             return
         route = self.routes.pop(sid, None)
+        self._told_full.pop(sid, None)
         self._forget_names_of(sid)
         if route is not None:
             route.gone(report, unpack_error(error, allow_pickle=self._allow_pickle))

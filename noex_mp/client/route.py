@@ -443,8 +443,11 @@ class Route:
         self._waiting_bytes += size
         if self.incarnation == 0:
             self._client.locate(self)
-        elif self.link is not None and not self._window.has_asked:
-            self._ask(self.link)
+        elif self.link is not None:
+            if len(self._waiting) == 1 and self._window.is_whole:
+                self._client.count_dropped(self.sid, 0)
+            if not self._window.has_asked:
+                self._ask(self.link)
 
     def _send_waiting(self) -> None:
         """Send what waits, as far as there is window; oldest first."""

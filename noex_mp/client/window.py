@@ -48,6 +48,7 @@ class Window:
 
     Attributes:
         weighed_from: Messages of this size, in bytes, and above count by themselves.
+        is_whole: It is a full share of the mailbox, and not what a new sender begins with.
 
     Args:
         max_messages: How many messages the mailbox holds.
@@ -64,6 +65,7 @@ class Window:
         "_messages",
         "_sent",
         "_unasked_bytes",
+        "is_whole",
         "weighed_from",
     )
 
@@ -74,6 +76,7 @@ class Window:
         messages, size = share(max_messages, max_bytes, senders)
         self._messages = min(messages, _FIRST_MESSAGES)
         self._bytes = min(size, _FIRST_BYTES)
+        self.is_whole = (self._messages, self._bytes) == (messages, size)
         # Counts of messages, from the first one that this incarnation was sent.
         self._sent = 0
         self._acked = 0
@@ -163,6 +166,7 @@ class Window:
         """
         self._acked = max(self._acked, min(count, self._sent))
         self._messages, self._bytes = messages, size
+        self.is_whole = True
         while self._heavy and self._heavy[0][0] <= self._acked:
             self._heavy_bytes -= self._heavy.popleft()[1]
 

@@ -16,6 +16,7 @@ from noex_mp.core.reasons import ExitReport, Unknown
 from noex_mp.errors import AlreadyRegisteredError
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
+from noex_mp.node.events import Events
 from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
@@ -37,8 +38,11 @@ REMEMBERED: Final = 1000
 class Directory:
     """The servers of one node."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None], events: Events
+    ) -> None:
         self._loop = loop
+        self._events = events
         self._say = say
         self._silent_until = 0.0
         self._children: dict[int, Child] = {}
@@ -75,6 +79,8 @@ class Directory:
             self._children[member.sid] = member
         else:
             self._supervisors[member.sid] = member
+        if member.name is not None:
+            self._events.tell("name_claimed", member)
 
     def get(self, sid: int) -> Child | None:
         """Return the server with this number, unless it is gone."""
@@ -144,6 +150,7 @@ class Directory:
         """Free the name of one that does not come back by itself, then say so."""
         if member.name is not None and self._names.get(member.name) is member:
             del self._names[member.name]
+            self._events.tell("name_freed", member)
         self._supervisors.pop(member.sid, None)
         if not isinstance(member, Child):
             return

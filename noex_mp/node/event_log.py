@@ -21,7 +21,8 @@ import threading
 import traceback
 from typing import Any, Final
 
-from noex_mp.node.events import Event, lost_in_words
+from noex_mp.client.events import Event
+from noex_mp.node.events import lost_in_words
 from noex_mp.node.output import PATIENCE, start_thread
 
 __all__ = ["EventLog"]

@@ -1,73 +1,102 @@
-"""What happens to servers, as plain data: for the log, and for whoever listens."""
+"""How the control plane tells what happens: it makes the events, for the log and for listeners."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
-from noex_mp.core.reasons import ExitReport
+from noex_mp.client.events import Event, EventKind, Listener
+from noex_mp.client.supervisors import SupervisorRef
+from noex_mp.core.ref import Ref
+from noex_mp.node.children import Child
+from noex_mp.node.members import Member
 
-if TYPE_CHECKING:
-    from noex_mp.node.members import Member
+__all__ = ["Events", "lost_in_words"]
 
-__all__ = ["Event", "Listener", "lost_in_words"]
+# A full mailbox is worth an event once in so many seconds.
+FULL_AGAIN: Final = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened to one server, or to a supervisor.
+class Events:
+    """Tells one listener what happens in a node.
 
-    Attributes:
-        kind: `starting`, `started`, `not_started`, `restarted`, `crashed`, `exited`, `stopping`,
-            `gave_up`, `messages_lost`, `messages_dropped`, or `waiting`: a restart has to wait,
-            since the system has no descriptor, process or memory for a worker.
-        server: The server's name or id.
-        sid: Its number in the node.
-        incarnation: Which start of it.
-        os_pid: Its process, or 0.
-        time: When, in seconds since the epoch.
-        report: How it ended, where it did.
-        count: How many messages, where messages were lost or dropped.
-        detail: What a supervisor says that gives up; its `report` is that of the last straw.
+    Args:
+        node: The node's id.
+        listener: Hears of everything, in the thread of the control plane.
     """
 
-    kind: str
-    server: str
-    sid: int
-    incarnation: int
-    os_pid: int
-    time: float
-    report: ExitReport | None = None
-    count: int = 0
-    detail: str = ""
+    def __init__(self, node: str, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
+        self._node = node
+        self._loop = loop
+        self._listener = listener
+        # The servers whose mailbox was full a moment ago, and the messages that were refused since.
+        self._full: dict[Child, int] = {}
+        self._timers: dict[Child, asyncio.TimerHandle] = {}
 
-    @classmethod
-    def of(
-        cls,
-        kind: str,
-        member: Member,
-        report: ExitReport | None = None,
-        count: int = 0,
-        detail: str = "",
-    ) -> Event:
-        """Return the event of a server or a supervisor, now."""
-        return cls(
-            kind=kind,
-            server=member.title,
-            sid=member.sid,
-            incarnation=member.incarnation,
-            os_pid=member.os_pid,
-            time=time.time(),
-            report=report,
-            count=count,
-            detail=detail,
-        )
+    def tell(self, kind: EventKind, member: Member, **more: Any) -> None:
+        """Tell that something happened to a server or a supervisor, now.
 
+        Args:
+            kind: What happened.
+            member: To whom.
+            more: Fields of the event that are not just the member's own.
+        """
+        report = more.get("report")
+        known: dict[str, Any] = {
+            "server": member.title,
+            "name": member.name,
+            "incarnation": member.incarnation,
+            "attempt": member.attempt,
+            "reason": report and report.reason,
+            "time": time.time(),
+            # After the end it has no process any more.
+            "os_pid": report.os_pid if report else member.os_pid,
+        }
+        event = Event(kind=kind, ref=self._ref_of(member), **{**known, **more})
+        try:
+            self._listener(event)
+        except Exception as error:
+            # The listener's bug, which must not become a server's.
+            self._loop.call_exception_handler({"message": "a listener failed", "exception": error})
 
-#: Is called with each event, in order.
-Listener = Callable[[Event], None]
+    def _ref_of(self, member: Member) -> Ref[Any] | SupervisorRef:
+        if isinstance(member, Child):
+            return Ref[Any](self._node, member.sid, label=member.label)
+        return SupervisorRef(self._node, member.sid, label=member.label)
+
+    # --- full mailboxes ----------------------------------------------------------------
+
+    def mailbox_full(self, child: Child, count: int) -> None:
+        """Tell that a mailbox is full: at once, and then once a second as long as it is.
+
+        Args:
+            child: Whose mailbox.
+            count: How many messages were refused or dropped; 0 where they wait.
+        """
+        child.dropped += count
+        if child in self._full:
+            self._full[child] += count
+            return
+        self.tell("mailbox_full", child, count=count)
+        self._full[child] = 0
+        self._timers[child] = self._loop.call_later(FULL_AGAIN, self._full_still, child)
+
+    def _full_still(self, child: Child) -> None:
+        del self._timers[child]
+        count = self._full.pop(child)
+        if count:
+            child.dropped -= count
+            self.mailbox_full(child, count)
+
+    def close(self) -> None:
+        """Tell what has not been told: the node has stopped."""
+        for child, timer in list(self._timers.items()):
+            timer.cancel()
+            if self._full[child]:
+                self.tell("mailbox_full", child, count=self._full[child])
+        self._full.clear()
+        self._timers.clear()
 
 
 def lost_in_words(count: int) -> str:

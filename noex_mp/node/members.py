@@ -45,6 +45,7 @@ class Member:
         forgotten: Its supervisor is to forget it when it has ended.
         starting: A task is at work on its start.
         incarnation: How often it was started.
+        attempt: Which try to bring it up this is; 0 while it runs.
         started_at: When it was started last, by the monotonic clock.
         stop_reason: Why it was told to stop, or None.
         in_a_row: How many restarts it needed, since it last ran for long.
@@ -55,6 +56,7 @@ class Member:
         "_rest",
         "_waiter",
         "at_rest",
+        "attempt",
         "backoff",
         "error",
         "forgotten",
@@ -92,6 +94,7 @@ class Member:
         self.forgotten = False
         self.starting = False
         self.incarnation = 0
+        self.attempt = 0
         self.started_at = 0.0
         self.stop_reason: ExitReason | None = None
         self.in_a_row = 0
@@ -103,6 +106,7 @@ class Member:
     def begin(self) -> None:
         """Note that a new incarnation starts."""
         self.incarnation += 1
+        self.attempt += 1
         self.started_at = time.monotonic()
 
     def awake(self) -> None:

@@ -35,14 +35,15 @@ from noex_mp.client.api import (
 )
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.client import Client, connect_client
+from noex_mp.client.events import Event, Listener
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Tree
-from noex_mp.errors import ConfigError, NodeDownError, PreloadError
+from noex_mp.errors import ConfigError, NodeDownError, NoNodeError, PreloadError
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.event_log import EventLog
-from noex_mp.node.events import Listener
+from noex_mp.node.listeners import BUFFER, BlockingEvents, EventStream, Listeners
 from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.root import Root, RootConfig
 from noex_mp.supervision.validate import validate
@@ -55,8 +56,10 @@ from noex_mp.wire.codec import Encoder
 __all__ = [
     "BlockingNode",
     "Node",
+    "blocking_current_node",
     "blocking_implicit_node",
     "blocking_shutdown",
+    "current_node",
     "implicit_node",
     "shutdown",
 ]
@@ -134,6 +137,7 @@ class Node:
         self._os_pid = 0
         self._output = OurOutput()
         self._log = EventLog()
+        self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
@@ -163,8 +167,17 @@ class Node:
             core_dumps=self._core_dumps,
             spin=self._spin,
             sink=sink,
-            listener=listener or (lambda event: None),
+            listener=partial(self._hear, listener),
         )
+
+    def _hear(self, listener: Listener | None, event: Event) -> None:
+        self._listeners.hear(event)
+        if listener is not None:
+            listener(event)
+
+    def close_listeners(self) -> None:
+        """End all streams of events; for `noex-mp run`. A node that stops does it by itself."""
+        self._listeners.close()
 
     def wire_tree(self) -> dict[str, Any] | None:
         """Return the tree as plain values; None if there is none.
@@ -191,6 +204,7 @@ class Node:
             PreloadError: The application could not be preloaded.
             StartError: A child did not start; those before it were stopped again.
         """
+        self._listeners.use(asyncio.get_running_loop())
         root = self._launch()
         try:
             await asyncio.wrap_future(root)
@@ -316,6 +330,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join()
+        self._listeners.close()
         self._log.close()
         self._output.close()
 
@@ -431,6 +446,54 @@ class Node:
         """Return the servers of this node, each as plain values."""
         return await _ps(current.client(self.id))
 
+    def events(self, buffer: int = BUFFER) -> EventStream:
+        """Return what happens to servers and supervisors, from now on, as a stream.
+
+        It ends when the node has stopped, after the last event. A node that has not been started
+        yet may be listened to as well.
+
+        Args:
+            buffer: How many events may wait for you. If you are slower than they come, the oldest
+                are lost, and the next one that you get says how many: `Event.missed`.
+
+        Raises:
+            ConfigError: The buffer has no room for an event.
+
+        Example:
+            ```python
+            async for event in node.events():
+                if event.kind == "crashed":
+                    print(event.server, event.report.summary)
+            ```
+        """
+        return self._listeners.stream(buffer)
+
+    def blocking_events(self, buffer: int = BUFFER) -> BlockingEvents:
+        """As `events`, for a thread without an event loop: `for event in ...`."""
+        return self._listeners.blocking(buffer)
+
+    def on_event(self, callback: Listener, buffer: int = BUFFER) -> Callable[[], None]:
+        """Call a function with each event, from now on; return a function that ends that.
+
+        It is called in the event loop that the node was started in. In a program without one,
+        and under `noex-mp run`, a thread calls all the callbacks of the node, one after the
+        other. One that raises is logged, and called again with the next event.
+
+        Args:
+            callback: Takes an `Event`; no coroutine function.
+            buffer: As in `events`.
+
+        Raises:
+            ConfigError: The buffer has no room for an event.
+            TypeError: That cannot be called, or is a coroutine function.
+
+        Example:
+            ```python
+            stop_listening = node.on_event(lambda event: print(event.kind, event.server))
+            ```
+        """
+        return self._listeners.call(callback, buffer)
+
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
         client = self._clients.get(loop)
         if client is None or client.closed:
@@ -506,6 +569,14 @@ class BlockingNode:
         """Return the servers of this node, each as plain values."""
         end = this_thread()
         return end.run(_ps(end.client(self.id)))
+
+    def events(self, buffer: int = BUFFER) -> BlockingEvents:
+        """Return what happens from now on: `for event in node.events()`; see `Node.events`."""
+        return self._node.blocking_events(buffer)
+
+    def on_event(self, callback: Listener, buffer: int = BUFFER) -> Callable[[], None]:
+        """Call a function with each event, in a thread of the node's own; see `Node.on_event`."""
+        return self._node.on_event(callback, buffer)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the node has been stopped, or its tree gives up.
@@ -604,6 +675,36 @@ async def _stop_with_loop(starting: asyncio.Task[Node]) -> None:
         _implicit.pop(loop, None)
         current.implicit.pop(loop, None)
         await node.stop()
+
+
+def current_node() -> Node:
+    """Return the node of this code: that of the `async with Node(...)` around it, or the implicit.
+
+    Raises:
+        NoNodeError: There is none in this process, or no event loop runs in this thread.
+
+    Example:
+        ```python
+        counter = await spawn(Counter)
+        current_node().on_event(lambda event: print(event.kind, event.server))
+        ```
+    """
+    return _node_with(current.client().node)
+
+
+def blocking_current_node() -> BlockingNode:
+    """Return the node of a thread without an event loop; see `noex_mp.sync.current_node`."""
+    return BlockingNode(_node_with(this_thread().client().node))
+
+
+def _node_with(id: str) -> Node:
+    for node in _running:
+        if node.id == id:
+            return node
+    raise NoNodeError(
+        "this is a server's process, and its node lives in another\n"
+        "Listen to events in the program that has started the node."
+    )
 
 
 async def shutdown() -> None:

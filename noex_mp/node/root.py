@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Final, get_args
 
 from noex_mp.client.api import servers_of_wire
+from noex_mp.client.events import Listener
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.errors import (
     ConfigError,
@@ -32,7 +33,7 @@ from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
 from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocket
 from noex_mp.node.directory import Directory
-from noex_mp.node.events import Event, Listener
+from noex_mp.node.events import Events
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
 from noex_mp.node.output import Sink
@@ -130,7 +131,8 @@ class Root:
         self._token = secrets.token_bytes(16)
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
-        self._directory = Directory(loop, self._say)
+        self._events = Events(self.id, loop, config.listener)
+        self._directory = Directory(loop, self._say, self._events)
         self._workers = Workers(
             loop,
             black_box=self._black_box,
@@ -152,7 +154,7 @@ class Root:
             loop,
             self._directory,
             start_worker=self._start_worker,
-            listener=config.listener,
+            events=self._events,
             on_end=self._on_end,
         )
         self.ended = self._supervision.ended
@@ -255,6 +257,7 @@ class Root:
             await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._strays.none_left()
+        self._events.close()
         self._close()
 
     def hurry(self) -> None:
@@ -529,15 +532,20 @@ class Root:
         # still further back we have no report any more.
         is_last = child.report.incarnation == incarnation
         report = replace(child.report, casts_lost=count) if is_last else None
-        event = Event.of("messages_lost", child, report, count)
-        os_pid = report.os_pid if report else 0
-        self._config.listener(replace(event, incarnation=incarnation, os_pid=os_pid))
+        self._events.tell(
+            "messages_lost",
+            child,
+            report=report,
+            incarnation=incarnation,
+            attempt=0,
+            os_pid=report.os_pid if report else 0,
+            count=count,
+        )
 
     def _on_dropped(self, connection: Connection, frame: list[Any]) -> None:
         child = self._directory.known(frame[1])
         if child is not None:
-            child.dropped += frame[2]
-            self._config.listener(Event.of("messages_dropped", child, child.report, frame[2]))
+            self._events.mailbox_full(child, frame[2])
 
     def _on_link_lost(self, connection: Connection, frame: list[Any]) -> None:
         self._directory.link_lost(connection, frame[1], frame[2])

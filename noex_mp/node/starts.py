@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from noex_mp.client.events import EventKind
 from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, render
 from noex_mp.errors import (
     InitFailedError,
@@ -52,25 +53,31 @@ class Ended(NamedTuple):
 
 
 class Starts:
-    """Starts servers, one attempt at a time."""
+    """Starts servers, one attempt at a time.
+
+    Args:
+        tell: Tells of an event.
+        is_ready: Tells that an incarnation is ready.
+    """
 
     def __init__(
         self,
         directory: Directory,
         placements: Placements,
         *,
-        tell: Callable[[str, Child], None],
+        tell: Callable[[EventKind, Child], None],
+        is_ready: Callable[[Child], None],
         is_stopping: Callable[[], bool],
     ) -> None:
         self._directory = directory
         self._placements = placements
         self._tell = tell
+        self._is_ready = is_ready
         self._is_stopping = is_stopping
 
     async def start(self, child: Child) -> Ended | None:
         """Start an incarnation; return None once it is ready, else how that failed."""
         child.begin()
-        self._tell("starting", child)
         try:
             worker = await self._worker_for(child)
         except OutOfDescriptorsError as error:
@@ -78,6 +85,7 @@ class Starts:
         except Exception as error:
             return _failed(child, InitFailed(f"no worker process: {error}"))
         child.worker = worker
+        self._tell("started", child)
         if child.stop_reason is not None:
             if worker.shared:
                 return _failed(child, child.stop_reason)
@@ -93,7 +101,7 @@ class Starts:
         if ended is None:
             if child.stop_reason is None:
                 child.state = "running"
-            self._tell("restarted" if child.incarnation > 1 else "started", child)
+            self._is_ready(child)
             self._directory.up(child)
         else:
             worker.residents.pop(child.sid, None)

@@ -21,9 +21,11 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from noex_mp.client.events import EventKind
 from noex_mp.core.reasons import (
     ExitReason,
     ExitReport,
@@ -48,7 +50,7 @@ from noex_mp.errors import (
 from noex_mp.node.branches import SPAWNED, Branch
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
-from noex_mp.node.events import Event, Listener
+from noex_mp.node.events import Events
 from noex_mp.node.exits import reason_of_death, report_exit
 from noex_mp.node.members import Member
 from noex_mp.node.placements import Placements
@@ -90,7 +92,7 @@ class Supervision:
         directory: Directory,
         *,
         start_worker: Callable[[Child], Awaitable[Worker]],
-        listener: Listener,
+        events: Events,
         on_end: Callable[[Member, int | None], None],
     ) -> None:
         """Make the supervision of a node.
@@ -102,10 +104,14 @@ class Supervision:
         self._loop = loop
         self._directory = directory
         self._placements = Placements(start_worker)
-        self._listener = listener
+        self._events = events
         self._on_end = on_end
         self._starts = Starts(
-            directory, self._placements, tell=self._tell, is_stopping=lambda: self._stopping
+            directory,
+            self._placements,
+            tell=self._tell,
+            is_ready=self._is_ready,
+            is_stopping=lambda: self._stopping,
         )
         self._stops = Stops()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -200,6 +206,7 @@ class Supervision:
         self._enter(member)
         # At once: whoever asks for the same now comes too late.
         member.state = "starting"
+        self._restarting(member)
         await self._begin_in(branch, member)
 
     def delete_child(self, member: Member) -> None:
@@ -348,7 +355,7 @@ class Supervision:
         self._report(member, ended, "it was not started")
         self._settle(member)
         if not _was_ignored(member):
-            self._tell("not_started", member, member.report)
+            self._tell("not_started", member, report=member.report)
 
     def _has_started(self, member: Member) -> None:
         member.starting = False
@@ -372,7 +379,7 @@ class Supervision:
 
     async def _start_branch(self, branch: Branch) -> Ended | None:
         branch.begin()
-        self._tell("starting", branch)
+        self._tell("started", branch)
         ended = self._renew_members(branch)
         for member in list(branch.members.values()):
             if branch.is_ending or ended is not None:
@@ -389,7 +396,7 @@ class Supervision:
                 self._did_not_start_in(branch, member, ended)
         if ended is None and not branch.is_ending:
             branch.state = "running"
-            self._tell("restarted" if branch.incarnation > 1 else "started", branch)
+            self._is_ready(branch)
             return None
         if branch.stop_reason is None:
             # The supervisor above may start it again.
@@ -405,7 +412,7 @@ class Supervision:
         # The supervisor may be started again by the one above.
         member.pauses = branch.incarnation > 1 and branch.parent is not None
         self._settle(member)
-        self._tell("not_started", member, member.report)
+        self._tell("not_started", member, report=report)
 
     def _renew_members(self, branch: Branch) -> Ended | None:
         """Bring back what a supervisor starts with and has forgotten: temporary members."""
@@ -465,20 +472,25 @@ class Supervision:
             return False
         if self._is_expected(member, parent):
             comes_back = member.pauses
-            self._say(member, ended, "starts again with its group" if comes_back else "stays down")
+            report = self._take_end(
+                member, ended, "starts again with its group" if comes_back else "stays down"
+            )
             self._settle(member)
+            self._tell_end(member, report)
             return False
         plan = parent.plan(member, ended.reason, ended.worker)
-        self._say(member, ended, plan.next)
+        report = self._take_end(member, ended, plan.next)
         alone = not plan.stop and plan.start == (parent.key_of(member),) and parent.work is None
         if alone:
             member.awake()
             member.state = "restarting"
             self._on_end(member, member.incarnation + 1)
+            self._tell_end(member, report)
             return True
         # Also below a supervisor that gives up: the one above may start all of it again.
         member.pauses = bool(plan.start) or (plan.give_up and parent.parent is not None)
         self._settle(member)
+        self._tell_end(member, report)
         if plan.start:
             # From now on: what dies of the same cause is not counted again.
             parent.going_down.update(parent.group_of(member))
@@ -506,14 +518,19 @@ class Supervision:
             return True
         return False
 
-    def _say(self, member: Member, ended: Ended, following: str) -> None:
+    def _take_end(self, member: Member, ended: Ended, following: str) -> ExitReport:
+        """Make the report of an end, and tell whoever calls the server."""
         report = self._report(member, ended, following)
         if isinstance(member, Child):
             # Whoever calls it from now on waits for its restart, if there is one.
             member.state = "restarting"
             self._down(member, report, ended)
-        crashed = is_abnormal(ended.reason) and not report.requested
-        self._tell("crashed" if crashed else "exited", member, report)
+        return report
+
+    def _tell_end(self, member: Member, report: ExitReport) -> None:
+        # After `_settle`: whoever hears that it is gone for good may have its name.
+        crashed = is_abnormal(report.reason) and not report.requested
+        self._tell("crashed" if crashed else "exited", member, report=report)
 
     def _report(self, member: Member, ended: Ended, following: str) -> ExitReport:
         member.report = report_exit(member, ended.worker, ended.reason, following)
@@ -535,6 +552,7 @@ class Supervision:
         if member.state == "gone":
             return
         parent = member.parent
+        was_to_come_back = member.at_rest and member.state == "restarting"
         if member.pauses:
             member.come_to_rest("restarting")
             self._on_end(member, member.incarnation + 1)
@@ -544,6 +562,8 @@ class Supervision:
                 member.come_to_rest("stopped")
         else:
             self._let_go(member)
+        if was_to_come_back and member.is_over and member.report is not None:
+            self._tell("exited", member, report=replace(member.report, next="stays down"))
         if isinstance(member, Branch) and not member.pauses:
             self._settle_members(member)
 
@@ -581,6 +601,8 @@ class Supervision:
 
     async def _try_again(self, member: Member) -> Ended | None:
         delay = member.next_delay()
+        if member.stop_reason is None:
+            self._restarting(member, delay)
         if delay:
             await self._pause_for(member, delay)
         if member.stop_reason is not None:
@@ -618,6 +640,8 @@ class Supervision:
         for member in reversed(group):
             await self._pause(member, Shutdown("a sibling has ended"))
         delay = first.next_delay()
+        if not branch.is_ending:
+            self._restarting(first, delay)
         if delay:
             await self._pause_for(branch, delay)
         for member in group:
@@ -627,7 +651,11 @@ class Supervision:
                 with suppress(NoexError):
                     self._enter(member)
                     member.pauses = True
-            if branch.is_ending or not await self._start_in_group(branch, member):
+            if branch.is_ending:
+                return
+            if member is not first and member.pauses:
+                self._restarting(member)
+            if not await self._start_in_group(branch, member):
                 return
 
     async def _start_in_group(self, branch: Branch, member: Member) -> bool:
@@ -655,7 +683,9 @@ class Supervision:
         most, seconds = branch.limits
         branch.last_straw = straw.report
         error = MaxRestartsExceededError(branch.title, most, seconds, straw.report)
-        self._hear(Event.of("gave_up", branch, straw.report, detail=str(error)))
+        self._events.tell(
+            "gave_up", branch, report=straw.report, detail=str(error), os_pid=branch.os_pid
+        )
         why = f"more than {most} restarts in {seconds:g} s, the last of {straw.title}"
         self._end(branch, Shutdown(f"gave up: {why}"))
 
@@ -700,7 +730,7 @@ class Supervision:
     async def _take_down(self, member: Member, reason: ExitReason, limit: ShutdownLimit) -> None:
         if member.stop_reason is None:
             member.stop_reason = reason
-            self._tell("stopping", member)
+            self._tell("stopping", member, reason=reason)
         if isinstance(member, Branch):
             await self._take_down_branch(member, member.stop_reason, limit)
         elif isinstance(member, Child):
@@ -748,18 +778,31 @@ class Supervision:
                 forget = member.forgotten or not branch.is_its_own(member)
                 await self.stop(member, reason, member.shutdown, forget=forget)
 
-    def _tell(self, kind: str, member: Member, report: ExitReport | None = None) -> None:
-        if member is self.top:
-            # What becomes of the node is the node's to say.
-            return
-        self._hear(Event.of(kind, member, report))
+    # --- events ------------------------------------------------------------------------
 
-    def _hear(self, event: Event) -> None:
-        try:
-            self._listener(event)
-        except Exception as error:
-            # The listener's bug, which must not become a server's.
-            self._loop.call_exception_handler({"message": "a listener failed", "exception": error})
+    def _tell(self, kind: EventKind, member: Member, **more: Any) -> None:
+        # What becomes of the node is the node's to say.
+        if member is not self.top:
+            self._events.tell(kind, member, **more)
+
+    def _is_ready(self, member: Member) -> None:
+        self._tell("ready", member)
+        if member.incarnation > 1:
+            self._tell("restarted", member)
+        member.attempt = 0
+
+    def _restarting(self, member: Member, delay: float = 0.0) -> None:
+        if member.is_over:
+            # Somebody has stopped it for good meanwhile.
+            return
+        self._tell(
+            "restarting",
+            member,
+            incarnation=member.incarnation + 1,
+            attempt=member.attempt + 1,
+            reason=member.report and member.report.reason,
+            delay=delay,
+        )
 
 
 def _end_of(child: Child, worker: Worker) -> Ended:

@@ -72,7 +72,8 @@ NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal mean
 EXITED: Final = 23
 LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
 LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began
-DROPPED: Final = 26  # sid, count: messages that were refused or dropped, for want of room
+# sid, count: the mailbox is full; so many messages were refused or dropped, the others wait.
+DROPPED: Final = 26
 REQUEST: Final = 27  # request id, method, *parameters
 LINK_LOST: Final = 28  # link_id, problem: a data link has ended at my end
 UNLINKED: Final = 29  # link_id, {sid: begun}: the answer to UNLINK

@@ -96,7 +96,7 @@ class Running:
         return status
 
     def os_pid_of(self, server: str) -> int:
-        return int(self.until(rf" {server} started \(os pid (\d+)\)")[1])
+        return int(self.until(rf" {server} is ready \(os pid (\d+)\)")[1])
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 
-from noex_mp import Crash, ExitReason, ExitReport, Killed, Normal, Shutdown, ShutdownTimedOut
+from noex_mp import (
+    Crash,
+    ExitReason,
+    ExitReport,
+    Killed,
+    Normal,
+    Ref,
+    Shutdown,
+    ShutdownTimedOut,
+)
 from noex_mp.cli.log import LEVELS, JsonFormat, Level, Log, Record, TextFormat, record_of
 from noex_mp.cli.streams import Stream
 from noex_mp.cli.words import amount, duration, size
-from noex_mp.node.events import Event
+from noex_mp.client.events import Event
 
 
 def report(reason: ExitReason, following: str = "", *, requested: bool = False) -> ExitReport:
@@ -31,9 +40,10 @@ def report(reason: ExitReason, following: str = "", *, requested: bool = False) 
     )
 
 
-def event(kind: str, ended: ExitReport | None = None, **fields: Any) -> Event:
-    known: dict[str, Any] = {"sid": 1, "incarnation": 1, "os_pid": 7, "time": 100.5}
-    return Event(kind=kind, server="visits", report=ended, **{**known, **fields})
+def event(kind: Any, ended: ExitReport | None = None, **fields: Any) -> Event:
+    known: dict[str, Any] = {"incarnation": 1, "os_pid": 7, "time": 100.5}
+    ref = Ref[Any]("node", 1)
+    return Event(kind=kind, ref=ref, server="visits", report=ended, **{**known, **fields})
 
 
 KILLED = report(Killed("SIGKILL"), "restarting")
@@ -44,8 +54,13 @@ LATE = report(ShutdownTimedOut(5.0), "stays down", requested=True)
 @pytest.mark.parametrize(
     ("happened", "down_since", "level", "what"),
     [
-        (event("starting"), None, "debug", "starting"),
-        (event("started"), None, "info", "started"),
+        (event("started"), None, "debug", "started"),
+        (event("ready"), None, "info", "is ready"),
+        (event("ready", incarnation=2), None, "debug", "is ready"),
+        (event("restarting", incarnation=2), None, "debug", "is to start as incarnation 2"),
+        (event("restarting", delay=1.5, incarnation=2), None, "info", "incarnation 2 in 1.5 s"),
+        (event("mailbox_full", count=2), None, "warning", "2 messages refused or dropped"),
+        (event("mailbox_full"), None, "debug", "messages wait at their senders"),
         (event("stopping"), None, "debug", "stopping"),
         (event("restarted", incarnation=3), 100.0, "warning", "incarnation 3 after 500 ms"),
         (event("restarted", incarnation=3), 200.0, "warning", "incarnation 3 after 0 ms"),

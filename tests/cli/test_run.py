@@ -80,8 +80,8 @@ def test_the_log_tells_of_start_crash_restart_and_stop() -> None:
     lines = [re.sub(r", up [\d.]+ m?s|after \d+ ms|os pid ", "", line) for line in texts(run.err)]
     second, node = run.os_pid_of("second"), run.process.pid
     assert lines == [
-        f"info    visits started ({first})",
-        f"info    second started ({second})",
+        f"info    visits is ready ({first})",
+        f"info    second is ready ({second})",
         f"info    node app is up with 2 servers ({node})",
         f"error   visits killed by SIGKILL; restarting ({first})",
         f"warning visits restarted as incarnation 2  ({restarted[1]})",
@@ -114,7 +114,7 @@ def test_the_log_in_json_has_the_same_facts() -> None:
     crashed, restarted = [e for e in log if e["event"] in ("crashed", "restarted")]
     assert crashed["level"] == "error"
     assert crashed["server"] == "visits"
-    assert crashed["os_pid"] == next(e for e in log if e["event"] == "started")["os_pid"]
+    assert crashed["os_pid"] == next(e for e in log if e["event"] == "ready")["os_pid"]
     assert crashed["reason"] == "crashed with ValueError: this is the end"
     assert crashed["next"] == "restarting"
     assert crashed["traceback"].endswith("ValueError: this is the end\n")

@@ -58,7 +58,7 @@ async def test_a_tree_gives_up_after_too_many_deaths_and_everything_stops() -> N
     )
     async with ObservedNode(tree) as node:
         waiting = asyncio.create_task(node.wait())
-        sibling = next(e for e in node.events if e.server == "Counter" and e.kind == "started")
+        sibling = next(e for e in node.events if e.server == "Counter" and e.kind == "ready")
         assert await kill_again_and_again(node, named("faulty", Faulty)) == 3
         with pytest.raises(MaxRestartsExceededError) as failure:
             await waiting

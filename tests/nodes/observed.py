@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from noex_mp import Node, Ref, child, spawn
-from noex_mp.node.events import Event, Listener
+from noex_mp.client.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.root import RootConfig
 from tests.servers.faulty import Start

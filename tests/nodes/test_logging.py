@@ -11,13 +11,14 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from noex_mp import MaxRestartsExceededError, Node, Supervisor, child, named, spawn
+from noex_mp import MaxRestartsExceededError, Node, Ref, Supervisor, child, named, spawn
 from noex_mp.core.reasons import Crash, ExitReport
 from noex_mp.node.event_log import ROOM, EventLog
-from noex_mp.node.events import Event
+from noex_mp.client.events import Event, EventKind
 from tests.processes.harness import REPOSITORY
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
@@ -56,7 +57,7 @@ def handler() -> Iterator[Handler]:
     logger.removeHandler(handler)
 
 
-def an_event(kind: str, *, count: int = 0, traceback: str = "", detail: str = "") -> Event:
+def an_event(kind: EventKind, *, count: int = 0, traceback: str = "", detail: str = "") -> Event:
     report = ExitReport(
         server="visits",
         sid=1,
@@ -69,8 +70,8 @@ def an_event(kind: str, *, count: int = 0, traceback: str = "", detail: str = ""
     )
     return Event(
         kind=kind,
+        ref=Ref[Any]("node", 1),
         server="visits",
-        sid=1,
         incarnation=1,
         os_pid=7,
         time=0.0,

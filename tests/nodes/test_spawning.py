@@ -44,7 +44,7 @@ async def test_a_spawned_server_is_called_cast_to_and_stopped() -> None:
         assert await counter.is_running()
         await stop(counter)
         assert not await counter.is_running()
-        assert [e.kind for e in node.events] == ["starting", "started", "stopping", "exited"]
+        assert [e.kind for e in node.events] == ["started", "ready", "stopping", "exited"]
 
 
 async def test_each_server_has_a_process_of_its_own() -> None:

@@ -64,7 +64,7 @@ async def test_a_cancelled_start_of_a_node_is_no_bug_and_leaves_nothing(
     tree = Supervisor(child(Start, "loop", started.path).options(init_timeout=None))
     node = ObservedNode(tree)
     starting = asyncio.create_task(node.start())
-    await node.event("starting")
+    await node.event("started")
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting

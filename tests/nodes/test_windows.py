@@ -210,7 +210,7 @@ async def test_a_server_that_rejects_lets_nobody_wait(whistles: Whistles) -> Non
         assert notes == list(range(sent))
         (shown,) = await node.ps()
         assert shown["dropped"] == refused + 1 + tries
-        await node.event("messages_dropped", rejects)
+        await node.event("mailbox_full", rejects)
 
 
 async def test_a_server_may_keep_the_oldest(whistles: Whistles) -> None:
@@ -250,7 +250,7 @@ async def test_a_server_may_keep_the_newest(whistles: Whistles) -> None:
             await asyncio.sleep(0.001)
         assert isinstance(oldest.exception(), MailboxFullError)
         waiting.cancel()
-        await node.event("messages_dropped", drops)
+        await node.event("mailbox_full", drops)
         notes = await DropsOldest.notes(drops)
         assert notes[0] == "cancelled"
         assert notes[1:] == list(range(last - len(notes) + 2, last + 1))
@@ -375,7 +375,7 @@ async def _dropped(node: ObservedNode, ref: Ref[Any], count: int) -> AsyncIterat
     nth = 0
     while count > 0:
         nth += 1
-        event = await node.event("messages_dropped", ref, nth)
+        event = await node.event("mailbox_full", ref, nth)
         count -= event.count
         yield event.count
 
