@@ -122,7 +122,8 @@ if TYPE_CHECKING:
         watch,
     )
     from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
-    from noex_mp.node.node import Node, current_node, shutdown
+    from noex_mp.node.implicit import current_node, shutdown
+    from noex_mp.node.node import Node
     from noex_mp.wire.registration import register_type
 
 __all__ = [
@@ -258,12 +259,12 @@ _ON_DEMAND = {
     "Node": "noex_mp.node.node",
     "SupervisorRef": "noex_mp.client.supervisors",
     "Watch": "noex_mp.client.monitors",
-    "current_node": "noex_mp.node.node",
+    "current_node": "noex_mp.node.implicit",
     "demonitor": "noex_mp.client.monitors",
     "link": "noex_mp.client.monitors",
     "monitor": "noex_mp.client.monitors",
     "register_type": "noex_mp.wire.registration",
-    "shutdown": "noex_mp.node.node",
+    "shutdown": "noex_mp.node.implicit",
     "supervisor": "noex_mp.client.supervisors",
     "trap_exits": "noex_mp.client.monitors",
     "unlink": "noex_mp.client.monitors",

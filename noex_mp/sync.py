@@ -96,7 +96,7 @@ def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
 
 
 def _implicit_node(spec: ChildSpec[Any]) -> str:
-    from noex_mp.node.node import blocking_implicit_node
+    from noex_mp.node.implicit import blocking_implicit_node
 
     return blocking_implicit_node(module_to_preload(spec))
 
@@ -192,7 +192,7 @@ def current_node() -> BlockingNode:
         ```
     """
     _end("current_node")
-    from noex_mp.node.node import blocking_current_node
+    from noex_mp.node.implicit import blocking_current_node
 
     return blocking_current_node()
 
@@ -204,7 +204,7 @@ def shutdown() -> None:
         NoNodeError: An event loop runs in this thread.
     """
     _end("shutdown")
-    from noex_mp.node.node import blocking_shutdown
+    from noex_mp.node.implicit import blocking_shutdown
 
     blocking_shutdown()
 

@@ -12,6 +12,6 @@ async def implicit_node(preload: str | None = None) -> str:
         preload: A module that it imports ahead, if it is to be started.
     """
     # Loaded on demand: most of the package is only needed by whoever starts a node.
-    from noex_mp.node import node
+    from noex_mp.node import implicit
 
-    return await node.implicit_node(preload)
+    return await implicit.implicit_node(preload)

@@ -40,7 +40,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Tree
-from noex_mp.errors import ConfigError, NodeDownError, NoNodeError, PreloadError
+from noex_mp.errors import ConfigError, NodeDownError, PreloadError
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.event_log import EventLog
 from noex_mp.node.listeners import BUFFER, BlockingEvents, EventStream, Listeners
@@ -53,16 +53,7 @@ from noex_mp.transport.loops import keep_apart, new_event_loop
 from noex_mp.wire.classes import MAIN_IN_WORKERS, goes_by_name
 from noex_mp.wire.codec import Encoder
 
-__all__ = [
-    "BlockingNode",
-    "Node",
-    "blocking_current_node",
-    "blocking_implicit_node",
-    "blocking_shutdown",
-    "current_node",
-    "implicit_node",
-    "shutdown",
-]
+__all__ = ["BlockingNode", "Node", "refuse_while_preloading", "running"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
@@ -74,6 +65,9 @@ EXIT_PATIENCE: Final = 5.0
 FLUSH_PATIENCE: Final = 2.0
 
 _NOT_STARTED: Final = "this node has not been started"
+
+#: The nodes of this process that have been started and not stopped.
+running: Final[set[Node]] = set()
 
 
 class Node:
@@ -236,7 +230,7 @@ class Node:
         current.join(self.id, self._client_of)
 
     def _launch(self) -> concurrent.futures.Future[None]:
-        _refuse_while_preloading()
+        refuse_while_preloading()
         if self._thread is not None:
             raise ConfigError("this node was started before; make another")
         tree = self.wire_tree()
@@ -249,7 +243,7 @@ class Node:
         self._root.ended.add_done_callback(lambda ended: self._set_over(ended.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()
-        _running.add(self)
+        running.add(self)
         starting = self._start_root(self._root, tree)
         return asyncio.run_coroutine_threadsafe(starting, self._loop)
 
@@ -315,9 +309,9 @@ class Node:
     def _finish(self) -> None:
         assert self._root is not None
         assert self._loop is not None
-        if self not in _running:
+        if self not in running:
             return
-        _running.discard(self)
+        running.discard(self)
         self._set_over(None)
         current.leave(self._root.id)
         for client in self._clients.values():
@@ -611,7 +605,12 @@ def _share_processes(children: list[dict[str, Any]]) -> None:
             child["process"] = asked[child["placement"]] or None
 
 
-def _refuse_while_preloading() -> None:
+def refuse_while_preloading() -> None:
+    """Refuse to start a node in a process that only imports what workers are to have.
+
+    Raises:
+        PreloadError: Says which line starts it, and where to put that.
+    """
     if not fds.preloading():
         return
     frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
@@ -630,126 +629,10 @@ def _refuse_while_preloading() -> None:
     )
 
 
-# --- the implicit node ---------------------------------------------------------------------
-
-_running: set[Node] = set()
-_implicit: dict[asyncio.AbstractEventLoop, asyncio.Task[Node]] = {}
-# That of the threads without an event loop: one for the process, which it outlives only in order.
-_blocking_implicit: Node | None = None
-_blocking_implicit_lock = threading.Lock()
-_guards: set[asyncio.Task[None]] = set()
-
-
-async def implicit_node(preload: str | None = None) -> str:
-    """Return the id of the running loop's implicit node, and start it on first use."""
-    loop = asyncio.get_running_loop()
-    starting = _implicit.get(loop)
-    if starting is None:
-        _refuse_while_preloading()
-        modules = [] if preload is None else [preload]
-        starting = _implicit[loop] = loop.create_task(Node(preload=modules).start())
-        guard = loop.create_task(_stop_with_loop(starting), name="noex-mp implicit node")
-        _guards.add(guard)
-        guard.add_done_callback(_guards.discard)
-    try:
-        node = await asyncio.shield(starting)
-    finally:
-        # Not if only this caller was cancelled: others wait for it too.
-        if starting.done() and (starting.cancelled() or starting.exception()):
-            _implicit.pop(loop, None)
-    current.implicit[loop] = node.id
-    return node.id
-
-
-async def _stop_with_loop(starting: asyncio.Task[Node]) -> None:
-    # `asyncio.run` cancels all tasks when it ends: that is when the node stops.
-    loop = asyncio.get_running_loop()
-    try:
-        node = await asyncio.shield(starting)
-    except Exception:
-        # Whoever asked for it has been told.
-        return
-    try:
-        await loop.create_future()
-    finally:
-        _implicit.pop(loop, None)
-        current.implicit.pop(loop, None)
-        await node.stop()
-
-
-def current_node() -> Node:
-    """Return the node of this code: that of the `async with Node(...)` around it, or the implicit.
-
-    Raises:
-        NoNodeError: There is none in this process, or no event loop runs in this thread.
-
-    Example:
-        ```python
-        counter = await spawn(Counter)
-        current_node().on_event(lambda event: print(event.kind, event.server))
-        ```
-    """
-    return _node_with(current.client().node)
-
-
-def blocking_current_node() -> BlockingNode:
-    """Return the node of a thread without an event loop; see `noex_mp.sync.current_node`."""
-    return BlockingNode(_node_with(this_thread().client().node))
-
-
-def _node_with(id: str) -> Node:
-    for node in _running:
-        if node.id == id:
-            return node
-    raise NoNodeError(
-        "this is a server's process, and its node lives in another\n"
-        "Listen to events in the program that has started the node."
-    )
-
-
-async def shutdown() -> None:
-    """Stop the implicit node of the running loop, if there is one."""
-    loop = asyncio.get_running_loop()
-    starting = _implicit.pop(loop, None)
-    current.implicit.pop(loop, None)
-    if starting is not None:
-        await (await starting).stop()
-
-
-def blocking_implicit_node(preload: str | None) -> str:
-    """Return the id of the implicit node of threads without a loop, and start it on first use."""
-    global _blocking_implicit
-    with _blocking_implicit_lock:
-        if _blocking_implicit is None or _blocking_implicit not in _running:
-            node = Node(preload=[] if preload is None else [preload])
-            node.start_blocking()
-            _blocking_implicit = node
-        return _blocking_implicit.id
-
-
-def blocking_shutdown() -> None:
-    """Stop the implicit node of threads without a loop, if there is one."""
-    global _blocking_implicit
-    with _blocking_implicit_lock:
-        node, _blocking_implicit = _blocking_implicit, None
-        if node is not None:
-            node.stop_blocking()
-
-
-def _forget_the_parents() -> None:
-    # In a child that the program has forked: the nodes are its parent's.
-    global _blocking_implicit, _blocking_implicit_lock
-    _blocking_implicit = None
-    _blocking_implicit_lock = threading.Lock()
-    _running.clear()
-    _implicit.clear()
-    _guards.clear()
-
-
-os.register_at_fork(after_in_child=_forget_the_parents)
+os.register_at_fork(after_in_child=running.clear)
 
 
 @atexit.register
 def _stop_all_at_exit() -> None:
-    for node in list(_running):
+    for node in list(running):
         node.stop_at_exit()

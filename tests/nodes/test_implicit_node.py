@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from noex_mp import PreloadError, child, named, shutdown, spawn, whereis
-from noex_mp.node import node as nodes
+from noex_mp.node import implicit
+from noex_mp.node.node import running
 from tests.servers.counters import Counter
 
 
@@ -17,7 +18,6 @@ async def test_a_cancelled_spawn_does_not_cost_the_others_their_node() -> None:
     first = await patient
     second = await spawn(Counter)
     assert first.node == second.node
-    running = nodes._running  # pyright: ignore[reportPrivateUsage]
     assert len(running) == 1
     await shutdown()
     assert not running
@@ -35,7 +35,7 @@ async def test_a_failed_start_is_told_once_and_the_next_spawn_tries_again() -> N
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     try:
-        await nodes.implicit_node("there_is_no_such_module")
+        await implicit.implicit_node("there_is_no_such_module")
     except PreloadError:
         pass
     else:
