@@ -444,7 +444,7 @@ class Route:
         if self.incarnation == 0:
             self._client.locate(self)
         elif self.link is not None:
-            if len(self._waiting) == 1 and self._window.is_whole:
+            if len(self._waiting) == 1 and self._window.is_all_there_is:
                 self._client.count_dropped(self.sid, 0)
             if not self._window.has_asked:
                 self._ask(self.link)

@@ -13,7 +13,7 @@ for what at the same moment: where two want the same, one wins, and the other ge
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, TypeVar, overload
 
 from noex_mp.client import current
@@ -68,27 +68,23 @@ class ChildCounts:
     supervisors: int
 
 
+@dataclass(frozen=True)
 class SupervisorRef:
     """The address of a supervisor: a small value, to be compared, hashed and sent.
 
     It stays good through restarts. One by name means whoever has it when something is asked.
+
+    Attributes:
+        node: The node that the supervisor belongs to; empty: the current one.
+        sid: The supervisor's number in its node; 0 in one by name.
+        name: The name, or the path of ids, in one by name; empty otherwise.
+        label: What kind of supervisor it is, for people.
     """
 
-    __slots__ = ("label", "name", "node", "sid")
-
-    def __init__(self, node: str, sid: int, name: str = "", label: str = "Supervisor") -> None:
-        self.node = node
-        self.sid = sid
-        self.name = name
-        self.label = label
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SupervisorRef):
-            return NotImplemented
-        return (self.node, self.sid, self.name) == (other.node, other.sid, other.name)
-
-    def __hash__(self) -> int:
-        return hash((self.node, self.sid, self.name))
+    node: str
+    sid: int
+    name: str = ""
+    label: str = field(default="Supervisor", compare=False)
 
     def __repr__(self) -> str:
         return f"SupervisorRef({self.name or self.sid!r})"

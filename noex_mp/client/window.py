@@ -48,7 +48,6 @@ class Window:
 
     Attributes:
         weighed_from: Messages of this size, in bytes, and above count by themselves.
-        is_whole: It is a full share of the mailbox, and not what a new sender begins with.
 
     Args:
         max_messages: How many messages the mailbox holds.
@@ -64,8 +63,8 @@ class Window:
         "_heavy_bytes",
         "_messages",
         "_sent",
+        "_share",
         "_unasked_bytes",
-        "is_whole",
         "weighed_from",
     )
 
@@ -76,7 +75,8 @@ class Window:
         messages, size = share(max_messages, max_bytes, senders)
         self._messages = min(messages, _FIRST_MESSAGES)
         self._bytes = min(size, _FIRST_BYTES)
-        self.is_whole = (self._messages, self._bytes) == (messages, size)
+        # The share in messages, until the server has told; 0 after that.
+        self._share = messages
         # Counts of messages, from the first one that this incarnation was sent.
         self._sent = 0
         self._acked = 0
@@ -100,6 +100,14 @@ class Window:
     def on_their_way(self) -> int:
         """How many messages are on their way."""
         return self._sent - self._acked
+
+    @property
+    def is_all_there_is(self) -> bool:
+        """Whether who finds it used up has a full share of the mailbox there.
+
+        Otherwise it was only what a new sender begins with.
+        """
+        return self.on_their_way >= self._share
 
     def takes(self, size: int) -> bool:
         """Return whether a message of `size` bytes may be sent now."""
@@ -166,7 +174,7 @@ class Window:
         """
         self._acked = max(self._acked, min(count, self._sent))
         self._messages, self._bytes = messages, size
-        self.is_whole = True
+        self._share = 0
         while self._heavy and self._heavy[0][0] <= self._acked:
             self._heavy_bytes -= self._heavy.popleft()[1]
 

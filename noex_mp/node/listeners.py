@@ -87,7 +87,7 @@ class EventStream(AsyncIterator[Event]):
         Raises:
             RuntimeError: Another task waits for it.
         """
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.cancelled():
             raise RuntimeError(
                 "another task waits for the next event of this stream\n"
                 "Let each task have a stream of its own: node.events()."
@@ -103,13 +103,14 @@ class EventStream(AsyncIterator[Event]):
 
     async def _news(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         try:
             # Something may have come before there was a waiter to be woken.
             if not self._buffer.has_news:
-                await self._waiter
+                await waiter
         finally:
-            self._waiter = None
+            if self._waiter is waiter:
+                self._waiter = None
 
     def hear(self, event: Event) -> None:
         """Take an event, in the thread of the control plane."""

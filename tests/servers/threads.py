@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from noex_mp import GenServer, Ref, call, sync
+from noex_mp import GenServer, Ref, call, current_node, sync
 from tests.servers.counters import Counter
 
 
@@ -31,3 +31,7 @@ class Threaded(GenServer):
         except Exception as error:
             return str(error)
         return ""
+
+    @call
+    async def current_node(self) -> str:
+        return current_node().id
