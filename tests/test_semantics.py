@@ -24,6 +24,7 @@ from noex_mp import (
     ConfigError,
     Continue,
     Crash,
+    Event,
     Exited,
     InitFailedError,
     InitTimedOutError,
@@ -31,6 +32,7 @@ from noex_mp import (
     Linked,
     MailboxFullError,
     MaxRestartsExceededError,
+    Node,
     NoServer,
     NoServerError,
     Ref,
@@ -1094,6 +1096,68 @@ def test_a_reader_that_hangs_delays_nothing() -> None:
         os.close(read_end)
         os.close(write_end)
     assert done.returncode == 7
+
+
+# --- events ------------------------------------------------------------------------------------
+
+
+async def _life_of_a_server() -> list[Event]:
+    node = Node(preload=SERVERS)
+    stream = node.events()
+    async with node:
+        counter = await spawn(child(Counter).options(name="visits"))
+        [shown] = await node.ps()
+        os.kill(shown["os_pid"], signal.SIGKILL)
+        assert await Counter.increment(counter) == 1
+    return [event async for event in stream]
+
+
+@holds("events-1")
+async def test_events_are_told_in_order_up_to_the_last() -> None:
+    assert [event.kind for event in await _life_of_a_server() if event.name == "visits"] == [
+        *("name_claimed", "started", "ready"),
+        *("crashed", "restarting", "started", "ready", "restarted"),
+        *("stopping", "name_freed", "exited"),
+    ]
+
+
+@holds("events-2")
+async def test_a_name_is_free_before_an_end_is_told() -> None:
+    visits = child(Counter).options(name="visits", restart="temporary")
+    async with Node(preload=SERVERS) as node:
+        heard: list[str] = []
+        free: asyncio.Future[Ref[Counter]] = asyncio.get_running_loop().create_future()
+
+        async def take_the_name() -> None:
+            free.set_result(await spawn(visits))
+
+        def listen(event: Event) -> None:
+            heard.append(event.kind)
+            if event.kind == "crashed":
+                tasks.append(asyncio.create_task(take_the_name()))
+
+        tasks: list[asyncio.Task[None]] = []
+        await spawn(visits)
+        node.on_event(listen)
+        [shown] = await node.ps()
+        os.kill(shown["os_pid"], signal.SIGKILL)
+        assert await Counter.increment(await free) == 1
+    assert heard[:2] == ["name_freed", "crashed"]
+
+
+@holds("events-3")
+async def test_a_listener_that_is_slow_or_raises_delays_nothing() -> None:
+    def fail(event: Event) -> None:
+        raise ValueError("the listener's own")
+
+    async with Node(preload=SERVERS) as node:
+        stream = node.events(buffer=2)
+        node.on_event(fail)
+        counter = await spawn(Counter)
+        await stop(counter)
+        # It has not been read until now.
+        last = [await anext(stream), await anext(stream)]
+        assert [(event.kind, event.missed) for event in last] == [("stopping", 2), ("exited", 0)]
 
 
 # --- limits of the system ----------------------------------------------------------------------

@@ -92,6 +92,21 @@ def test_the_log_tells_of_start_crash_restart_and_stop() -> None:
     ]
 
 
+@pytest.mark.may_leave("processes")
+def test_the_node_that_is_run_may_be_listened_to() -> None:
+    with running("app:listened_to") as run:
+        os.kill(run.os_pid_of("visits"), KILL)
+        run.until("heard restarted visits", in_="out")
+        run.send(TERM)
+        assert run.status() == 0
+    heard = [line.removeprefix("heard ") for line in run.out if line.endswith(" visits")]
+    assert [line.split()[0] for line in heard] == [
+        *("name_claimed", "started", "ready"),
+        *("crashed", "restarting", "started", "ready", "restarted"),
+        *("stopping", "name_freed", "exited"),
+    ]
+
+
 def test_the_traceback_of_a_crash_stands_below_its_line() -> None:
     with running("app:tree") as run:
         noex_mp("call", "visits", "crash")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from noex_mp import MaxRestartsExceededError, Node, Ref, Supervisor, child, named, spawn
+from noex_mp.client.events import Event, EventKind
 from noex_mp.core.reasons import Crash, ExitReport
 from noex_mp.node.event_log import ROOM, EventLog
-from noex_mp.client.events import Event, EventKind
 from tests.processes.harness import REPOSITORY
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
