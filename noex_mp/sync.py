@@ -40,10 +40,13 @@ from noex_mp.core.ref import CALLBACK, Ref
 from noex_mp.core.specs import ChildSpec
 
 if TYPE_CHECKING:
+    from noex_mp.client.blocking_supervisors import BlockingSupervisor
+    from noex_mp.client.supervisors import SupervisorRef
     from noex_mp.node.node import BlockingNode
 
 __all__ = [
     "BlockingNode",
+    "BlockingSupervisor",
     "call",
     "cast",
     "current_node",
@@ -51,6 +54,7 @@ __all__ = [
     "shutdown",
     "spawn",
     "stop",
+    "supervisor",
     "whereis",
 ]
 
@@ -134,6 +138,23 @@ def whereis(name: str, server: type[S]) -> Ref[S] | None:
     """
     end = _end("whereis")
     return end.run(whereis_on(end.client(), name))
+
+
+def supervisor(name: str | SupervisorRef) -> BlockingSupervisor:
+    """Return a supervisor of the current node; its methods block. See `noex_mp.supervisor`.
+
+    Args:
+        name: Its name, or the path of ids that leads to it; or its address.
+
+    Example:
+        ```python
+        room = sync.supervisor("rooms").start_child(child(Room, "lobby"))
+        ```
+    """
+    from noex_mp.client.blocking_supervisors import BlockingSupervisor
+    from noex_mp.client.supervisors import supervisor
+
+    return BlockingSupervisor(supervisor(name) if isinstance(name, str) else name)
 
 
 def is_running(ref: Ref[Any]) -> bool:
@@ -220,4 +241,8 @@ def __getattr__(name: str) -> Any:
         from noex_mp.node.node import BlockingNode
 
         return BlockingNode
+    if name == "BlockingSupervisor":
+        from noex_mp.client.blocking_supervisors import BlockingSupervisor
+
+        return BlockingSupervisor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ for what at the same moment: where two want the same, one wins, and the other ge
 from __future__ import annotations
 
 import zlib
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, TypeVar, overload
 
@@ -26,7 +27,7 @@ from noex_mp.core.specs import ChildSpec, Entry, Restart, Tree
 from noex_mp.errors import BadChildSpecError
 from noex_mp.wire.codec import Encoder
 
-__all__ = ["ChildCounts", "ChildInfo", "SupervisorRef", "supervisor"]
+__all__ = ["ChildCounts", "ChildInfo", "SupervisorRef", "speaker", "supervisor"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 
@@ -224,7 +225,11 @@ class SupervisorRef:
         return self.sid or self.name
 
     def _client(self) -> Client:
-        return current.client(self.node or None)
+        return speaker.get() or current.client(self.node or None)
+
+
+#: The client that speaks for this code where no event loop runs; see `blocking_supervisors`.
+speaker: ContextVar[Client | None] = ContextVar("noex_mp_speaker", default=None)
 
 
 def supervisor(name: str) -> SupervisorRef:

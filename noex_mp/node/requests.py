@@ -81,13 +81,26 @@ class SupervisorRequests:
         Raises:
             ChildNotFoundError: There is no such child.
         """
-        for member in branch.members.values():
-            # Dynamic ones may all have the same id, which then means none of them.
-            known = (member.sid, member.name, None if branch.is_dynamic else member.id)
-            if key in known:
-                return member
-        ids = tuple(dict.fromkeys(member.id for member in branch.members.values()))
-        raise ChildNotFoundError(branch.title, key, ids)
+        found = self._look_up(branch, key)
+        if found is None:
+            ids = tuple(dict.fromkeys(member.id for member in branch.members.values()))
+            raise ChildNotFoundError(branch.title, key, ids)
+        return found
+
+    def _look_up(self, branch: Branch, key: int | str) -> Member | None:
+        # Dynamic ones are kept by number, all others by id. Of ten thousand, none is searched for.
+        if branch.is_dynamic == isinstance(key, int):
+            found = branch.members.get(str(key))
+        else:
+            found = None
+        if found is None and isinstance(key, str):
+            named = self._directory.named(key)
+            found = named if named is not None and named.parent is branch else None
+        if found is None and not branch.is_dynamic:
+            # One that has ended has its name no more, and a supervisor no number.
+            members = branch.members.values()
+            found = next((each for each in members if key in (each.sid, each.name)), None)
+        return found
 
     async def _start_child(
         self, where: int | str, wire: dict[str, Any] | None, extra: bytes
@@ -127,10 +140,8 @@ class SupervisorRequests:
         return [len(members), active, servers, len(members) - servers]
 
     async def _get_child(self, where: int | str, id: str) -> list[Any] | None:
-        try:
-            return _address(self.child_of(self.get(where), id))
-        except ChildNotFoundError:
-            return None
+        found = self._look_up(self.get(where), id)
+        return None if found is None else _address(found)
 
     async def _partition(self, where: int | str, number: int) -> list[Any]:
         branch = self.get(where)

@@ -720,6 +720,9 @@ class Supervision:
         assert isinstance(top, Branch)
         self._report(top, ended, "")
         self._settle(top)
+        if not self._stopping and not self.ended.done():
+            # Somebody has stopped it by hand, and whoever waits for the tree has waited.
+            self.ended.set_result(None)
 
     async def _work_is_over(self, branch: Branch) -> None:
         if branch.work is not None:

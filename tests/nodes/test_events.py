@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ async def test_a_start_that_fails_ends_the_stream(diary: Path) -> None:
 @pytest.mark.parametrize("buffer", [0, -1, None, "many"])
 def test_a_buffer_has_room_for_an_event(buffer: Any) -> None:
     node = Node()
-    for listen in (node.events, node.blocking_events, lambda b: node.on_event(print, b)):
+    for listen in (node.events, node.blocking_events, partial(node.on_event, print)):
         with pytest.raises(ConfigError, match="expected buffer to be a number of events"):
             listen(buffer)
 

@@ -18,6 +18,8 @@ from noex_mp import (
     DynamicSupervisor,
     InitFailedError,
     MaxChildrenError,
+    Node,
+    NoNodeError,
     NoServerError,
     PartitionSupervisor,
     Ref,
@@ -26,11 +28,13 @@ from noex_mp import (
     child,
     named,
     supervisor,
+    sync,
     whereis,
 )
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.nodes.test_trees import at, diary, leaf, told
 from tests.servers.counters import Counter
+from tests.servers.echoing import Echo
 from tests.servers.trees import Leaf, Starter
 
 pytestmark = pytest.mark.slow
@@ -319,3 +323,89 @@ async def test_a_wrong_child_is_refused_at_the_caller(diary: Path) -> None:
             )
         with pytest.raises(NoServerError, match="nowhere"):
             await supervisor("nowhere").which_children()
+
+
+# --- the address itself ------------------------------------------------------------------------
+
+
+async def test_an_address_is_a_value_and_travels_without_pickle() -> None:
+    tree = Supervisor(DynamicSupervisor(Counter, id="rooms"), child(Echo))
+    async with ObservedNode(tree, pickle=False, preload=("tests.servers.echoing",)):
+        top = supervisor("/")
+        rooms, echo = await top.get_child("rooms"), await top.get_child("Echo")
+        assert isinstance(rooms, SupervisorRef)
+        assert isinstance(echo, Ref)
+        for ref in (rooms, supervisor("/rooms")):
+            back: Any = await Echo.echo(echo, ref)
+            assert (back, hash(back), back.label) == (ref, hash(ref), ref.label)
+            assert await back.count_children() == await rooms.count_children()
+        assert len({rooms, supervisor("/rooms"), supervisor("/rooms")}) == 2
+        with pytest.raises(AttributeError):
+            rooms.sid = 7  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_children_are_found_by_id_name_and_address_but_not_those_of_others(
+    diary: Path,
+) -> None:
+    rooms = DynamicSupervisor(Counter, id="rooms")
+    async with ObservedNode(Supervisor(rooms, leaf("a", diary, id="first"))) as node:
+        top, inner = supervisor("/"), supervisor("/rooms")
+        named_room = await inner.start_child(child(Counter).options(name="lobby"))
+        room, spawned = await inner.start_child(), await node.spawn(Counter)
+        assert await inner.get_child("lobby") == named_room
+        assert await inner.get_child("Counter") is None
+        assert await inner.get_child(str(room.sid)) is None
+        assert await top.get_child("first") == await top.get_child("a")
+        for stranger in (spawned, room, "lobby"):
+            with pytest.raises(ChildNotFoundError):
+                await top.terminate_child(stranger)
+        with pytest.raises(ChildNotFoundError):
+            await inner.terminate_child(spawned)
+        for ref in (named_room, room):
+            await inner.terminate_child(ref)
+        a = await Leaf.me(at("a"))
+        await top.terminate_child(a)
+        assert await top.restart_child(a) == a
+        assert (await inner.count_children()).specs == 0
+
+
+@on_both_loops
+async def test_a_node_is_waited_for_no_longer_when_its_tree_was_stopped_by_hand() -> None:
+    async with ObservedNode(Supervisor(child(Counter))) as node:
+        waiting = asyncio.create_task(node.wait())
+        await supervisor("/").stop()
+        await waiting
+
+
+def test_a_blocking_program_does_the_same(diary: Path) -> None:
+    tree = Supervisor(
+        leaf("a", diary),
+        DynamicSupervisor(child(Counter, 10), id="rooms"),
+        PartitionSupervisor(child(Counter), partitions=2, name="carts"),
+    )
+    with Node(tree, preload=("tests.servers.trees",)) as node:
+        top = sync.supervisor("/")
+        rooms = top.get_child("rooms")
+        assert isinstance(rooms, SupervisorRef)
+        assert [info.id for info in top.which_children()][:2] == ["a", "rooms"]
+        room = sync.supervisor(rooms).start_child()
+        assert Counter.increment.sync(room) == 11
+        assert sync.supervisor("rooms").count_children().servers == 1
+        assert sync.supervisor("carts").partition(4) == sync.supervisor("carts").partition(2)
+        b = top.start_child(leaf("b", diary))
+        top.terminate_child("b")
+        with pytest.raises(NoServerError):
+            Leaf.os_pid.sync(b)
+        assert top.restart_child(b) == b
+        top.terminate_child(b)
+        top.delete_child("b")
+        with pytest.raises(ChildNotFoundError):
+            top.restart_child("b")
+        assert sync.supervisor(rooms).is_running()
+        top.stop()
+        node.wait()
+
+
+async def test_where_an_event_loop_runs_the_blocking_one_says_to_await() -> None:
+    with pytest.raises(NoNodeError, match=r"Await noex_mp\.supervisor"):
+        sync.supervisor("/").is_running()
