@@ -327,14 +327,19 @@ class DuplicateChildError(StartError):
 
     Attributes:
         id: The id.
+        state: The state of that child, for example `running`, or `stopped`.
     """
 
-    def __init__(self, id: str) -> None:
-        super().__init__(id)
+    def __init__(self, id: str, state: str) -> None:
+        super().__init__(id, state)
         self.id = id
+        self.state = state
 
     def __str__(self) -> str:
-        return f"there is a child with the id {self.id!r}; give this one another: .options(id=...)"
+        text = f"there is a child with the id {self.id!r}, which is {self.state}\n"
+        if self.state == "stopped":
+            return f"{text}Write restart_child({self.id!r}) to start it again."
+        return f"{text}Give the new one another: .options(id=...)."
 
 
 class ChildNotFoundError(StartError):

@@ -610,6 +610,8 @@ async def test_init_may_decline() -> None:
         with pytest.raises(InitFailedError, match="no work"):
             await spawn(Start, "stop")
         assert [row["server"] for row in await node.ps()] == ["Counter"]
+        kept = {each.id: each.state for each in await supervisor("/").which_children()}
+        assert kept == {"Start": "stopped", "Counter": "running"}
 
 
 @holds("start-5")

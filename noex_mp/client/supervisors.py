@@ -58,7 +58,7 @@ class ChildCounts:
 
     Attributes:
         specs: Children in all, those that are stopped included.
-        active: Those that run, or start, or stop.
+        active: Those that run, or start, or stop; not those that wait for their restart.
         servers: Those that are servers.
         supervisors: Those that are supervisors.
     """
@@ -100,6 +100,9 @@ class SupervisorRef:
     async def start_child(self, /, *args: Any, **kwargs: Any) -> Ref[Any]: ...
     async def start_child(self, /, *args: Any, **kwargs: Any) -> Any:
         """Start a child; return its address once it is ready.
+
+        One whose `init` returns `Ignore()` is kept, stopped, and its address returned too, unless
+        it is temporary or its supervisor dynamic: then that is an `InitFailedError`.
 
         Args:
             args: A `child(...)`, or a supervisor. Of a `DynamicSupervisor` with a template:

@@ -101,7 +101,7 @@ class Branch(Member):
         self.max_children: int | None = wire["max_children"]
         self.template: dict[str, Any] | None = wire["template"]
         self.wires: list[dict[str, Any]] = wire["children"]
-        self._own = frozenset(wire["id"] for wire in self.wires)
+        self._own: set[int] = set()
         self.members: dict[str, Member] = {}
         self.ending: ExitReason | None = None
         self.last_straw: ExitReport | None = None
@@ -133,6 +133,13 @@ class Branch(Member):
         super().awake()
         self.ending = None
 
+    def wind_up(self) -> None:
+        """Note that it is to end, with all that is in it."""
+        if self.state == "running":
+            self.state = "stopping"
+        # It may wait for the time of a restart.
+        self.wake()
+
     # --- members -----------------------------------------------------------------------
 
     @property
@@ -149,16 +156,23 @@ class Branch(Member):
         """Return under which key it keeps a member."""
         return str(member.sid) if self.is_dynamic else member.id
 
-    def add(self, member: Member) -> None:
-        """Enter a member, at the end."""
+    def add(self, member: Member, *, own: bool = False) -> None:
+        """Enter a member, at the end.
+
+        Args:
+            own: Whether it is one that the supervisor starts with.
+        """
         member.parent = self
         self.members[self.key_of(member)] = member
+        if own:
+            self._own.add(member.sid)
 
     def remove(self, member: Member) -> None:
         """Forget a member."""
         key = self.key_of(member)
         if self.members.get(key) is member:
             del self.members[key]
+        self._own.discard(member.sid)
         self._budgets.pop(member.sid, None)
 
     def keeps(self, member: Member) -> bool:
@@ -167,7 +181,7 @@ class Branch(Member):
 
     def is_its_own(self, member: Member) -> bool:
         """Whether a member is one that it starts with, and not one that was added."""
-        return member.id in self._own and not self.is_dynamic
+        return member.sid in self._own
 
     def group_of(self, member: Member) -> list[Member]:
         """Return those that are restarted with a member, itself included, in start order."""
@@ -177,6 +191,10 @@ class Branch(Member):
         if self.strategy == "rest_for_one" and member in members:
             return members[members.index(member) :]
         return [member]
+
+    def left_down(self) -> list[Member]:
+        """Return those who went down with a group, and for whose restart no other group waits."""
+        return [m for m in self.members.values() if m.pauses and m not in self.exits]
 
     def children(self) -> Iterator[Child]:
         """Yield all servers in it, at any depth."""

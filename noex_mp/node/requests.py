@@ -6,7 +6,7 @@ Every answer is of plain values. Whatever is carried out is `Supervision`'s to d
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from noex_mp.core.reasons import Shutdown
 from noex_mp.errors import BadChildSpecError, ChildNotFoundError, ConfigError, NoServerError
@@ -17,6 +17,9 @@ from noex_mp.node.members import Member
 from noex_mp.node.supervisor import Supervision
 
 __all__ = ["SupervisorRequests"]
+
+# As in OTP, one that waits for its restart is not among them.
+_ACTIVE: Final = ("running", "starting", "stopping")
 
 
 class SupervisorRequests:
@@ -136,7 +139,7 @@ class SupervisorRequests:
     async def _count_children(self, where: int | str) -> list[int]:
         members = list(self.get(where).members.values())
         servers = sum(isinstance(member, Child) for member in members)
-        active = sum(not member.is_over for member in members)
+        active = sum(member.state in _ACTIVE for member in members)
         return [len(members), active, servers, len(members) - servers]
 
     async def _get_child(self, where: int | str, id: str) -> list[Any] | None:

@@ -94,9 +94,9 @@ class Starts:
         if not worker.alive:
             child.answered("dead")
         worker.connection.post_big([START, child.sid, child.incarnation, _start_of(child)])
-        if child.restart == "temporary" and child.parent is not None and child.parent.is_dynamic:
+        if child.restart == "temporary" and not (child.parent and child.parent.is_its_own(child)):
             # Its arguments may be large, and nobody needs them again.
-            child.spec = {**child.spec, "payload": b""}
+            child.spec = {"server": child.spec["server"]}
         ended = await self._wait_for_init(child, worker)
         if ended is None:
             if child.stop_reason is None:

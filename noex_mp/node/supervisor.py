@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from noex_mp.client.events import EventKind
 from noex_mp.core.reasons import (
@@ -157,11 +157,15 @@ class Supervision:
         assert isinstance(child, Child)
         self.spawned.add(child)
         await self._begin(child)
-        _refuse_ignored(child)
+        if _was_ignored(child):
+            raise StartFailedError(_ignored(child), b"")
         return child
 
     async def start_child(self, branch: Branch, wire: dict[str, Any]) -> Member:
         """Start a further child of a supervisor.
+
+        One that has nothing to do (`Ignore()`) is kept, stopped, by a supervisor that keeps its
+        children.
 
         Raises:
             StartFailedError: It did not start, and is forgotten.
@@ -175,8 +179,8 @@ class Supervision:
         member = self._new(wire)
         branch.add(member)
         await self._begin_in(branch, member)
-        if isinstance(member, Child):
-            _refuse_ignored(member)
+        if _was_ignored(member) and not branch.keeps(member):
+            raise StartFailedError(_ignored(member), b"")
         return member
 
     async def _begin_in(self, branch: Branch, member: Member) -> None:
@@ -184,10 +188,21 @@ class Supervision:
             await self._begin(member)
             return
         # A group that restarts is not joined in the middle.
+        incarnation = branch.incarnation
         async with branch.lock:
-            if member.state == "gone" or branch.is_ending:
+            if branch.is_ending or branch.incarnation != incarnation:
                 raise NoServerError(branch.title, branch.report)
+            if member.state != "starting":
+                self._stopped_before_its_start(member)
             await self._begin(member)
+
+    def _stopped_before_its_start(self, member: Member) -> NoReturn:
+        # As one that is stopped in its start: it is as it was, or forgotten if it is new.
+        if not member.incarnation:
+            member.forgotten = True
+            self._settle(member)
+        error = InitFailedError(member.title, "it was stopped before its start")
+        raise StartFailedError(error, b"")
 
     async def restart_child(self, branch: Branch, member: Member) -> None:
         """Start a child again that has ended.
@@ -289,7 +304,7 @@ class Supervision:
         made.append(member)
         if isinstance(member, Branch):
             for inner in member.wires:
-                member.add(self._make(inner, made))
+                member.add(self._make(inner, made), own=True)
         return member
 
     def _enter(self, member: Member) -> None:
@@ -350,8 +365,9 @@ class Supervision:
             raise StartFailedError(_failure_of(member, ended), ended.error)
 
     def _did_not_start(self, member: Member, ended: Ended) -> None:
-        # One that ran before is only as it was.
-        member.pauses, member.forgotten = False, member.incarnation < 2
+        # One that ran before is only as it was, and so is one that has nothing to do, as in OTP.
+        member.pauses = False
+        member.forgotten = member.incarnation < 2 and not _was_ignored(member)
         self._report(member, ended, "it was not started")
         self._settle(member)
         if not _was_ignored(member):
@@ -425,11 +441,13 @@ class Supervision:
                     known = self._new(wire)
                 elif known.state == "stopped":
                     self._enter(known)
+                    # From now on it is being started, and nobody else may do so.
+                    known.state = "restarting"
             except NoexError as error:
                 failure = InitFailedError(wire["id"], str(error))
                 return Ended(InitFailed(str(error)), failure=failure)
             # In the order of the description.
-            branch.add(known)
+            branch.add(known, own=True)
         return None
 
     # --- ends --------------------------------------------------------------------------
@@ -630,17 +648,15 @@ class Supervision:
             branch.work = None
 
     async def _restart_group(self, branch: Branch, first: Member) -> None:
-        if not first.pauses:
-            # It was started by hand meanwhile, or stopped for good.
-            return
-        group = branch.group_of(first)
+        # If it was stopped for good meanwhile, those who went down with it follow all the same.
+        group = branch.group_of(first) if first.pauses else branch.left_down()
         # As in OTP, one that had ended before comes back with its group.
         ended_before = {member for member in group if member.state == "stopped"}
         branch.going_down.update(group)
         for member in reversed(group):
             await self._pause(member, Shutdown("a sibling has ended"))
-        delay = first.next_delay()
-        if not branch.is_ending:
+        delay = first.next_delay() if first.pauses else 0.0
+        if first.pauses and not branch.is_ending:
             self._restarting(first, delay)
         if delay:
             await self._pause_for(branch, delay)
@@ -674,8 +690,9 @@ class Supervision:
             member.pauses = True
             self._settle(member)
             branch.exits.append(member)
-        # Somebody has stopped this one for good, and only this one.
-        return member.stop_reason is not None
+        # Unless it is to be tried again, this one alone stays down: somebody has stopped it for
+        # good, or it has nothing to do.
+        return not member.pauses
 
     # --- the end of a supervisor -------------------------------------------------------
 
@@ -694,7 +711,7 @@ class Supervision:
         if branch.is_ending:
             return
         branch.ending = reason
-        branch.wake()
+        branch.wind_up()
         branch.pauses = branch.parent is not None and branch.restart != "temporary"
         if branch.parent is None:
             self._stopping = True
@@ -754,7 +771,7 @@ class Supervision:
     async def _take_down_branch(
         self, branch: Branch, reason: ExitReason, limit: ShutdownLimit
     ) -> None:
-        branch.wake()
+        branch.wind_up()
         ending = self._run(branch, self._rest_branch(branch, reason), f"stop of {branch.title}")
         seconds = 0.0 if limit == "brutal_kill" else limit
         if not (await asyncio.wait((ending,), timeout=seconds))[0]:
@@ -824,8 +841,8 @@ def _refuse_child(branch: Branch, wire: dict[str, Any]) -> None:
     if branch.is_dynamic:
         if branch.max_children is not None and len(branch.members) >= branch.max_children:
             raise MaxChildrenError(branch.title, branch.max_children)
-    elif wire["id"] in branch.members:
-        raise DuplicateChildError(wire["id"])
+    elif (known := branch.members.get(wire["id"])) is not None:
+        raise DuplicateChildError(known.id, known.state)
     if wire["significant"] and branch.auto_shutdown == "never":
         raise BadChildSpecError(
             f"significant=True has no effect: supervisor {branch.title} has no auto_shutdown\n"
@@ -837,9 +854,8 @@ def _was_ignored(member: Member) -> bool:
     return isinstance(member, Child) and member.answer == "ignored"
 
 
-def _refuse_ignored(child: Child) -> None:
-    if child.incarnation == 1 and child.is_over and child.answer == "ignored":
-        raise StartFailedError(InitFailedError(child.title, "its init returned Ignore()"), b"")
+def _ignored(member: Member) -> InitFailedError:
+    return InitFailedError(member.title, "its init returned Ignore()")
 
 
 def _failure_of(member: Member, ended: Ended) -> StartError:
