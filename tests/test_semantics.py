@@ -990,7 +990,8 @@ from tests.servers.counters import Journal
 
 if __name__ == "__main__":
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(spawn(Journal, {path!r}))
+    # Not even a long time limit of a start that is over keeps it up.
+    loop.run_until_complete(spawn(child(Journal, {path!r}).options(init_timeout=600)))
 """
 
 

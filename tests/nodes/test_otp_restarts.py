@@ -14,11 +14,16 @@ import pytest
 from noex_mp import (
     Backoff,
     ChildStateError,
+    Crash,
     DuplicateChildError,
     DynamicSupervisor,
+    ExitReason,
     InitFailedError,
+    Killed,
+    Normal,
     NoServerError,
     ServerExitedError,
+    Shutdown,
     Supervisor,
     supervisor,
     whereis,
@@ -36,7 +41,13 @@ FOR_EVER = 1_000_000
 
 
 async def test_restart_type_and_reason_decide_who_comes_back(scene: Scene) -> None:
-    ends = ("normal", "shutdown", "shutdown with a detail", "crash", "kill")
+    ends: dict[str, ExitReason] = {
+        "normal": Normal(),
+        "shutdown": Shutdown(),
+        "shutdown with a detail": Shutdown("some detail"),
+        "crash": Crash("ValueError", "told to crash"),
+        "kill": Killed("SIGKILL"),
+    }
     cases: list[tuple[Restart, str]] = list(product(get_args(Restart), ends))
     names = {case: f"{case[0]}/{case[1]}" for case in cases}
     tree = Supervisor(
@@ -57,8 +68,12 @@ async def test_restart_type_and_reason_decide_who_comes_back(scene: Scene) -> No
         for n, (restart, how) in enumerate(cases):
             abnormal = how in ("crash", "kill")
             comes_back = restart == "permanent" or (restart == "transient" and abnormal)
-            kind = "restarted" if comes_back else "crashed" if abnormal else "exited"
-            await node.event(kind, refs[restart, how])
+            ended = await node.event("crashed" if abnormal else "exited", refs[restart, how])
+            assert ended.report is not None
+            assert ended.report.reason == ends[how]
+            assert ended.report.next == ("restarting" if comes_back else "stays down")
+            if comes_back:
+                await node.event("restarted", refs[restart, how])
             if restart != "temporary":
                 expected[f"{n}"] = "running" if comes_back else "stopped"
         assert await states() == expected, names
