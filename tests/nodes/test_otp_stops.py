@@ -23,6 +23,7 @@ from noex_mp import (
     Supervisor,
     SupervisorRef,
     child,
+    stop,
     supervisor,
 )
 from noex_mp.core.specs import Restart
@@ -140,6 +141,8 @@ async def end(node: ObservedNode, of: SupervisorRef, name: str, how: str) -> Non
     ref: Ref[Any] = await Obedient.me(at(name))
     if how == "terminated":
         await of.terminate_child(name)
+    elif how == "stopped":
+        await stop(ref)
     elif how == "killed":
         node.kill(ref)
         await node.event("crashed", ref)
@@ -148,7 +151,7 @@ async def end(node: ObservedNode, of: SupervisorRef, name: str, how: str) -> Non
         await node.event("crashed" if how == "crash" else "exited", ref)
 
 
-ENDS = ("terminated", "killed", "crash", "normal", "shutdown")
+ENDS = ("terminated", "stopped", "killed", "crash", "normal", "shutdown")
 
 
 @pytest.mark.parametrize("restart", ["temporary", "transient"])
@@ -171,13 +174,13 @@ async def test_the_end_for_good_of_a_significant_child_ends_its_supervisor(
                 b, c = [await Obedient.me(at(f"{name}-{each}")) for each in "bc"]
                 await end(node, front, f"{name}-a", how)
                 for_good = restart == "temporary" or how in ("normal", "shutdown")
-                if significant and for_good and how != "terminated":
+                if significant and for_good and how not in ("terminated", "stopped"):
                     await node.event("exited", b)
                     told = scene.told(f"{name}-b", f"{name}-c")
                     assert told[2:] == [f"-{name}-c", f"-{name}-b"]
                     assert not await front.is_running()
                 else:
-                    # As in OTP, also where it was terminated by hand.
+                    # As in OTP, also where it was ended by hand.
                     assert await front.is_running(), name
                     assert await Obedient.os_pid(c)
                     await front.stop()
