@@ -272,6 +272,6 @@ def _name_and_text(error: BaseException) -> str:
 def _remote_traceback(error: BaseException) -> str:
     """Return what is known of the place where it happened; may be empty."""
     if isinstance(error, ServerExitedError | NoServerError) and error.report is not None:
-        return error.report.traceback.rstrip()
+        return error.report.trace.rstrip()
     notes: list[str] = getattr(error, "__notes__", [])
     return "\n".join(notes)

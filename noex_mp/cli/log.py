@@ -79,7 +79,7 @@ def record_of(event: Event, down_since: float | None = None) -> Record:
         what=what,
         os_pid=event.os_pid or (event.report.os_pid if event.report else 0),
         facts={"incarnation": event.incarnation, **facts},
-        traceback=event.report.traceback if event.report and event.kind == "crashed" else "",
+        traceback=event.report.trace if event.report and event.kind == "crashed" else "",
     )
 
 

@@ -13,7 +13,8 @@ outbox:  link id | end | replies     two of them, and packed frames up to `end`;
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
-* The **crash text** is what faulthandler writes.
+* The **crash text** is what faulthandler writes: after a fatal signal, and at
+  `transport.platform.DUMP_SIGNAL`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ Promise: plain data and pure functions, no I/O.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 __all__ = [
+    "Begun",
     "Crash",
     "ExitReason",
     "ExitReport",
@@ -30,6 +31,8 @@ __all__ = [
     "Linked",
     "NoServer",
     "Normal",
+    "OutOfMemory",
+    "Rule",
     "Shutdown",
     "ShutdownTimedOut",
     "Unknown",
@@ -92,6 +95,15 @@ class Killed:
     """
 
     signal: str
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The system killed the server's process to get memory back.
+
+    The evidence: SIGKILL, not from us, and the kernel has counted an OOM kill in the node's cgroup
+    (see `ExitReport.oom_kills`) that no other death explains.
+    """
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ ExitReason: TypeAlias = (
     | Crash
     | Exited
     | Killed
+    | OutOfMemory
     | InitFailed
     | InitTimedOut
     | ShutdownTimedOut
@@ -203,6 +216,8 @@ def render(reason: ExitReason) -> str:
             return f"exited with status {code}"
         case Killed(signal):
             return f"killed by {signal}"
+        case OutOfMemory():
+            return "killed by the system, which was out of memory"
         case InitFailed(detail):
             return _with("failed in its init", detail)
         case InitTimedOut(limit):
@@ -228,9 +243,49 @@ def _with(what: str, detail: str) -> str:
     return f"{what}: {first}" if first == detail.strip() else f"{what}: {first} ..."
 
 
+Rule: TypeAlias = Literal[
+    "",
+    "stop",
+    "group",
+    "supervisor",
+    "node",
+    "hurry",
+    "init_timeout",
+    "shutdown_timeout",
+    "placement",
+    "protocol",
+]
+"""Which of our rules ended a server; empty where none did. `docs/exits.md` has what each means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """The message that a server was working on when it ended.
+
+    Attributes:
+        operation: The name of the operation, or of the callback (`handle_call`).
+        size: How many bytes it had on its way here, or None: of messages that arrive together only
+            the first is measured, since that would cost each of them more than all the rest of
+            this. With `Node(debug=True)` each is.
+        age: How long ago it had begun, in seconds. Casts that arrive together have one time for
+            all, that of the first of them; it is at most as much too long as these took.
+        attempts: How often it has begun, in incarnations that followed each other: more than 1 only
+            for `@call(idempotent=True)`.
+        arguments: What it was called with, cut; empty without `Node(debug=True)`.
+    """
+
+    operation: str
+    size: int | None = None
+    age: float = 0.0
+    attempts: int = 1
+    arguments: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExitReport:
     """How one incarnation of a server ended: the same object in errors, events and logs.
+
+    It is bounded: 16 KiB on its way, whatever the server has raised, printed or was called.
 
     Attributes:
         server: The server's name or id, for people.
@@ -239,9 +294,23 @@ class ExitReport:
         reason: Why it ended.
         os_pid: The process it lived in, as the operating system counts.
         uptime: How long it ran, in seconds.
-        requested: Whether we asked for its end.
+        requested: Whether somebody wanted it to end: a program, its supervisor, the node.
+        rule: Which of our rules ended it: also where nobody wanted its end, as after a time limit.
         traceback: Where it crashed, as Python prints it; empty if it raised nothing.
-        casts_lost: How many casts had not begun and are lost.
+        stack: Where its threads were when its process died, as faulthandler prints it: after a
+            fatal signal like SIGSEGV, and after a time limit, where we asked before we killed.
+        message: What it was working on; None if it waited, or was in a callback of its own, such
+            as `init`.
+        mailbox: How many messages had arrived in its process and waited for their turn. What the
+            process had not looked at yet, still in its sockets, is not counted.
+        casts_lost: How many casts had not begun and are lost, so far as their senders have said so.
+        rss: The memory that its process had in the end, in bytes; None after a sudden death, when
+            nobody can ask any more. A worker shares pages with its zygote, which count as well.
+        peak_rss: The most that it had at any time (or a child process of it); None if nobody knows.
+        oom_kills: How many processes the kernel has killed for want of memory, since this one
+            started: in the node's cgroup, or on the machine where there is none.
+        stderr: The last lines, at most 20, that its process wrote to standard error.
+        time: When it ended, in seconds since the epoch.
         next: What its supervisor does now, for example `restarting`; may be empty.
         shared: Where its process died with a whole placement group: which, how many, and why it
             was ended, if we did it; empty if the server ended alone.
@@ -254,13 +323,39 @@ class ExitReport:
     os_pid: int
     uptime: float
     requested: bool = False
+    rule: Rule = ""
     traceback: str = ""
+    stack: str = ""
+    message: Begun | None = None
+    mailbox: int = 0
     casts_lost: int = 0
+    rss: int | None = None
+    peak_rss: int | None = None
+    oom_kills: int = 0
+    stderr: tuple[str, ...] = ()
+    time: float = 0.0
     next: str = ""
     shared: str = ""
+
+    @property
+    def restarts(self) -> int:
+        """How often the server had been started again, up to this incarnation."""
+        return max(0, self.incarnation - 1)
+
+    @property
+    def trace(self) -> str:
+        """Its traceback, else the stack of its process; may be empty."""
+        return self.traceback or self.stack
 
     @property
     def summary(self) -> str:
         """Why it ended and what follows, on one line: `killed by SIGKILL; restarting`."""
         why = f"{render(self.reason)} {self.shared}" if self.shared else render(self.reason)
         return f"{why}; {self.next}" if self.next else why
+
+    @property
+    def text(self) -> str:
+        """All of it for people: at most 24 lines of at most 100 characters."""
+        from noex_mp.core.report_text import text_of
+
+        return text_of(self)

@@ -23,7 +23,7 @@ from noex_mp.core.black_box import (
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS
 
-__all__ = ["BlackBox", "LastWords", "Slot"]
+__all__ = ["BlackBox", "LastWords", "Slot", "stack_in"]
 
 
 class Slot(NamedTuple):
@@ -44,7 +44,7 @@ class LastWords(NamedTuple):
     Attributes:
         begun: The number of the last message it began, by (link id, sid).
         replies: What was finished and had not been sent, by link id: packed frames.
-        text: What faulthandler wrote; empty unless the interpreter crashed.
+        text: What faulthandler wrote: when the interpreter crashed, or when we asked.
     """
 
     begun: dict[tuple[int, int], int]
@@ -82,7 +82,7 @@ class BlackBox:
 
     def read(self, slot: Slot) -> LastWords:
         """Read the slot of a worker that is dead."""
-        return LastWords(_cells(*slot), _outbox(*slot), _text(*slot))
+        return LastWords(_cells(*slot), _outbox(*slot), stack_in(slot))
 
     def give_back(self, slot: Slot) -> None:
         """Empty a slot and let the next worker have it."""
@@ -124,6 +124,7 @@ def _outbox(fd: int, offset: int) -> dict[int, bytes]:
     return {header[LINK_ID]: os.pread(fd, size, start + OUTBOX_HEADER)}
 
 
-def _text(fd: int, offset: int) -> str:
-    data = os.pread(fd, 64 * 1024, offset + TEXT_OFFSET)
+def stack_in(slot: Slot) -> str:
+    """Return what faulthandler has written so far."""
+    data = os.pread(slot.fd, 64 * 1024, slot.offset + TEXT_OFFSET)
     return data.partition(b"\0")[0].decode(errors="replace")

@@ -64,9 +64,9 @@ class EventLog:
         if event.kind == "gave_up":
             return logging.ERROR, "%s", (event.detail,)
         what = (event.server, report.summary, report.os_pid)
-        if not report.traceback:
+        if not report.trace:
             return logging.ERROR, "%s %s (os pid %d)", what
-        return logging.ERROR, "%s %s (os pid %d)\n%s", (*what, report.traceback.rstrip())
+        return logging.ERROR, "%s %s (os pid %d)\n%s", (*what, report.trace.rstrip())
 
     def _note_what_was_dropped(self) -> None:
         if self._dropped:

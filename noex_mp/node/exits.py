@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from noex_mp.core.reasons import (
+    Begun,
     Crash,
     Exited,
     ExitReason,
     ExitReport,
+    InitTimedOut,
     Killed,
+    OutOfMemory,
+    Rule,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
 )
+from noex_mp.core.report_bounds import bounded
 from noex_mp.node.children import Child
 from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 
-__all__ = ["reason_of_death", "reason_of_status", "report_exit"]
+__all__ = ["reason_of_death", "reason_of_end", "report_exit"]
+
+
+def reason_of_end(worker: Worker) -> ExitReason:
+    """Return what the kernel says of the end of a process that nobody of us has killed."""
+    if worker.ran_out_of_memory and not worker.condemned:
+        return OutOfMemory()
+    return reason_of_status(worker.dead.result())
 
 
 def reason_of_status(status: int | None) -> ExitReason:
@@ -56,7 +69,7 @@ def reason_of_death(child: Child, worker: Worker) -> ExitReason:
         return child.stop_reason or Shutdown()
     if child.struck is not None:
         return child.struck
-    return reason_of_status(worker.dead.result())
+    return reason_of_end(worker)
 
 
 def _shared(worker: Worker) -> str:
@@ -68,7 +81,12 @@ def _shared(worker: Worker) -> str:
 
 
 def report_exit(
-    member: Member, worker: Worker | None, reason: ExitReason, following: str
+    member: Member,
+    worker: Worker | None,
+    reason: ExitReason,
+    following: str,
+    *,
+    node_stops: bool = False,
 ) -> ExitReport:
     """Return the report of an incarnation's end.
 
@@ -77,10 +95,10 @@ def report_exit(
         worker: Where the server lived.
         reason: Why it ended.
         following: What the supervisor does next, in words.
+        node_stops: Whether all servers are being stopped.
     """
     exited = member.exited if isinstance(member, Child) else None
-    trace = exited[2] if exited else ""
-    return ExitReport(
+    report = ExitReport(
         server=member.title,
         sid=member.sid,
         incarnation=member.incarnation,
@@ -88,7 +106,45 @@ def report_exit(
         os_pid=worker.os_pid if worker else 0,
         uptime=member.uptime(),
         requested=member.stop_reason is not None,
-        traceback=trace or (worker.last_words.text if worker else ""),
+        rule=_rule(member, worker, reason, node_stops=node_stops),
+        traceback=exited[2] if exited else "",
+        stack=worker.last_words.text if worker else "",
+        casts_lost=0,
+        rss=worker.rss if worker else None,
+        peak_rss=worker.peak_rss if worker else None,
+        oom_kills=worker.oom_kills if worker and not worker.alive else 0,
+        stderr=worker.last_errors if worker else (),
+        time=time.time(),
         shared=_shared(worker) if worker and exited is None else "",
         next=following,
     )
+    return bounded(report)
+
+
+def _rule(
+    member: Member, worker: Worker | None, reason: ExitReason, *, node_stops: bool
+) -> Rule:
+    """Return which of our rules ended an incarnation."""
+    if isinstance(reason, InitTimedOut):
+        return "init_timeout"
+    if isinstance(reason, ShutdownTimedOut):
+        return "shutdown_timeout"
+    if isinstance(member, Child) and member.killed_in_a_hurry:
+        return "hurry"
+    if worker is not None and not worker.alive:
+        if worker.problem is not None:
+            return "protocol"
+        if worker.condemned:
+            return "placement"
+    return "" if member.stop_reason is None else _who_stopped(member, node_stops=node_stops)
+
+
+def _who_stopped(member: Member, *, node_stops: bool) -> Rule:
+    parent = member.parent
+    if node_stops:
+        return "node"
+    if parent is None or (parent.is_dynamic and not parent.is_ending):
+        return "stop"
+    if parent.is_ending or parent.starting:
+        return "supervisor"
+    return "group" if member.pauses or member in parent.going_down else "stop"

@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from noex_mp.core.report_bounds import LAST_LINES
 from noex_mp.transport import fds
 
 __all__ = ["PATIENCE", "ROOM", "OurOutput", "Output", "Sink", "Writer", "start_thread"]
@@ -25,6 +27,9 @@ READ_SIZE: Final = 64 * 1024
 
 # A line without an end is passed on in pieces of this size, in bytes.
 MAX_LINE: Final = 64 * 1024
+
+# Of a line that is kept for an exit report, so many bytes are.
+MAX_KEPT: Final = 1200
 
 # What a dead worker has left is at most what a pipe holds, 64 KiB; more comes from elsewhere.
 LAST_READS: Final = 4
@@ -41,7 +46,13 @@ Sink = Callable[[str, str, bytes], None]
 
 
 class Output:
-    """The read end of one stream of one worker."""
+    """The read end of one stream of one worker.
+
+    Attributes:
+        stream: "stdout" or "stderr".
+        closed: Nothing more will come.
+        last: The last lines that came, cut to a decent length.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, stream: str, label: str, sink: Sink
@@ -49,7 +60,8 @@ class Output:
         os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fds.own(fds.high(fd))
-        self._stream = stream
+        self.stream = stream
+        self.last: deque[bytes] = deque(maxlen=LAST_LINES)
         self._label = label
         self._sink = sink
         self._partial = b""
@@ -68,12 +80,17 @@ class Output:
             return False
         lines = (self._partial + data).splitlines(keepends=True)
         self._partial = b"" if lines[-1].endswith(b"\n") else lines.pop()
+        self._keep(lines)
         for line in lines:
-            self._sink(self._label, self._stream, line)
+            self._sink(self._label, self.stream, line)
         if len(self._partial) >= MAX_LINE:
-            self._sink(self._label, self._stream, self._partial)
+            self._keep([self._partial])
+            self._sink(self._label, self.stream, self._partial)
             self._partial = b""
         return True
+
+    def _keep(self, lines: list[bytes]) -> None:
+        self.last.extend(line[:MAX_KEPT] for line in lines[-LAST_LINES:])
 
     def finish(self) -> None:
         """Read what a dead worker left, and close; a grandchild may hold the other end."""
@@ -90,7 +107,8 @@ class Output:
         self._loop.remove_reader(self._fd)
         fds.close(self._fd)
         if self._partial:
-            self._sink(self._label, self._stream, self._partial + b"\n")
+            self._keep([self._partial])
+            self._sink(self._label, self.stream, self._partial + b"\n")
 
 
 class Writer:

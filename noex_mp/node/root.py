@@ -21,6 +21,7 @@ from typing import Any, Final, get_args
 from noex_mp.client.api import servers_of_wire
 from noex_mp.client.events import Listener
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
+from noex_mp.core.report_plain import as_plain
 from noex_mp.errors import (
     ConfigError,
     MaxRestartsExceededError,
@@ -111,7 +112,7 @@ class RootConfig:
 _ENDS: Final = frozenset({"stop", "terminate_child", "stop_supervisor"})
 
 # What a program outside of the node may ask for: nothing that runs code of its choice.
-FOR_PROGRAMS: Final = frozenset({"stop", "whereis", "is_running", "names", "ps"})
+FOR_PROGRAMS: Final = frozenset({"stop", "whereis", "is_running", "names", "ps", "exits"})
 
 
 class Root:
@@ -200,6 +201,7 @@ class Root:
             "is_running": self._is_running,
             "names": self._names,
             "ps": self._ps,
+            "exits": self._exits,
             **self._supervisors.methods,
             "stop_supervisor": self._stop_supervisor,
         }
@@ -532,6 +534,7 @@ class Root:
         # still further back we have no report any more.
         is_last = child.report.incarnation == incarnation
         report = replace(child.report, casts_lost=count) if is_last else None
+        self._supervision.exits.lost(sid, incarnation, count)
         self._events.tell(
             "messages_lost",
             child,
@@ -729,6 +732,9 @@ class Root:
             }
             for child in self._directory
         ]
+
+    async def _exits(self, name: str | None = None) -> list[dict[str, Any]]:
+        return [as_plain(report) for report in self._supervision.exits.of(name)]
 
     def _find(self, target: int | str) -> Child | None:
         if isinstance(target, int):

@@ -18,8 +18,9 @@ from noex_mp.errors import (
 )
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
-from noex_mp.node.exits import reason_of_status
+from noex_mp.node.exits import reason_of_end
 from noex_mp.node.placements import Placements
+from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
 from noex_mp.supervision.shutdown import GRACE
 from noex_mp.wire.envelopes import KILL, START
@@ -144,7 +145,7 @@ class Starts:
                 if child.stop_reason is not None:
                     # We have killed it: see `stops`.
                     return _failed(child, child.stop_reason, b"", worker)
-                status = render(reason_of_status(worker.dead.result()))
+                status = render(reason_of_end(worker))
                 reason = InitFailed(f"its worker process ended in it: {status}")
                 return _failed(child, reason, b"", worker)
 
@@ -152,7 +153,8 @@ class Starts:
         if worker.shared:
             return
         # It ends by itself; should it hang in that, it is of no use to anybody.
-        await asyncio.wait((worker.dead,), timeout=1.0)
+        if not (await asyncio.wait((worker.dead,), timeout=1.0))[0]:
+            await ask_for_stack(worker)
         worker.signal_group(signal.SIGKILL)
         await worker.dead
 
@@ -168,6 +170,7 @@ class Starts:
             if child.exited is not None or not worker.alive:
                 return
             worker.condemned = f"{child.title} {render(reason)}"
+        await ask_for_stack(worker)
         worker.signal_group(signal.SIGKILL)
         await worker.dead
 

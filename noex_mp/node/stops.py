@@ -9,6 +9,7 @@ from typing import Any
 from noex_mp.core.reasons import ShutdownTimedOut
 from noex_mp.core.specs import ShutdownLimit
 from noex_mp.node.children import Child
+from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
 from noex_mp.supervision.shutdown import Step, stop_steps
 from noex_mp.wire.envelopes import KILL, STOP
@@ -29,15 +30,24 @@ class Stops:
     async def end(self, child: Child, limit: ShutdownLimit) -> None:
         """Make a server that has its `stop_reason` end; return once it is at rest."""
         for step in stop_steps(limit, fast=self.fast.is_set(), shared=child.placement is not None):
+            if child.killed_after is not None and step.action != "evict":
+                await self._look(child)
             if await self._try(child, step):
                 break
             if step.action == "ask" and not self.fast.is_set():
                 child.killed_after = step.limit
         await child.rest()
 
+    async def _look(self, child: Child) -> None:
+        """See what a server is doing that does not stop, unless somebody has no patience."""
+        if child.worker is not None and not child.at_rest and not self.fast.is_set():
+            await ask_for_stack(child.worker)
+
     async def _try(self, child: Child, step: Step) -> bool:
         """Take one step to end a server; return whether it is at rest."""
         worker = child.worker
+        if child.at_rest:
+            return True
         if step.action == "ask":
             self._ask(child, worker)
         elif worker is not None:

@@ -51,9 +51,11 @@ from noex_mp.node.branches import SPAWNED, Branch
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
+from noex_mp.node.exit_log import ExitLog
 from noex_mp.node.exits import reason_of_death, report_exit
 from noex_mp.node.members import Member
 from noex_mp.node.placements import Placements
+from noex_mp.node.stacks import ask_all_for_stacks
 from noex_mp.node.starts import Ended, Starts
 from noex_mp.node.stops import Stops
 from noex_mp.node.workers import Worker
@@ -82,6 +84,7 @@ class Supervision:
     Attributes:
         top: The tree's supervisor, or None.
         spawned: The node's own, of what is spawned.
+        exits: The last exit reports.
         ended: Done when the tree has ended by itself: the report of the last straw, or None where
             its work was done.
     """
@@ -114,6 +117,7 @@ class Supervision:
             is_stopping=lambda: self._stopping,
         )
         self._stops = Stops()
+        self.exits = ExitLog()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.top: Branch | None = None
         self.spawned = Branch(0, SPAWNED)
@@ -551,7 +555,12 @@ class Supervision:
         self._tell("crashed" if crashed else "exited", member, report=report)
 
     def _report(self, member: Member, ended: Ended, following: str) -> ExitReport:
-        member.report = report_exit(member, ended.worker, ended.reason, following)
+        # A tree that ends by itself stops the rest of the node as its supervisor.
+        stops = self._stopping and (self.top is None or self.top.ending is None)
+        member.report = report_exit(
+            member, ended.worker, ended.reason, following, node_stops=stops
+        )
+        self.exits.keep(member, member.report)
         member.error = ended.error
         return member.report
 
@@ -775,6 +784,8 @@ class Supervision:
         ending = self._run(branch, self._rest_branch(branch, reason), f"stop of {branch.title}")
         seconds = 0.0 if limit == "brutal_kill" else limit
         if not (await asyncio.wait((ending,), timeout=seconds))[0]:
+            if limit != "brutal_kill":
+                await ask_all_for_stacks(child.worker for child in branch.children())
             self._kill(branch, "its supervisor did not stop in time")
         await branch.rest()
 

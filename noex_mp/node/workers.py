@@ -21,6 +21,7 @@ from noex_mp.core.black_box import TEXT_OFFSET
 from noex_mp.errors import OutOfDescriptorsError, ProtocolError, TruncatedFrameError
 from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
+from noex_mp.node.oom import OomCounter
 from noex_mp.node.output import Output, Sink
 from noex_mp.node.zygote import Zygote
 from noex_mp.transport import fds, lifeline
@@ -65,6 +66,12 @@ class Worker:
         condemned: Why it is killed although nothing is wrong with most of its servers; or empty.
         leaving: It was told that its last server is gone.
         toll: How many servers died with it.
+        oom_kills: How many the kernel had killed for want of memory: when it started, and from its
+            death on, since then.
+        ran_out_of_memory: The kernel has killed it for that.
+        was_asked: It was asked for its stack: it is about to be killed.
+        rss: What memory it had when we were about to kill it, in bytes, if we were.
+        peak_rss: The most that it or a child of it had, in bytes, if anybody knows.
     """
 
     def __init__(
@@ -82,6 +89,11 @@ class Worker:
         self.condemned = ""
         self.leaving = False
         self.toll = 0
+        self.oom_kills = 0
+        self.ran_out_of_memory = False
+        self.was_asked = False
+        self.rss: int | None = None
+        self.peak_rss: int | None = None
         self.label = label
         self.slot = slot
         self.os_pid = 0
@@ -107,14 +119,25 @@ class Worker:
         """Whether another server may be started in it."""
         return self.alive and not self.is_gone and not self.condemned and not self.leaving
 
+    @property
+    def last_errors(self) -> tuple[str, ...]:
+        """The last lines that it wrote to standard error."""
+        kept = [output.last for output in self.outputs if output.stream == "stderr"]
+        return tuple(line.decode(errors="replace").rstrip() for last in kept for line in last)
+
     def retire(self) -> None:
         """Let it end by itself: its last server is gone."""
         self.leaving = True
         self.connection.post([LEAVE])
 
+    @property
+    def can_be_signalled(self) -> bool:
+        """Whether its process is there, as far as we know."""
+        return bool(self.os_pid) and self.alive and not self.is_reaped
+
     def signal_group(self, number: int) -> None:
         """Send a signal to the worker and what it started, if it is not dead."""
-        if self.os_pid and self.alive and not self.is_reaped:
+        if self.can_be_signalled:
             fds.send_signal_to_group(self.pidfd, self.os_pid, number)
 
 
@@ -147,6 +170,7 @@ class Workers:
         self._on_frame = on_frame
         self._on_dead = on_dead
         self._allow_pickle = allow_pickle
+        self._oom_counter = OomCounter()
         self._next = 0
         # How many have been asked for and have no pidfd yet.
         self._coming = 0
@@ -188,6 +212,7 @@ class Workers:
         self._next += 1
         worker = Worker(self._next, label, self._black_box.take(), self._loop, shared=shared)
         worker.zygote = zygote
+        worker.oom_kills = self._oom_counter.read()
         self._known.add(worker)
         passed: list[int] = []
         self._coming += 1
@@ -278,11 +303,12 @@ class Workers:
 
     # --- death -------------------------------------------------------------------------
 
-    def on_exit(self, os_pid: int, status: int) -> None:
-        """Take the zygote's report of a wait status."""
+    def on_exit(self, os_pid: int, status: int, peak_rss: int) -> None:
+        """Take the zygote's report of a wait status, and of the most memory it had, in bytes."""
         worker = self._by_os_pid.get(os_pid)
         if worker is not None:
             worker.is_reaped = True
+            worker.peak_rss = peak_rss
             self._finish(worker, status)
 
     def on_zygote_death(self, zygote: Zygote) -> None:
@@ -330,11 +356,19 @@ class Workers:
             for output in worker.outputs:
                 output.finish()
             worker.last_words = self._black_box.read(worker.slot)
+            self._look_for_oom(worker, status)
         finally:
             worker.dead.set_result(status)
             worker.toll = len(worker.residents)
             self._on_dead(worker)
             self._discard(worker)
+
+    def _look_for_oom(self, worker: Worker, status: int | None) -> None:
+        before = worker.oom_kills
+        worker.oom_kills = max(0, self._oom_counter.read() - before)
+        # Whether it was a kill of ours, `exits` looks first.
+        if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            worker.ran_out_of_memory = self._oom_counter.explains(before)
 
     def _discard(self, worker: Worker) -> None:
         self._known.discard(worker)

@@ -75,7 +75,7 @@ class Zygote:
         loop: asyncio.AbstractEventLoop,
         process: subprocess.Popen[bytes],
         requests: PacketSocket,
-        on_exit: Callable[[int, int], None],
+        on_exit: Callable[[int, int, int], None],
         on_death: Callable[[], None],
     ) -> None:
         self.os_pid = process.pid
@@ -107,7 +107,7 @@ class Zygote:
         loop: asyncio.AbstractEventLoop,
         config: packets.ZygoteConfig,
         lifeline: int,
-        on_exit: Callable[[int, int], None],
+        on_exit: Callable[[int, int, int], None],
         on_death: Callable[[], None],
     ) -> Zygote:
         """Execute a zygote and hand it its configuration; `ready` waits for the preload.
@@ -116,8 +116,8 @@ class Zygote:
             loop: The running loop.
             config: What the zygote makes of itself.
             lifeline: The read end of the node's lifeline; it stays the caller's.
-            on_exit: Is called with the os pid and the wait status of each worker that ended,
-                after its `fork` has returned to a task that awaits it directly.
+            on_exit: Is called with the os pid, the wait status and the peak memory, in bytes, of
+                each worker that ended, after its `fork` has returned to a task that awaits it directly.
             on_death: Is called when the zygote died without being asked to; running workers
                 live on.
         """
@@ -306,9 +306,9 @@ class Zygote:
         match packet:
             case [packets.FORKED, request, os_pid]:
                 self._forked(request, os_pid, passed[0] if passed else fds.NO_FD)
-            case [packets.EXITED, os_pid, status]:
+            case [packets.EXITED, os_pid, status, peak_rss]:
                 # One turn later: the task that awaits this worker's fork comes first.
-                self._loop.call_soon(self._on_exit, os_pid, status)
+                self._loop.call_soon(self._on_exit, os_pid, status, peak_rss)
             case [packets.FORK_FAILED, request, number, text]:
                 self._answer(request, OSError(number, text))
             case [packets.PRELOADING, name]:

@@ -13,6 +13,7 @@ all. Wherever it is used there is a **fall-back** beside it, in the same small f
 | timerfd | timers of the event loop |
 | `waitid` that leaves the zombie | `waitpid` |
 | /proc | /dev/fd, psutil |
+| a real-time signal asks a worker for its stack before we kill it | nobody asks |
 
 `NOEX_MP_FALLBACKS=1` takes the fall-backs on Linux too: that is how they are tested. Branches are
 written `if sys.platform == "linux" and not FALLBACKS`, since type checkers understand that.
@@ -21,12 +22,13 @@ written `if sys.platform == "linux" and not FALLBACKS`, since type checkers unde
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import sys
 from typing import Final
 
-__all__ = ["FALLBACKS", "is_open", "open_fds", "peer_of"]
+__all__ = ["DUMP_SIGNAL", "FALLBACKS", "is_open", "open_fds", "peer_of"]
 
 #: Whether to do without what only Linux has. (A Python may be built without pidfds there too.)
 FALLBACKS: Final = (
@@ -34,6 +36,11 @@ FALLBACKS: Final = (
     or os.environ.get("NOEX_MP_FALLBACKS", "0") not in ("", "0")
     or not hasattr(os, "pidfd_open")
 )
+
+#: At this signal a worker writes the stacks of its threads into the black box. Programs have their
+#: own uses for SIGUSR1 and SIGUSR2; of the real-time signals the first belong to the C library and
+#: to systemd, and the last to Valgrind. None where there are no real-time signals.
+DUMP_SIGNAL: Final[int | None] = signal.SIGRTMAX - 4 if sys.platform == "linux" else None
 
 _FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
 # sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.

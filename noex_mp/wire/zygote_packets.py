@@ -26,7 +26,8 @@ READY: Final = 11  # -
 PRELOAD_FAILED: Final = 12  # text
 FORKED: Final = 13  # request id, os pid; fds: pidfd, where there is such a thing
 FORK_FAILED: Final = 14  # request id, errno, text
-EXITED: Final = 15  # os pid, wait status
+# os pid, wait status, the most memory that it or a child of it had at any time, in bytes
+EXITED: Final = 15
 
 MAX_PACKET: Final = 128 * 1024  # bytes
 

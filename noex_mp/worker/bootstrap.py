@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from noex_mp.transport import fds, lifeline
+from noex_mp.transport.platform import DUMP_SIGNAL
 
 # sysexits.h: an internal error. Ours, not the server's.
 EXIT_SOFTWARE: Final = 70
@@ -213,3 +214,6 @@ def _listen_for_faults(boot: Boot) -> None:
     last_words = lifeline.own_description(boot.black_box_fd)
     os.lseek(last_words, boot.black_box_offset, os.SEEK_SET)
     faulthandler.enable(last_words)
+    if DUMP_SIGNAL is not None:
+        # In C, and without the GIL: the root asks before it kills a worker that hangs.
+        faulthandler.register(DUMP_SIGNAL, last_words)

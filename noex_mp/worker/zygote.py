@@ -40,6 +40,8 @@ _QUIET: Final = 0.02  # seconds
 _OVERDUE: Final = 1.0  # seconds
 # What does not die of SIGKILL within this time hangs in the kernel; waiting would not help.
 _LAST_SWEEP: Final = 5.0  # seconds
+# In which `ru_maxrss` counts: kilobytes, but on macOS bytes.
+_MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 # The root pays for each byte of a failed preload's text; its end is what matters.
 _MAX_TEXT: Final = 32 * 1024
 
@@ -284,13 +286,13 @@ class Zygote:
     # --- reaping ---
 
     def _reap(self) -> None:
-        for os_pid, status in _dead_children(self._kill_leftovers):
+        for os_pid, status, peak_rss in _dead_children(self._kill_leftovers):
             # Whatever died may have left children, which are ours now.
             self._sweep_due = True
             self._spared.discard(os_pid)
             if os_pid in self._workers:
                 self._workers.remove(os_pid)
-                self._send([packets.EXITED, os_pid, status])
+                self._send([packets.EXITED, os_pid, status, peak_rss])
 
     def _kill_leftovers(self, os_pid: int) -> None:
         if os_pid in self._workers:
@@ -447,8 +449,8 @@ def _poll(fd: int, timeout: float | None) -> None:
     poll.poll(None if timeout is None else timeout * 1000)
 
 
-def _dead_children(before_reaping: Callable[[int], None]) -> Iterable[tuple[int, int]]:
-    """Reap the children that have ended; give the os pid and the wait status of each.
+def _dead_children(before_reaping: Callable[[int], None]) -> Iterable[tuple[int, int, int]]:
+    """Reap the children that have ended; give os pid, wait status and peak memory of each.
 
     Args:
         before_reaping: Is called while the number still belongs to the dead one; or right
@@ -458,11 +460,12 @@ def _dead_children(before_reaping: Callable[[int], None]) -> Iterable[tuple[int,
         if sys.platform == "linux" and not FALLBACKS:
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG):
                 before_reaping(dead.si_pid)
-                yield os.waitpid(dead.si_pid, 0)
+                os_pid, status, usage = os.wait4(dead.si_pid, 0)
+                yield os_pid, status, usage.ru_maxrss * _MAXRSS_UNIT
         else:
-            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+            while (reaped := os.wait4(-1, os.WNOHANG))[0]:
                 before_reaping(reaped[0])
-                yield reaped
+                yield *reaped[:2], reaped[2].ru_maxrss * _MAXRSS_UNIT
 
 
 def _kill_group(os_pid: int) -> None:

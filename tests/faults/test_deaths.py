@@ -81,8 +81,8 @@ async def test_a_fatal_signal_leaves_the_python_stack_in_the_report(signal_sent:
         faulty = await spawn(Faulty)
         with pytest.raises(ServerExitedError) as failure:
             await getattr(Faulty, signal_sent)(faulty)
-    assert "Fatal Python error" in failure.value.report.traceback
-    assert f"in {signal_sent}" in failure.value.report.traceback
+    assert "Fatal Python error" in failure.value.report.stack
+    assert f"in {signal_sent}" in failure.value.report.stack
 
 
 async def test_a_crash_carries_the_error_and_its_traceback() -> None:

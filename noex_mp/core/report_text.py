@@ -1,0 +1,130 @@
+"""An exit report in full, for people: it fits on a screen.
+
+```text
+visits was killed by SIGKILL ...
+```
+
+Promise: pure functions, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from noex_mp.core.reasons import Begun, ExitReport, Rule
+
+__all__ = ["COLUMNS", "LINES", "text_of"]
+
+LINES: Final = 24
+COLUMNS: Final = 100
+
+# Of what a server wrote and where it was, so many lines at least are shown if there are as many.
+_LEAST: Final = 4
+
+_RULES: Final[dict[Rule, str]] = {
+    "": "nobody of us",
+    "stop": "somebody stopped it",
+    "group": "its supervisor, to start its group again",
+    "supervisor": "its supervisor, which ended",
+    "node": "its node, which stopped",
+    "hurry": "whoever stopped it, out of patience",
+    "init_timeout": "the time limit of its init",
+    "shutdown_timeout": "the time limit of its stop",
+    "placement": "its placement group, whose process had to end",
+    "protocol": "its root, with which it could not talk any more",
+}
+
+
+def text_of(report: ExitReport) -> str:
+    """Return a report as lines of text, without an end on the last."""
+    head = [f"{report.server} {report.summary}", *_facts(report)]
+    blocks = [("printed", report.stderr), (_trace_title(report), report.trace.splitlines())]
+    shown = [(title, lines) for title, lines in blocks if lines]
+    room = LINES - len(head) - len(shown)
+    lines = list(head)
+    for place, (title, block) in enumerate(shown):
+        # What comes later keeps its room.
+        later = sum(min(_LEAST, len(other)) for _, other in shown[place + 1 :])
+        cut = _cut(block, room - later)
+        room -= len(cut)
+        lines += [f"  {title}:", *(f"    {line}" for line in cut)]
+    return "\n".join(_narrow(line) for line in lines)
+
+
+def _facts(report: ExitReport) -> Iterator[str]:
+    when = datetime.fromtimestamp(report.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    yield _fact("when", f"{when}, after {_duration(report.uptime)}")
+    times = f"{report.restarts} restart{'' if report.restarts == 1 else 's'}"
+    process = f", os pid {report.os_pid}" if report.os_pid else ""
+    yield _fact("which", f"incarnation {report.incarnation} ({times}){process}")
+    yield _fact("ended by", _RULES.get(report.rule, report.rule))
+    yield _fact("message", _message(report.message))
+    waiting = f"{report.mailbox} waited" if report.mailbox else "nothing waited"
+    lost = f", {report.casts_lost} casts lost" if report.casts_lost else ""
+    yield _fact("mailbox", f"{waiting}{lost}")
+    memory = _memory(report)
+    if memory:
+        yield _fact("memory", memory)
+
+
+def _fact(name: str, value: str) -> str:
+    return f"  {name + ':':<9} {value}"
+
+
+def _message(begun: Begun | None) -> str:
+    if begun is None:
+        return "none had begun"
+    size = "" if begun.size is None else f", {_bytes(begun.size)}"
+    attempt = f", attempt {begun.attempts}" if begun.attempts > 1 else ""
+    called = f"{begun.operation}({begun.arguments})" if begun.arguments else begun.operation
+    return f"{called}{size}, begun {_duration(begun.age)} before{attempt}"
+
+
+def _memory(report: ExitReport) -> str:
+    parts: list[str] = []
+    if report.rss is not None:
+        parts.append(f"{_bytes(report.rss)} in the end")
+    if report.peak_rss is not None:
+        parts.append(f"{_bytes(report.peak_rss)} at most")
+    if report.oom_kills:
+        parts.append(f"OOM kills since its start: {report.oom_kills}")
+    return ", ".join(parts)
+
+
+def _trace_title(report: ExitReport) -> str:
+    return "traceback" if report.traceback else "stack"
+
+
+def _cut(lines: Sequence[str], room: int) -> Sequence[str]:
+    """Return the lines, or their first and their last ones: what matters most stands there."""
+    if len(lines) <= room:
+        return lines
+    last = max(1, (room - 1) * 2 // 3)
+    first = max(0, room - 1 - last)
+    left_out = f"... ({len(lines) - first - last} lines)"
+    return [*lines[:first], left_out, *lines[len(lines) - last :]]
+
+
+def _narrow(line: str) -> str:
+    clean = line.replace("\t", "    ").rstrip()
+    clean = "".join(char if char.isprintable() else "?" for char in clean)
+    return clean if len(clean) <= COLUMNS else f"{clean[: COLUMNS - 4]} ..."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min"
+
+
+def _bytes(count: int) -> str:
+    if count < 1024:
+        return f"{count} bytes"
+    if count < 1024**2:
+        return f"{count / 1024:.1f} KiB"
+    return f"{count / 1024**2:.1f} MiB" if count < 1024**3 else f"{count / 1024**3:.2f} GiB"
