@@ -4,12 +4,20 @@ One memory file per node, a slot per worker. The worker maps only its own slot; 
 it once the worker is dead.
 
 ```text
-slot:    [cells] [outbox] [crash text]
-cell:    link id | sid | begun       three unsigned integers of eight bytes each
-outbox:  link id | end | replies     two of them, and packed frames up to `end`; 0: none
+slot:       [cells] [outbox] [names] [arguments] [crash text]
+cell:       link id | sid | begun | operation | since | size | sized | received
+outbox:     link id | end | replies     two of them, and packed frames up to `end`; 0: none
+names:      texts of UTF-8, each with a zero behind it
+arguments:  sid | seq | text            of the message that began last; with `debug=True`
 ```
 
-* A **cell** says, for one link and server, which message began last.
+Every word is an unsigned integer of eight bytes, but for `since`, which is a float of eight.
+
+* A **cell** says, for one link and server, which message began last. While that is worked on,
+  `operation` is not 0: the place of its name in the names, counted from 1. `since` is when it
+  began, by the monotonic clock, `size` how many bytes the message `sized` had, `received` the
+  last message
+  that had to wait.
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
@@ -22,37 +30,59 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "ARGUMENTS_OFFSET",
+    "ARGUMENTS_SIZE",
     "BEGUN",
     "CELLS_SIZE",
     "CELL_WORDS",
     "END",
     "LINK_ID",
+    "NAMES_OFFSET",
+    "NAMES_SIZE",
+    "OPERATION",
     "OUTBOX_HEADER",
     "OUTBOX_OFFSET",
     "OUTBOX_SIZE",
+    "RECEIVED",
+    "SEQ",
     "SID",
+    "SINCE",
+    "SIZE",
+    "SIZED",
     "SLOT_SIZE",
     "TEXT_OFFSET",
     "WORD",
 ]
 
-# Sparse: only touched pages cost memory. 6 MiB hold 262,144 cells: many servers may share a worker,
-# and each has a cell for each of its clients. The last part holds any crash text (at most 100
-# threads of 100 frames).
-SLOT_SIZE: Final = 7 * 1024 * 1024
-CELLS_SIZE: Final = 6 * 1024 * 1024
+# Sparse: only touched pages cost memory. 16 MiB hold 262,144 cells: many servers may share a
+# worker, and each has a cell for each of its clients. The last part holds any crash text (at most
+# 100 threads of 100 frames).
+SLOT_SIZE: Final = 17 * 1024 * 1024
+CELLS_SIZE: Final = 16 * 1024 * 1024
 OUTBOX_OFFSET: Final = CELLS_SIZE
 OUTBOX_SIZE: Final = 128 * 1024
-TEXT_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
+NAMES_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
+NAMES_SIZE: Final = 60 * 1024
+ARGUMENTS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
+ARGUMENTS_SIZE: Final = 4 * 1024
+TEXT_OFFSET: Final = ARGUMENTS_OFFSET + ARGUMENTS_SIZE
 
 WORD: Final = 8
 
 # The words of a cell.
-CELL_WORDS: Final = 3
+CELL_WORDS: Final = 8
 LINK_ID: Final = 0
 SID: Final = 1
 BEGUN: Final = 2
+OPERATION: Final = 3
+SINCE: Final = 4
+SIZE: Final = 5
+SIZED: Final = 6
+RECEIVED: Final = 7
 
 # The words of the outbox (LINK_ID as above), and their size in bytes. The end counts them in.
 END: Final = 1
 OUTBOX_HEADER: Final = 2 * WORD
+
+# The words in front of the arguments (SID as above).
+SEQ: Final = 0

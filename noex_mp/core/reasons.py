@@ -265,8 +265,7 @@ class Begun:
     Attributes:
         operation: The name of the operation, or of the callback (`handle_call`).
         size: How many bytes it had on its way here, or None: of messages that arrive together only
-            the first is measured, since that would cost each of them more than all the rest of
-            this. With `Node(debug=True)` each is.
+            the first is measured, since to measure each would cost more than all the rest of this.
         age: How long ago it had begun, in seconds. Casts that arrive together have one time for
             all, that of the first of them; it is at most as much too long as these took.
         attempts: How often it has begun, in incarnations that followed each other: more than 1 only

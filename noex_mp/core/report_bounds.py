@@ -9,7 +9,7 @@ Promise: pure functions, no I/O.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Final
+from typing import Any, Final
 
 from noex_mp.core.reasons import Begun, ExitReason, ExitReport
 
@@ -49,7 +49,7 @@ def bounded(report: ExitReport) -> ExitReport:
 
 
 def _bounded_reason(reason: ExitReason) -> ExitReason:
-    texts = {
+    texts: dict[str, Any] = {
         field.name: shortened_to(_REASON, value)
         for field in fields(reason)
         if isinstance(value := getattr(reason, field.name), str) and len(value) * 4 > _REASON

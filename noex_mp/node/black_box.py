@@ -5,17 +5,29 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from typing import NamedTuple
+import time
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from noex_mp.core.black_box import (
+    ARGUMENTS_OFFSET,
+    ARGUMENTS_SIZE,
     BEGUN,
     CELL_WORDS,
     CELLS_SIZE,
     END,
     LINK_ID,
+    NAMES_OFFSET,
+    NAMES_SIZE,
+    OPERATION,
     OUTBOX_HEADER,
     OUTBOX_OFFSET,
+    RECEIVED,
+    SEQ,
     SID,
+    SINCE,
+    SIZE,
+    SIZED,
     SLOT_SIZE,
     TEXT_OFFSET,
     WORD,
@@ -23,7 +35,11 @@ from noex_mp.core.black_box import (
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS
 
-__all__ = ["BlackBox", "LastWords", "Slot", "stack_in"]
+__all__ = ["BlackBox", "LastWords", "Message", "Slot", "stack_in"]
+
+
+# As much of the cells as is read at a time.
+_PAGE: Final = 4096
 
 
 class Slot(NamedTuple):
@@ -38,6 +54,26 @@ class Slot(NamedTuple):
     offset: int
 
 
+class Message(NamedTuple):
+    """What a dead worker was working on.
+
+    Attributes:
+        link_id: On which link it came.
+        seq: Its number there.
+        operation: What it asked for.
+        size: How many bytes it had, or None.
+        age: How long ago it had begun, in seconds.
+        arguments: What it was called with, if the node wants to know.
+    """
+
+    link_id: int
+    seq: int
+    operation: str
+    size: int | None
+    age: float
+    arguments: str
+
+
 class LastWords(NamedTuple):
     """What a dead worker left in its slot.
 
@@ -45,11 +81,15 @@ class LastWords(NamedTuple):
         begun: The number of the last message it began, by (link id, sid).
         replies: What was finished and had not been sent, by link id: packed frames.
         text: What faulthandler wrote: when the interpreter crashed, or when we asked.
+        messages: What each server was working on, by sid.
+        waiting: How many messages waited for each, by sid.
     """
 
     begun: dict[tuple[int, int], int]
     replies: dict[int, bytes]
     text: str
+    messages: Mapping[int, Message]
+    waiting: Mapping[int, int]
 
 
 class BlackBox:
@@ -82,7 +122,9 @@ class BlackBox:
 
     def read(self, slot: Slot) -> LastWords:
         """Read the slot of a worker that is dead."""
-        return LastWords(_cells(*slot), _outbox(*slot), stack_in(slot))
+        cells = _Cells(slot)
+        begun, waiting = cells.begun, cells.waiting
+        return LastWords(begun, _outbox(*slot), stack_in(slot), cells.messages, waiting)
 
     def give_back(self, slot: Slot) -> None:
         """Empty a slot and let the next worker have it."""
@@ -99,20 +141,69 @@ class BlackBox:
         fds.close_all(self._files)
 
 
-def _cells(fd: int, offset: int) -> dict[tuple[int, int], int]:
-    cell_size = CELL_WORDS * WORD
-    found: dict[tuple[int, int], int] = {}
-    position = offset
-    # A page at a time, until the first cell that is not in use.
-    while position < offset + CELLS_SIZE:
-        size = min(170 * cell_size, offset + CELLS_SIZE - position)
-        page = memoryview(os.pread(fd, size, position)).cast("Q")
-        for at in range(0, len(page), CELL_WORDS):
-            if not page[at + SID]:
-                return found
-            found[page[at + LINK_ID], page[at + SID]] = page[at + BEGUN]
-        position += size
-    return found
+class _Cells:
+    """The cells of one slot.
+
+    Attributes:
+        begun: The number of the last message begun, by (link id, sid).
+        messages: What each server was working on, by sid.
+        waiting: How many messages waited for each server, by sid.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._now = time.monotonic()
+        self.begun: dict[tuple[int, int], int] = {}
+        self.messages: dict[int, Message] = {}
+        self.waiting: dict[int, int] = {}
+        fd, position = slot
+        end = position + CELLS_SIZE
+        # A page at a time, until the first cell that is not in use.
+        while position < end and self._read_page(os.pread(fd, _PAGE, position)):
+            position += _PAGE
+
+    def _read_page(self, page: bytes) -> bool:
+        words = memoryview(page).cast("Q")
+        times = memoryview(page).cast("d")
+        for at in range(0, len(words), CELL_WORDS):
+            sid = words[at + SID]
+            if not sid:
+                return False
+            begun = words[at + BEGUN]
+            self.begun[words[at + LINK_ID], sid] = begun
+            # Freed cells stand under link 0.
+            if words[at + LINK_ID] and words[at + RECEIVED] > begun:
+                self.waiting[sid] = self.waiting.get(sid, 0) + words[at + RECEIVED] - begun
+            if words[at + OPERATION]:
+                self._add_message(words[at : at + CELL_WORDS], times[at + SINCE])
+        return True
+
+    def _add_message(self, cell: memoryview, since: float) -> None:
+        sid, seq = cell[SID], cell[BEGUN]
+        age = max(0.0, self._now - since)
+        other = self.messages.get(sid)
+        if cell[LINK_ID] and (other is None or age < other.age):
+            self.messages[sid] = Message(
+                link_id=cell[LINK_ID],
+                seq=seq,
+                operation=_name(self._slot, cell[OPERATION]),
+                size=cell[SIZE] if cell[SIZED] == seq else None,
+                age=age,
+                arguments=_arguments(self._slot, sid, seq),
+            )
+
+
+def _name(slot: Slot, number: int) -> str:
+    data = os.pread(slot.fd, NAMES_SIZE - number + 1, slot.offset + NAMES_OFFSET + number - 1)
+    return data.partition(b"\0")[0].decode(errors="replace")
+
+
+def _arguments(slot: Slot, sid: int, seq: int) -> str:
+    data = os.pread(slot.fd, ARGUMENTS_SIZE, slot.offset + ARGUMENTS_OFFSET)
+    words = memoryview(data)[: 2 * WORD].cast("Q")
+    if (words[SID], words[SEQ]) != (sid, seq):
+        return ""
+    return data[2 * WORD :].partition(b"\0")[0].decode(errors="replace")
 
 
 def _outbox(fd: int, offset: int) -> dict[int, bytes]:

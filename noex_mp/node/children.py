@@ -38,6 +38,9 @@ class Child(Member):
         answer: What came of the start under way, as far as that is known.
         exited: What it said of its own end: reason, error payload, traceback.
         begun: The last message it had begun, by link id, where it could say so.
+        evidence: What else it said, for the report.
+        attempts: The message that it had begun when it died last: whose, which, and how often that
+            has been so.
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`.
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
@@ -50,8 +53,10 @@ class Child(Member):
 
     __slots__ = (
         "answer",
+        "attempts",
         "begun",
         "dropped",
+        "evidence",
         "exited",
         "init_timeout",
         "killed_after",
@@ -83,6 +88,8 @@ class Child(Member):
         self.answer: Answer | None = None
         self.exited: tuple[ExitReason, bytes, str] | None = None
         self.begun: dict[int, int] | None = None
+        self.evidence: dict[str, Any] = {}
+        self.attempts: tuple[Connection | None, int, int] = (None, 0, 0)
         self.killed_after: float | None = None
         self.killed_on_request = False
         self.killed_in_a_hurry = False
@@ -96,6 +103,7 @@ class Child(Member):
         self.answer = None
         self.exited = None
         self.begun = None
+        self.evidence = {}
         self.worker = None
         self.struck = None
         self.traps = False

@@ -21,7 +21,9 @@ from noex_mp.core.reasons import (
     Unknown,
 )
 from noex_mp.core.report_bounds import bounded
+from noex_mp.node.black_box import Message
 from noex_mp.node.children import Child
+from noex_mp.node.connection import Connection
 from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 
@@ -109,9 +111,10 @@ def report_exit(
         rule=_rule(member, worker, reason, node_stops=node_stops),
         traceback=exited[2] if exited else "",
         stack=worker.last_words.text if worker else "",
-        casts_lost=0,
-        rss=worker.rss if worker else None,
-        peak_rss=worker.peak_rss if worker else None,
+        message=_message(member, worker) if worker else None,
+        mailbox=_waiting(member, worker) if worker else 0,
+        rss=_rss(member, worker) if worker else None,
+        peak_rss=_peak_rss(member, worker) if worker else None,
         oom_kills=worker.oom_kills if worker and not worker.alive else 0,
         stderr=worker.last_errors if worker else (),
         time=time.time(),
@@ -121,9 +124,7 @@ def report_exit(
     return bounded(report)
 
 
-def _rule(
-    member: Member, worker: Worker | None, reason: ExitReason, *, node_stops: bool
-) -> Rule:
+def _rule(member: Member, worker: Worker | None, reason: ExitReason, *, node_stops: bool) -> Rule:
     """Return which of our rules ended an incarnation."""
     if isinstance(reason, InitTimedOut):
         return "init_timeout"
@@ -148,3 +149,45 @@ def _who_stopped(member: Member, *, node_stops: bool) -> Rule:
     if parent.is_ending or parent.starting:
         return "supervisor"
     return "group" if member.pauses or member in parent.going_down else "stop"
+
+
+def _message(member: Member, worker: Worker) -> Begun | None:
+    """Return what a server was working on; count how often that has been so of this message."""
+    if not isinstance(member, Child):
+        return None
+    said = member.evidence.get("message")
+    last = Message(*said) if said else worker.last_words.messages.get(member.sid)
+    if last is None:
+        return None
+    # Its sender keeps the number where it sends it again.
+    whose = worker.links.get(last.link_id) or _lost(worker, last.link_id)
+    before = member.attempts
+    attempts = before[2] + 1 if before[:2] == (whose, last.seq) else 1
+    member.attempts = (whose, last.seq, attempts)
+    return Begun(
+        operation=last.operation,
+        size=last.size,
+        age=last.age,
+        attempts=attempts,
+        arguments=last.arguments,
+    )
+
+
+def _lost(worker: Worker, link_id: int) -> Connection | None:
+    return next((each for each, lost in worker.lost_links.items() if lost == link_id), None)
+
+
+def _waiting(member: Member, worker: Worker) -> int:
+    said: int | None = member.evidence.get("waiting") if isinstance(member, Child) else None
+    return worker.last_words.waiting.get(member.sid, 0) if said is None else said
+
+
+def _rss(member: Member, worker: Worker) -> int | None:
+    said: int | None = member.evidence.get("rss") if isinstance(member, Child) else None
+    return worker.rss if said is None else said
+
+
+def _peak_rss(member: Member, worker: Worker) -> int | None:
+    # The kernel's own peak lags behind by some pages.
+    known = [rss for rss in (worker.peak_rss, _rss(member, worker)) if rss is not None]
+    return max(known, default=None)

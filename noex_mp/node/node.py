@@ -39,6 +39,7 @@ from noex_mp.client.events import Event, Listener
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
+from noex_mp.core.report_plain import from_plain
 from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import ConfigError, NodeDownError, PreloadError
 from noex_mp.node.control_socket import check_name
@@ -95,6 +96,7 @@ class Node:
         allow_native_threads: Sequence[str] = (),
         pickle: bool = True,
         core_dumps: bool = False,
+        debug: bool = False,
         latency: Literal["spin"] | None = None,
     ) -> None:
         """Describe a node; nothing starts yet.
@@ -109,6 +111,8 @@ class Node:
                 imported, and threads, by name. Each is a risk: threads do not survive a fork.
             pickle: Whether arguments of types that nothing else covers are pickled.
             core_dumps: Whether a crashing worker may write a core file.
+            debug: Whether exit reports hold the arguments of the message that had begun, cut. Each
+                message pays for that, and reports go to logs: think of secrets.
             latency: `"spin"` halves the time of a lone call, and more: whoever has sent one looks
                 for the answer for a moment (100 µs at most) instead of going to sleep. It pays
                 where cores are idle, and gives up where it does not. None: sleep at once.
@@ -127,6 +131,7 @@ class Node:
         self._allow_native_threads = tuple(allow_native_threads)
         self._pickle = pickle
         self._core_dumps = core_dumps
+        self._debug = debug
         self._root: Root | None = None
         self._os_pid = 0
         self._output = OurOutput()
@@ -159,6 +164,7 @@ class Node:
             allow_native_threads=self._allow_native_threads,
             allow_pickle=self._pickle,
             core_dumps=self._core_dumps,
+            debug=self._debug,
             spin=self._spin,
             sink=sink,
             listener=partial(self._hear, listener),
@@ -488,6 +494,20 @@ class Node:
         """
         return self._listeners.call(callback, buffer)
 
+    async def exits(self, server: str | None = None) -> list[ExitReport]:
+        """Return the last exit reports, the newest last: 200, and at most 10 of one server.
+
+        Args:
+            server: Only those of this one: its name, path of ids, id or os pid. None means all.
+
+        Example:
+            ```python
+            for report in await node.exits("visits"):
+                print(report.text)
+            ```
+        """
+        return await _exits(current.client(self.id), server)
+
     def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
         client = self._clients.get(loop)
         if client is None or client.closed:
@@ -572,6 +592,11 @@ class BlockingNode:
         """Call a function with each event, in a thread of the node's own; see `Node.on_event`."""
         return self._node.on_event(callback, buffer)
 
+    def exits(self, server: str | None = None) -> list[ExitReport]:
+        """Return the last exit reports; see `Node.exits`."""
+        end = this_thread()
+        return end.run(_exits(end.client(self.id), server))
+
     def wait(self, timeout: float | None = None) -> None:
         """Block until the node has been stopped, or its tree gives up.
 
@@ -592,6 +617,11 @@ class BlockingNode:
 async def _ps(client: Client) -> list[dict[str, Any]]:
     servers: list[dict[str, Any]] = await client.request("ps")
     return servers
+
+
+async def _exits(client: Client, server: str | None) -> list[ExitReport]:
+    plain: list[dict[str, Any]] = await client.request("exits", server)
+    return [from_plain(report) for report in plain]
 
 
 def _share_processes(children: list[dict[str, Any]]) -> None:

@@ -90,6 +90,7 @@ class RootConfig:
         allow_native_threads: Native threads that the preload may leave.
         allow_pickle: Whether pickle is the last resort for arguments.
         core_dumps: Whether a crashing worker may write a core file.
+        debug: Whether exit reports hold what the last message was called with.
         spin: Whether loops do not go to sleep while an answer may be near.
         embedded: Whether the program around the root makes calls, with descriptors of its process.
         listener: Hears of every event.
@@ -102,6 +103,7 @@ class RootConfig:
     allow_native_threads: Sequence[str] = ()
     allow_pickle: bool = True
     core_dumps: bool = False
+    debug: bool = False
     spin: bool = False
     embedded: bool = False
     listener: Listener = field(default=lambda event: None)
@@ -143,6 +145,7 @@ class Root:
                 "token": self._token,
                 "core_dumps": config.core_dumps,
                 "spin": config.spin,
+                "debug": config.debug,
             },
             on_frame=self._on_frame,
             on_dead=self._on_dead,
@@ -517,7 +520,7 @@ class Root:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
-            child.begun = frame[6]
+            child.begun, child.evidence = frame[6], frame[7]
             self._supervision.server_ended(child)
 
     # --- what clients say --------------------------------------------------------------

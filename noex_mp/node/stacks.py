@@ -10,16 +10,13 @@ not answer.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from noex_mp.node.black_box import stack_in
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
-from noex_mp.transport.platform import DUMP_SIGNAL
+from noex_mp.transport.platform import DUMP_SIGNAL, rss_of
 
 __all__ = ["ask_all_for_stacks", "ask_for_stack"]
 
@@ -53,14 +50,3 @@ async def ask_for_stack(worker: Worker) -> None:
 async def ask_all_for_stacks(workers: Iterable[Worker | None]) -> None:
     """Ask several workers at the same time."""
     await asyncio.gather(*(ask_for_stack(worker) for worker in {*workers} if worker is not None))
-
-
-def rss_of(os_pid: int) -> int | None:
-    """Return the memory that a process has, in bytes; None if nobody knows."""
-    if sys.platform != "linux":
-        return None
-    try:
-        pages = int(Path(f"/proc/{os_pid}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -557,9 +557,7 @@ class Supervision:
     def _report(self, member: Member, ended: Ended, following: str) -> ExitReport:
         # A tree that ends by itself stops the rest of the node as its supervisor.
         stops = self._stopping and (self.top is None or self.top.ending is None)
-        member.report = report_exit(
-            member, ended.worker, ended.reason, following, node_stops=stops
-        )
+        member.report = report_exit(member, ended.worker, ended.reason, following, node_stops=stops)
         self.exits.keep(member, member.report)
         member.error = ended.error
         return member.report

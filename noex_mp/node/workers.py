@@ -104,7 +104,7 @@ class Worker:
         self.outputs: list[Output] = []
         self.zygote: Zygote | None = None
         self.dead: asyncio.Future[int | None] = loop.create_future()
-        self.last_words = LastWords({}, {}, "")
+        self.last_words = LastWords({}, {}, "", {}, {})
         self.problem: Exception | None = None
         self.is_gone = False
         self.is_reaped = False

@@ -117,7 +117,8 @@ class Zygote:
             config: What the zygote makes of itself.
             lifeline: The read end of the node's lifeline; it stays the caller's.
             on_exit: Is called with the os pid, the wait status and the peak memory, in bytes, of
-                each worker that ended, after its `fork` has returned to a task that awaits it directly.
+                each worker that ended, after its `fork` has returned to a task that awaits it
+                directly.
             on_death: Is called when the zygote died without being asked to; running workers
                 live on.
         """

@@ -26,9 +26,10 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Final
 
-__all__ = ["DUMP_SIGNAL", "FALLBACKS", "is_open", "open_fds", "peer_of"]
+__all__ = ["DUMP_SIGNAL", "FALLBACKS", "is_open", "open_fds", "peer_of", "rss_of"]
 
 #: Whether to do without what only Linux has. (A Python may be built without pidfds there too.)
 FALLBACKS: Final = (
@@ -73,3 +74,17 @@ def peer_of(sock: socket.socket) -> tuple[int, int]:
         return os_pid, uid
     credentials = sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_SIZE)
     return sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID), struct.unpack_from("II", credentials)[1]
+
+
+def rss_of(os_pid: int) -> int | None:
+    """Return the memory that a process has, in bytes; None if nobody knows.
+
+    Pages that it shares with the process it was forked from count as well.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        pages = int(Path(f"/proc/{os_pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

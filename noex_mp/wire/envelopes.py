@@ -67,8 +67,10 @@ def callback_name(operation: str, *, is_call: bool) -> str:
 HELLO: Final = 20  # worker_id, protocol version, token
 READY: Final = 21  # sid, incarnation: its init has returned
 NOT_READY: Final = 22  # sid, incarnation, reason, error, traceback: Normal means Ignore()
-# sid, incarnation, reason, error, traceback, {link_id: begun}: the server has ended. The last
-# element names the links that get an END, where the worker lives on.
+# sid, incarnation, reason, error, traceback, {link_id: begun}, evidence: the server has ended. The
+# dict names the links that get an END, where the worker lives on. The evidence is for the report:
+# "message" (link_id, seq, operation, size, age, arguments), "waiting" (messages), "rss" (bytes),
+# each of which may be missing.
 EXITED: Final = 23
 LOCATE: Final = 24  # sid: tell me where it is, now and after every restart
 LOST: Final = 25  # sid, incarnation, count: casts of mine that it never began

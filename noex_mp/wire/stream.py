@@ -91,8 +91,10 @@ class FrameReader:
             self._decoder.hook, max_size=max_frame_size, first_buffer=_FIRST_BUFFER
         )
         self.feed = self.unpacker.feed
-        # How many bytes were fed; whoever wants `few` counts them.
+        # How many bytes were fed; whoever wants `few` counts them. And up to where they have been
+        # taken, which whoever wants `size_of_first` notes.
         self.fed = 0
+        self.taken = 0
         # The buffers still to come, the last one first.
         self._announced: list[tuple[bool, int]] = []
         # How much of a buffer there was no memory for is still to come, in bytes.
@@ -134,6 +136,10 @@ class FrameReader:
             return (first,)
         return chain((first,), unpacker)
 
+    def size_of_first(self) -> int:
+        """Return the size of the frame that has just come out, the first since `taken`."""
+        return max(0, self.unpacker.tell() - self.taken)
+
     def begin(self, frame: list[Any]) -> None:
         """Take a BUFFERS frame, and what has already arrived of its buffers.
 
@@ -144,11 +150,14 @@ class FrameReader:
         sizes = self._checked_sizes(frame)
         self._decoder.buffers.clear()
         self._announced = sizes[::-1]
+        # They belong to the next frame, and do not pass through the unpacker.
+        self.taken -= sum(size for _, size in sizes)
         self._next_buffer()
         while self.wanted is not None:
             chunk = self.unpacker.read_bytes(len(self.wanted))
             if not chunk:
                 return
+            self.taken += len(chunk)
             self.wanted[: len(chunk)] = chunk
             self.advance(len(chunk))
 

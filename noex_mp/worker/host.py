@@ -32,16 +32,16 @@ from noex_mp.core import current_call
 from noex_mp.core.black_box import (
     BEGUN,
     CELL_WORDS,
-    CELLS_SIZE,
     LINK_ID,
     OUTBOX_OFFSET,
+    OUTBOX_SIZE,
     SID,
     TEXT_OFFSET,
 )
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Exit
 from noex_mp.core.outcomes import Ignore, Stop
-from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal
+from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal, is_abnormal
 from noex_mp.core.ref import Address, Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
 from noex_mp.transport import fds
@@ -49,6 +49,7 @@ from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
+from noex_mp.transport.platform import rss_of
 from noex_mp.transport.spin import Spinner
 from noex_mp.wire.classes import readable
 from noex_mp.wire.codec import BIG, Encoder, pack_plain
@@ -83,6 +84,7 @@ from noex_mp.wire.envelopes import (
 from noex_mp.wire.payload import pack_error, unpack_payload
 from noex_mp.worker import activation
 from noex_mp.worker.activation import inline
+from noex_mp.worker.begun import AT_OPERATION, AT_SINCE, AT_SIZE, AT_SIZED, BegunRecord
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Boot, end_fork
 from noex_mp.worker.mailbox import ODD_RESULTS, Arrival, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
@@ -125,6 +127,7 @@ class Host:
         loop: Its event loop.
         encoder: Packs replies.
         cells: The worker's part of the black box, as numbers of eight bytes.
+        record: The same, and what else it says of messages.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, boot: Boot) -> None:
@@ -136,8 +139,9 @@ class Host:
         self._spinner = Spinner(loop) if boot.fields["spin"] else None
         slot: int = boot.fields["slot"]
         mine = memoryview(mmap.mmap(boot.black_box_fd, TEXT_OFFSET, offset=slot))
-        self.cells = mine[:CELLS_SIZE].cast("Q")
-        self._outbox = Outbox(mine[OUTBOX_OFFSET:])
+        self.record = BegunRecord(mine, with_arguments=boot.fields["debug"])
+        self.cells = self.record.cells
+        self._outbox = Outbox(mine[OUTBOX_OFFSET : OUTBOX_OFFSET + OUTBOX_SIZE])
         self._next_cell = 0
         self._free_cells: list[int] = []
         # Those of servers that have ended, by sid, until the root knows what they say.
@@ -454,6 +458,7 @@ class Host:
         looking up all these than for its handler.
         """
         cells, outbox = self.cells, self._outbox
+        times, numbers = self.record.times, self.record.numbers
         pack, buffers = self.encoder.pack, self.encoder.buffers
         clock, shared = time.monotonic, self._shared
 
@@ -465,6 +470,9 @@ class Host:
             held: bytes | None = None
             late = False
             handled = last_sid = 0
+            # What runs since it was last written down, if anything has begun here.
+            running: Any = None
+            unmeasured = True
             target: Target | None = None
             # Those of the target: looked up once for messages in a row.
             mailbox: Any = None
@@ -481,12 +489,18 @@ class Host:
                     kind = frame[0]
                     if kind > CALL_KW:
                         self._on_other(link, frame)
+                        if kind != BUFFERS:
+                            link.reader.taken = link.unpacker.tell()
                         last_sid = 0
                         continue
                     # Messages in a row mostly go to the same server.
                     sid = frame[1]
                     if sid != last_sid:
                         last_sid = sid
+                        if running is not None:
+                            running = None
+                            if mailbox.activation is None:
+                                cells[cell + AT_OPERATION] = 0
                         target = inline.target = targets.get(sid)
                         if target is not None:
                             mailbox, cell = target.mailbox, target.cell
@@ -499,6 +513,9 @@ class Host:
                         # Bound at its first use.
                         handler = None if handler else mailbox.bind(frame[3])
                         if handler is None or not mailbox.idle:
+                            if unmeasured:
+                                unmeasured = False
+                                target.measured, target.size = frame, link.reader.size_of_first()
                             mailbox.put(target, frame)
                             continue
                     if held is not None:
@@ -506,6 +523,7 @@ class Host:
                         outbox.add(link, held)
                         held = None
                         now, stale = clock(), False
+                        times[cell + AT_SINCE] = now
                         if now > batch_end:
                             outbox.flush(link)
                             late = True
@@ -521,6 +539,14 @@ class Host:
                         mailbox.put(target, frame)
                         continue
                     cells[cell] = frame[2]
+                    if handler is not running:
+                        running = handler
+                        if unmeasured:
+                            unmeasured = False
+                            cells[cell + AT_SIZE] = link.reader.size_of_first()
+                            cells[cell + AT_SIZED] = frame[2]
+                        times[cell + AT_SINCE] = now
+                        cells[cell + AT_OPERATION] = numbers[frame[3]]
                     target.frame = frame
                     stale = True
                     try:
@@ -577,6 +603,10 @@ class Host:
             except Exception as error:
                 problem = link.reader.translate(error)
             inline.target = outer
+            if running is not None and mailbox.activation is None:
+                cells[cell + AT_OPERATION] = 0
+            if not unmeasured:
+                link.reader.taken = link.reader.fed
             # What is done leaves, also ahead of the end of a link that is of no more use.
             if outbox.end:
                 if held is not None:
@@ -645,7 +675,7 @@ class Host:
         else:
             cell = self._next_cell + BEGUN
             self._next_cell += CELL_WORDS
-        self.cells[cell] = 0
+        self.record.empty(cell)
         self.cells[cell - BEGUN + SID] = sid
         # Last: from here on it counts.
         self.cells[cell - BEGUN + LINK_ID] = link_id
@@ -713,7 +743,10 @@ class Host:
         sid, incarnation = mailbox.sid, mailbox.incarnation
         payload, trace = pack_error(self.encoder, error), _traceback_of(error)
         begun = self._end_on_links(sid, incarnation)
-        frame = [EXITED, sid, incarnation, reason, payload, trace, begun]
+        evidence = mailbox.evidence
+        if is_abnormal(reason) and not self._shared:
+            evidence = {**evidence, "rss": rss_of(os.getpid())}
+        frame = [EXITED, sid, incarnation, reason, payload, trace, begun, evidence]
         if self._client is not None and self._shared:
             # What it has sent comes before the news of its end, wherever that is heard.
             self._client.when_sent(partial(self._control.post, frame), LAST_FLUSH)
@@ -763,7 +796,9 @@ class Host:
             for sid, mailbox in self._mailboxes.items():
                 begun = self._end_on_links(sid, mailbox.incarnation)
                 end = [sid, mailbox.incarnation, reason, b"", ""]
-                self._control.post([EXITED, *end, begun] if mailbox.ready else [NOT_READY, *end])
+                self._control.post(
+                    [EXITED, *end, begun, {}] if mailbox.ready else [NOT_READY, *end]
+                )
             self._control.send_all_blocking(LAST_FLUSH)
         os._exit(EXIT_SOFTWARE)
 

@@ -50,6 +50,7 @@ from noex_mp.wire.envelopes import (
 )
 from noex_mp.wire.values import shortened
 from noex_mp.worker.activation import Activation, activation, inline
+from noex_mp.worker.begun import AT_OPERATION, AT_RECEIVED, AT_SINCE, AT_SIZE, AT_SIZED
 from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, Victim, follow
 from noex_mp.worker.suspended import GoOn, Suspended
 from noex_mp.worker.weighed_queue import WeighedQueue
@@ -77,10 +78,12 @@ class Target:
         link: Where replies go.
         cell: The place of the started cell: the number of the last message begun.
         is_server: Whether a server sends them, and not a program.
+        measured: A message that had to wait, and whose size is known ...
+        size: ... in bytes.
         frame: The message that was begun last where it was read.
     """
 
-    __slots__ = ("cell", "frame", "is_server", "link", "mailbox")
+    __slots__ = ("cell", "frame", "is_server", "link", "mailbox", "measured", "size")
 
     def __init__(self, mailbox: Mailbox, link: Link, cell: int, *, is_server: bool) -> None:
         self.mailbox = mailbox
@@ -88,6 +91,8 @@ class Target:
         self.cell = cell
         self.is_server = is_server
         self.frame: list[Any] = []
+        self.measured: list[Any] | None = None
+        self.size = 0
 
 
 class _Awaited(NamedTuple):
@@ -146,12 +151,18 @@ class Arrival:
 class Handler:
     """A bound operation, ready to be called."""
 
-    __slots__ = ("function", "is_async", "wants_sender")
+    __slots__ = ("function", "is_async", "number", "wants_sender")
 
     def __init__(
-        self, function: Callable[..., Any], *, wants_sender: bool = False, is_async: bool = False
+        self,
+        function: Callable[..., Any],
+        number: int,
+        *,
+        wants_sender: bool = False,
+        is_async: bool = False,
     ) -> None:
         self.function = function
+        self.number = number
         self.wants_sender = wants_sender
         self.is_async = is_async
 
@@ -170,6 +181,7 @@ class Mailbox:
         killed: Why it is ended without its `terminate`, or None.
         senders: How many links have opened the server; they share its mailbox.
         activation: What a handler works on now, if that may wait.
+        evidence: What the report of its end is to say of its messages.
     """
 
     __slots__ = (
@@ -188,9 +200,11 @@ class Mailbox:
         "_loop",
         "_parked",
         "_timeout",
+        "_times",
         "_traps",
         "_wake",
         "activation",
+        "evidence",
         "idle",
         "incarnation",
         "inline",
@@ -225,6 +239,8 @@ class Mailbox:
         self._look_after = FIRST_LOOK
         self._host = host
         self._cells = host.cells
+        self._times = host.record.times
+        self.evidence: dict[str, Any] = _NOTHING
         self._encoder = host.encoder
         self._loop = host.loop
         self._wake: asyncio.Future[None] | None = None
@@ -254,6 +270,11 @@ class Mailbox:
         if info is None or info.wants_sender or self._bounds[2] == DROP_OLDEST:
             # Of a server that drops messages, what has arrived is counted before any begins.
             return None
+        record = self._host.record
+        if record.with_arguments:
+            # Written down where messages begin one by one.
+            return None
+        record.number(name)
         function: Callable[..., Any] = info.function.__get__(self.server)
         if info.is_async:
             if self.task is None or not info.function.__code__.co_flags & CO_COROUTINE:
@@ -273,6 +294,7 @@ class Mailbox:
                 return self._callback(kind, name)
             found = Handler(
                 info.function.__get__(self.server),
+                self._host.record.number(name),
                 wants_sender=info.wants_sender,
                 is_async=info.is_async,
             )
@@ -357,6 +379,8 @@ class Mailbox:
     def _is_over(self, began: Activation | None) -> None:
         if began is not None:
             began.active = False
+            if began.target is not None:
+                self._cells[began.target.cell + AT_OPERATION] = 0
             if self.activation is began:
                 self.activation = None
 
@@ -479,6 +503,8 @@ class Mailbox:
         if self.task is None:
             self._need_task()
         self.queue.append((target, item))
+        if target is not None:
+            self._cells[target.cell + AT_RECEIVED] = item[2]
         if self.activation is not None and target is not None and target.is_server:
             self.suspect()
         if self._bounds[2] == DROP_OLDEST:
@@ -684,7 +710,8 @@ class Mailbox:
         name = frame[3]
         if name.__class__ is not str:
             return self._begin_odd(target, frame)
-        if kind in _CALLS and frame[4] < monotonic():
+        now = monotonic()
+        if kind in _CALLS and frame[4] < now:
             # Nobody waits for it any more.
             return None
         handler = self._handler(kind, name)
@@ -695,7 +722,14 @@ class Mailbox:
         if handler.wants_sender:
             # An operation takes its sender first, `handle_call` after the request.
             args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
-        self._cells[target.cell] = frame[2]
+        cells, cell = self._cells, target.cell
+        cells[cell] = frame[2]
+        if target.measured is frame:
+            cells[cell + AT_SIZE], cells[cell + AT_SIZED] = target.size, frame[2]
+        self._times[cell + AT_SINCE] = now
+        cells[cell + AT_OPERATION] = handler.number
+        if self._host.record.with_arguments:
+            self._host.record.note_arguments(self.sid, frame)
         began = self.activation = Activation(self, target, frame)
         activation.set(began)
         timeout, self._timeout = self._timeout, None
@@ -857,7 +891,14 @@ class Mailbox:
         if is_mistake or isinstance(error, self._expected):
             self.refuse(target, frame, error)
             return
+        if not self.evidence:
+            self.evidence = self._evidence(target, frame)
         self._crash(error)
+
+    def _evidence(self, target: Target, frame: list[Any]) -> dict[str, Any]:
+        message = self._host.record.describe(self.sid, target.cell, _callback_of(frame))
+        waiting = len(self.queue) + sum(map(len, self._parked.values()))
+        return {"message": [target.link.state, *message], "waiting": waiting}
 
     def refuse(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Let the caller have an error; of a cast, which has none, the log hears."""
@@ -915,11 +956,12 @@ class Mailbox:
 
     def _callback(self, kind: int, name: str) -> Handler | None:
         if name == INFO and kind not in _CALLS:
-            return Handler(self.server.handle_info)
+            return Handler(self.server.handle_info, self._host.record.number("handle_info"))
         callback = "handle_call" if kind in _CALLS else "handle_cast"
         if name != CALLBACK or not gen_server.has_callback(type(self.server), callback):
             return None
-        return Handler(getattr(self.server, callback), wants_sender=kind in _CALLS)
+        number = self._host.record.number(callback)
+        return Handler(getattr(self.server, callback), number, wants_sender=kind in _CALLS)
 
     def _sender(self, target: Target, seq: int) -> From[Any]:
         return From(partial(self._reply_later, target, seq))

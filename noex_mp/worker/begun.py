@@ -1,0 +1,121 @@
+"""What this worker is working on, written where it outlives it: for the report of its end.
+
+A message that begins costs its number and little more (see `host`): the name of its operation is
+written once, and then only where it stands. `core.black_box` has the layout.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Final
+
+from noex_mp.core.black_box import (
+    ARGUMENTS_OFFSET,
+    ARGUMENTS_SIZE,
+    BEGUN,
+    CELLS_SIZE,
+    NAMES_OFFSET,
+    NAMES_SIZE,
+    OPERATION,
+    RECEIVED,
+    SEQ,
+    SID,
+    SINCE,
+    SIZE,
+    SIZED,
+    WORD,
+)
+from noex_mp.wire.envelopes import CALL, CALL_KW, CAST_KW
+from noex_mp.wire.values import shortened
+
+__all__ = ["AT_OPERATION", "AT_RECEIVED", "AT_SINCE", "AT_SIZE", "AT_SIZED", "BegunRecord"]
+
+# Where the words of a cell stand, from its started cell on.
+AT_OPERATION: Final = OPERATION - BEGUN
+AT_SINCE: Final = SINCE - BEGUN
+AT_SIZE: Final = SIZE - BEGUN
+AT_SIZED: Final = SIZED - BEGUN
+AT_RECEIVED: Final = RECEIVED - BEGUN
+
+# What there is no room for has this name.
+_UNNAMED: Final = "?"
+
+_ARGUMENTS_HEADER: Final = 2 * WORD
+_SHOWN: Final = 500  # characters
+
+
+class BegunRecord:
+    """A worker's part of the black box that tells of messages.
+
+    Attributes:
+        cells: Its cells, as integers of eight bytes.
+        times: The same as floats.
+        numbers: Under which number each operation is known.
+        with_arguments: Whether to write down what messages hold; slow.
+    """
+
+    def __init__(self, area: memoryview, *, with_arguments: bool) -> None:
+        self.with_arguments = with_arguments
+        self.cells = area[:CELLS_SIZE].cast("Q")
+        self.times = area[:CELLS_SIZE].cast("d")
+        self._names = area[NAMES_OFFSET : NAMES_OFFSET + NAMES_SIZE]
+        self._arguments = area[ARGUMENTS_OFFSET : ARGUMENTS_OFFSET + ARGUMENTS_SIZE]
+        self._words = self._arguments[:_ARGUMENTS_HEADER].cast("Q")
+        self._end = 0
+        self._text = ""
+        self.numbers: dict[str, int] = {}
+        self.number(_UNNAMED)
+
+    def number(self, name: str) -> int:
+        """Return the number of an operation, or of a callback."""
+        known = self.numbers.get(name)
+        if known is not None:
+            return known
+        text = name.encode(errors="replace") + b"\0"
+        end = self._end + len(text)
+        if end > NAMES_SIZE:
+            self.numbers[name] = self.numbers[_UNNAMED]
+        else:
+            self._names[self._end : end] = text
+            self.numbers[name] = self._end + 1
+            self._end = end
+        return self.numbers[name]
+
+    def empty(self, cell: int) -> None:
+        """Let a cell say that nothing has begun."""
+        for at in (0, AT_OPERATION, AT_SINCE, AT_SIZE, AT_SIZED, AT_RECEIVED):
+            self.cells[cell + at] = 0
+
+    def describe(self, sid: int, cell: int, operation: str) -> list[Any]:
+        """Return what is known of the message that has begun last: for the report of an end.
+
+        It is its number, its operation, its size or None, its age in seconds, its arguments.
+        """
+        seq = self.cells[cell]
+        known = self._words[SID] == sid and self._words[SEQ] == seq
+        age = monotonic() - self.times[cell + AT_SINCE]
+        size = self.cells[cell + AT_SIZE] if self.cells[cell + AT_SIZED] == seq else None
+        return [seq, operation, size, age, self._text if known else ""]
+
+    def note_arguments(self, sid: int, frame: list[Any]) -> None:
+        """Write down what a message holds."""
+        self._text = arguments_in_words(frame)
+        data = self._text.encode(errors="replace")
+        room = ARGUMENTS_SIZE - _ARGUMENTS_HEADER
+        self._words[SEQ] = 0
+        self._arguments[_ARGUMENTS_HEADER:] = data[:room].ljust(room, b"\0")
+        self._words[SID] = sid
+        self._words[SEQ] = frame[2]
+
+
+def arguments_in_words(frame: list[Any]) -> str:
+    """Return the arguments of a message as they would stand in a call, cut."""
+    first = 5 if frame[0] in (CALL, CALL_KW) else 4
+    kwargs: dict[str, Any] = {}
+    if frame[0] >= CAST_KW:
+        kwargs = frame[first]
+        first += 1
+    shown = [shortened(value) for value in frame[first:]]
+    shown += [f"{name}={shortened(value)}" for name, value in kwargs.items()]
+    text = ", ".join(shown)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
