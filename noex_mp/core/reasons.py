@@ -264,10 +264,10 @@ class Begun:
 
     Attributes:
         operation: The name of the operation, or of the callback (`handle_call`).
-        size: How many bytes it had on its way here, or None: of messages that arrive together only
-            the first is measured, since to measure each would cost more than all the rest of this.
-        age: How long ago it had begun, in seconds. Casts that arrive together have one time for
-            all, that of the first of them; it is at most as much too long as these took.
+        size: How many bytes it had on its way here, or None: a small one (below 128 bytes) is not
+            measured, nor is one that came together with others and not first of them.
+        age: How long ago it had begun, in seconds. Messages that are handled in a row have one time
+            for all, so it may be 0.2 ms too long, and more after casts of which one was slow.
         attempts: How often it has begun, in incarnations that followed each other: more than 1 only
             for `@call(idempotent=True)`.
         arguments: What it was called with, cut; empty without `Node(debug=True)`.

@@ -174,7 +174,7 @@ class _Cells:
             # Freed cells stand under link 0.
             if words[at + LINK_ID] and words[at + RECEIVED] > begun:
                 self.waiting[sid] = self.waiting.get(sid, 0) + words[at + RECEIVED] - begun
-            if words[at + OPERATION]:
+            if times[at + SINCE]:
                 self._add_message(words[at : at + CELL_WORDS], times[at + SINCE])
         return True
 

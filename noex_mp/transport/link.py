@@ -305,7 +305,12 @@ class Link:
         try:
             reader.feed(data)
             reader.fed += len(data)
-            self.arrived = reader.few() if len(data) < self.few else self.unpacker
+            if len(data) < self.few:
+                self.arrived = reader.few()
+            else:
+                self.arrived = self.unpacker
+                if reader.first_at is None:
+                    reader.first_at = reader.fed - len(data)
         except Exception as error:
             self.close(self.reader.translate(error))
             return False

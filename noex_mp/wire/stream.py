@@ -91,10 +91,10 @@ class FrameReader:
             self._decoder.hook, max_size=max_frame_size, first_buffer=_FIRST_BUFFER
         )
         self.feed = self.unpacker.feed
-        # How many bytes were fed; whoever wants `few` counts them. And up to where they have been
-        # taken, which whoever wants `size_of_first` notes.
+        # How many bytes were fed; whoever wants `few` counts them.
         self.fed = 0
-        self.taken = 0
+        # Where the first frame of what was fed last begins, where somebody wants to know its size.
+        self.first_at: int | None = None
         # The buffers still to come, the last one first.
         self._announced: list[tuple[bool, int]] = []
         # How much of a buffer there was no memory for is still to come, in bytes.
@@ -137,8 +137,9 @@ class FrameReader:
         return chain((first,), unpacker)
 
     def size_of_first(self) -> int:
-        """Return the size of the frame that has just come out, the first since `taken`."""
-        return max(0, self.unpacker.tell() - self.taken)
+        """Return the size of the frame that has just come out, which began at `first_at`."""
+        first_at, self.first_at = self.first_at or 0, None
+        return max(0, self.unpacker.tell() - first_at)
 
     def begin(self, frame: list[Any]) -> None:
         """Take a BUFFERS frame, and what has already arrived of its buffers.
@@ -151,13 +152,14 @@ class FrameReader:
         self._decoder.buffers.clear()
         self._announced = sizes[::-1]
         # They belong to the next frame, and do not pass through the unpacker.
-        self.taken -= sum(size for _, size in sizes)
+        first_at = self.unpacker.tell() if self.first_at is None else self.first_at
+        self.first_at = first_at - sum(size for _, size in sizes)
         self._next_buffer()
         while self.wanted is not None:
             chunk = self.unpacker.read_bytes(len(self.wanted))
             if not chunk:
                 return
-            self.taken += len(chunk)
+            self.first_at = (self.first_at or 0) + len(chunk)
             self.wanted[: len(chunk)] = chunk
             self.advance(len(chunk))
 

@@ -49,7 +49,7 @@ class BegunRecord:
 
     Attributes:
         cells: Its cells, as integers of eight bytes.
-        times: The same as floats.
+        times: Since when a message is worked on, by the place of its cell.
         numbers: Under which number each operation is known.
         with_arguments: Whether to write down what messages hold; slow.
     """
@@ -57,7 +57,8 @@ class BegunRecord:
     def __init__(self, area: memoryview, *, with_arguments: bool) -> None:
         self.with_arguments = with_arguments
         self.cells = area[:CELLS_SIZE].cast("Q")
-        self.times = area[:CELLS_SIZE].cast("d")
+        # Shifted, so that nobody has to add: this is done for each message.
+        self.times = area[AT_SINCE * WORD : CELLS_SIZE].cast("d")
         self._names = area[NAMES_OFFSET : NAMES_OFFSET + NAMES_SIZE]
         self._arguments = area[ARGUMENTS_OFFSET : ARGUMENTS_OFFSET + ARGUMENTS_SIZE]
         self._words = self._arguments[:_ARGUMENTS_HEADER].cast("Q")
@@ -93,7 +94,7 @@ class BegunRecord:
         """
         seq = self.cells[cell]
         known = self._words[SID] == sid and self._words[SEQ] == seq
-        age = monotonic() - self.times[cell + AT_SINCE]
+        age = monotonic() - self.times[cell]
         size = self.cells[cell + AT_SIZE] if self.cells[cell + AT_SIZED] == seq else None
         return [seq, operation, size, age, self._text if known else ""]
 

@@ -84,7 +84,7 @@ from noex_mp.wire.envelopes import (
 from noex_mp.wire.payload import pack_error, unpack_payload
 from noex_mp.worker import activation
 from noex_mp.worker.activation import inline
-from noex_mp.worker.begun import AT_OPERATION, AT_SINCE, AT_SIZE, AT_SIZED, BegunRecord
+from noex_mp.worker.begun import AT_OPERATION, AT_SIZE, AT_SIZED, BegunRecord
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Boot, end_fork
 from noex_mp.worker.mailbox import ODD_RESULTS, Arrival, Mailbox, Target
 from noex_mp.worker.outbox import Outbox
@@ -465,14 +465,14 @@ class Host:
         def on_messages(link: Link) -> None:
             link.resuming = False
             targets: dict[int, Target] = link.targets
-            failures = link.reader.failures
+            reader = link.reader
+            failures = reader.failures
             # The last reply; those before it are in the outbox. A lone one leaves without it.
             held: bytes | None = None
             late = False
             handled = last_sid = 0
             # What runs since it was last written down, if anything has begun here.
             running: Any = None
-            unmeasured = True
             target: Target | None = None
             # Those of the target: looked up once for messages in a row.
             mailbox: Any = None
@@ -489,8 +489,8 @@ class Host:
                     kind = frame[0]
                     if kind > CALL_KW:
                         self._on_other(link, frame)
-                        if kind != BUFFERS:
-                            link.reader.taken = link.unpacker.tell()
+                        if kind != BUFFERS and reader.first_at is not None:
+                            reader.first_at = link.unpacker.tell()
                         last_sid = 0
                         continue
                     # Messages in a row mostly go to the same server.
@@ -499,8 +499,7 @@ class Host:
                         last_sid = sid
                         if running is not None:
                             running = None
-                            if mailbox.activation is None:
-                                cells[cell + AT_OPERATION] = 0
+                            times[cell] = 0.0
                         target = inline.target = targets.get(sid)
                         if target is not None:
                             mailbox, cell = target.mailbox, target.cell
@@ -513,9 +512,8 @@ class Host:
                         # Bound at its first use.
                         handler = None if handler else mailbox.bind(frame[3])
                         if handler is None or not mailbox.idle:
-                            if unmeasured:
-                                unmeasured = False
-                                target.measured, target.size = frame, link.reader.size_of_first()
+                            if reader.first_at is not None:
+                                target.measured, target.size = frame, reader.size_of_first()
                             mailbox.put(target, frame)
                             continue
                     if held is not None:
@@ -523,8 +521,9 @@ class Host:
                         outbox.add(link, held)
                         held = None
                         now, stale = clock(), False
-                        times[cell + AT_SINCE] = now
                         if now > batch_end:
+                            # What came before was slow. Otherwise all of a batch have one time.
+                            times[cell] = now
                             outbox.flush(link)
                             late = True
                     if kind & 1:
@@ -541,12 +540,13 @@ class Host:
                     cells[cell] = frame[2]
                     if handler is not running:
                         running = handler
-                        if unmeasured:
-                            unmeasured = False
-                            cells[cell + AT_SIZE] = link.reader.size_of_first()
+                        times[cell] = now
+                        if handler is not target.handler:
+                            target.handler = handler
+                            cells[cell + AT_OPERATION] = numbers[frame[3]]
+                        if reader.first_at is not None:
+                            cells[cell + AT_SIZE] = reader.size_of_first()
                             cells[cell + AT_SIZED] = frame[2]
-                        times[cell + AT_SINCE] = now
-                        cells[cell + AT_OPERATION] = numbers[frame[3]]
                     target.frame = frame
                     stale = True
                     try:
@@ -573,18 +573,27 @@ class Host:
                     else:
                         if result.__class__ in ODD_RESULTS:
                             mailbox.finish(target, frame, result)
+                            if mailbox.activation is not None:
+                                # The task goes on with it.
+                                running = None
                         elif kind & 1:
                             try:
                                 held = pack([REPLY, sid, frame[2], result])
                             except Exception:
                                 mailbox.finish_slowly(target, frame, result)
+                                if mailbox.activation is not None:
+                                    running = None
                             else:
                                 if len(held) >= BIG or buffers:
                                     held = None
                                     mailbox.finish_slowly(target, frame, result)
+                                    if mailbox.activation is not None:
+                                        running = None
                         elif result is not None:
                             # A cast has no reply, but it may be a promise.
                             mailbox.finish_slowly(target, frame, result)
+                            if mailbox.activation is not None:
+                                running = None
                     handled += 1
                     # Casts, which have no replies that could wait, end a batch by time alone.
                     if late or (
@@ -601,12 +610,10 @@ class Host:
                             mailbox.wake()
                         break
             except Exception as error:
-                problem = link.reader.translate(error)
+                problem = reader.translate(error)
             inline.target = outer
-            if running is not None and mailbox.activation is None:
-                cells[cell + AT_OPERATION] = 0
-            if not unmeasured:
-                link.reader.taken = link.reader.fed
+            if running is not None:
+                times[cell] = 0.0
             # What is done leaves, also ahead of the end of a link that is of no more use.
             if outbox.end:
                 if held is not None:

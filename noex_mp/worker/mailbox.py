@@ -50,7 +50,7 @@ from noex_mp.wire.envelopes import (
 )
 from noex_mp.wire.values import shortened
 from noex_mp.worker.activation import Activation, activation, inline
-from noex_mp.worker.begun import AT_OPERATION, AT_RECEIVED, AT_SINCE, AT_SIZE, AT_SIZED
+from noex_mp.worker.begun import AT_OPERATION, AT_RECEIVED, AT_SIZE, AT_SIZED
 from noex_mp.worker.cycles import ASK_AGAIN, FIRST_LOOK, Onward, Victim, follow
 from noex_mp.worker.suspended import GoOn, Suspended
 from noex_mp.worker.weighed_queue import WeighedQueue
@@ -78,12 +78,13 @@ class Target:
         link: Where replies go.
         cell: The place of the started cell: the number of the last message begun.
         is_server: Whether a server sends them, and not a program.
+        handler: What the name stands for that the root would find.
         measured: A message that had to wait, and whose size is known ...
         size: ... in bytes.
         frame: The message that was begun last where it was read.
     """
 
-    __slots__ = ("cell", "frame", "is_server", "link", "mailbox", "measured", "size")
+    __slots__ = ("cell", "frame", "handler", "is_server", "link", "mailbox", "measured", "size")
 
     def __init__(self, mailbox: Mailbox, link: Link, cell: int, *, is_server: bool) -> None:
         self.mailbox = mailbox
@@ -91,6 +92,7 @@ class Target:
         self.cell = cell
         self.is_server = is_server
         self.frame: list[Any] = []
+        self.handler: Any = None
         self.measured: list[Any] | None = None
         self.size = 0
 
@@ -380,7 +382,7 @@ class Mailbox:
         if began is not None:
             began.active = False
             if began.target is not None:
-                self._cells[began.target.cell + AT_OPERATION] = 0
+                self._times[began.target.cell] = 0.0
             if self.activation is began:
                 self.activation = None
 
@@ -726,8 +728,10 @@ class Mailbox:
         cells[cell] = frame[2]
         if target.measured is frame:
             cells[cell + AT_SIZE], cells[cell + AT_SIZED] = target.size, frame[2]
-        self._times[cell + AT_SINCE] = now
-        cells[cell + AT_OPERATION] = handler.number
+        self._times[cell] = now
+        if target.handler is not handler:
+            target.handler = handler
+            cells[cell + AT_OPERATION] = handler.number
         if self._host.record.with_arguments:
             self._host.record.note_arguments(self.sid, frame)
         began = self.activation = Activation(self, target, frame)
