@@ -74,6 +74,7 @@ class Connection:
             self.control.post_big(frame)
 
     def close(self) -> None:
-        """Close the link, if it has got that far."""
+        """Close the link, if it has got that far, and let go of it and its buffers."""
         if self._control is not None:
             self._control.close()
+            self._control = None

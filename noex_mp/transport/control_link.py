@@ -243,6 +243,9 @@ class ControlLink(Link):
             fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
             self._in_fds.clear()
         super().close(problem)
+        # It would hold itself otherwise, and its buffers, until somebody collects garbage: with
+        # many restarts, tens of MB.
+        self._recv = self._sock.recv
 
 
 def _rights(passed: list[int]) -> list[tuple[int, int, array.array[int]]]:

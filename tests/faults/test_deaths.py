@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +22,7 @@ from noex_mp import (
     named,
     spawn,
 )
+from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import FALLBACKS
 from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
 from tests.processes.harness import wait_for_ends
@@ -172,3 +174,20 @@ async def test_a_grandchild_dies_with_its_server() -> None:
         assert await asyncio.to_thread(wait_for_ends, pidfds) == []
         for pidfd in pidfds:
             os.close(pidfd)
+
+
+@on_both_loops
+async def test_the_buffers_of_a_dead_worker_are_free_without_a_search_for_garbage() -> None:
+    # 50 KB each: with many deaths between two searches, tens of MB.
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        gc.collect()
+        gc.disable()
+        try:
+            node.kill(faulty)
+            await node.event("restarted", faulty)
+            links = [each for each in gc.get_objects() if type(each) is ControlLink]
+            assert links
+            assert not [link.peer for link in links if link.closed]
+        finally:
+            gc.enable()
