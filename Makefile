@@ -44,7 +44,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fallbacks check format bench bench-peers clean \
+.PHONY: help demo test test-all test-fallbacks check format chaos bench bench-peers clean \
         check-format check-lint check-mypy check-pyright check-tests
 
 help: ## list the targets
@@ -100,6 +100,9 @@ check-tests: $(READY)
 format: $(READY) ## format the code
 	@$(PY) -m ruff check --fix --quiet $(SOURCES) || true
 	@$(PY) -m ruff format --quiet $(SOURCES)
+
+chaos: $(READY) ## kill servers under load for a minute, and say what became of it
+	@$(PY) -m tests.chaos $(ARGS)
 
 bench: $(READY) ## measure the runtime and its floors
 	@$(PY) -m bench $(ARGS)
