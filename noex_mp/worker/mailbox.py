@@ -66,7 +66,8 @@ SECONDS_PER_TURN: Final = 200e-6
 DROP_OLDEST: Final = "drop_oldest"
 
 _CALLS: Final = frozenset((CALL, CALL_KW))
-_CALLERS: Final = frozenset((__name__, "noex_mp.worker.host"))
+# Those who call handlers; the last one stands between for tests that ask for faults.
+_CALLERS: Final = frozenset((__name__, "noex_mp.worker.host", "noex_mp.testing.faults"))
 _BYTES: Final = frozenset((bytes, bytearray, memoryview))
 
 
