@@ -634,7 +634,7 @@ async def test_a_tree_that_fails_to_start_is_undone() -> None:
     with pytest.raises(InitFailedError):
         await node.start()
     await node.event("exited", nth=2)
-    told = [(e.server, e.kind) for e in node.events if e.kind in ("started", "exited")]
+    told = [(e.server, e.kind) for e in node.seen if e.kind in ("started", "exited")]
     assert told == [("a", "started"), ("b", "started"), ("b", "exited"), ("a", "exited")]
 
 
@@ -671,7 +671,7 @@ async def test_a_tree_gives_up() -> None:
                 await Faulty.kill(faulty)
         with pytest.raises(MaxRestartsExceededError):
             await node.wait()
-    exited = [e.server for e in node.events if e.kind == "exited"]
+    exited = [e.server for e in node.seen if e.kind == "exited"]
     assert exited == ["Counter"]
 
 
@@ -890,7 +890,7 @@ async def test_a_node_stops_in_reverse_order() -> None:
     async with ObservedNode(tree) as node:
         for name in "de":
             await spawn(child(Counter).options(id=name))
-    assert [e.server for e in node.events if e.kind == "exited"] == list("edcba")
+    assert [e.server for e in node.seen if e.kind == "exited"] == list("edcba")
 
 
 # --- processes ---------------------------------------------------------------------------------
@@ -934,7 +934,7 @@ async def test_a_death_costs_no_other_server_anything() -> None:
         assert await asyncio.gather(*calls) == list(range(1, 101))
         assert await Counter.os_pid(counter) == os_pid
         await node.event("restarted", faulty)
-        assert [e.server for e in node.events if e.kind == "crashed"] == ["Faulty"]
+        assert [e.server for e in node.seen if e.kind == "crashed"] == ["Faulty"]
 
 
 @pytest.mark.slow
@@ -954,7 +954,7 @@ async def test_servers_of_one_placement_share_a_worker_and_its_death() -> None:
         again = {await Faulty.os_pid(n) for n in (one, two, three)}
         assert len(again) == 1
         assert again != {os_pid}
-        dead = [e.report for e in node.events if e.kind == "crashed"][1:]
+        dead = [e.report for e in node.seen if e.kind == "crashed"][1:]
         assert [r and (r.reason, r.os_pid) for r in dead] == [(Killed("SIGKILL"), os_pid)] * 3
 
 

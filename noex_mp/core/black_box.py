@@ -15,8 +15,8 @@ Every word is an unsigned integer of eight bytes, but for `since`, which is a fl
 
 * A **cell** says, for one link and server, which message began last. While that is worked on,
   `since` is not 0: it is when it began, by the monotonic clock. `operation` is the place of its
-  name in the names, counted from 1; `size` how many bytes the message `sized` had; `received` the last
-  message that had to wait.
+  name in the names, counted from 1; `size` how many bytes the message `sized` had; `received` the
+  last message that had to wait.
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.

@@ -31,7 +31,7 @@ from noex_mp import (
     supervisor,
     whereis,
 )
-from noex_mp.node.events import Event, Listener
+from noex_mp.client.events import Event, Listener
 from noex_mp.node.output import Sink
 from noex_mp.node.root import RootConfig
 from tests.chaos.ledger import Audit, Ledger, audit

@@ -132,7 +132,7 @@ async def test_lost_casts_are_counted_for_each_sender(whistles: Whistles) -> Non
             await paused
         assert await later == []
         assert (await node.event("messages_lost", journal)).count == 3
-        assert len([e for e in node.events if e.kind == "messages_lost"]) == 1
+        assert len([e for e in node.seen if e.kind == "messages_lost"]) == 1
 
 
 async def test_lost_casts_are_counted_once_though_the_restart_fails(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ async def test_lost_casts_are_counted_once_though_the_restart_fails(tmp_path: Pa
         assert (await node.event("restarted", start)).incarnation == 3
         # A round trip through the root, so that what is on its way to it has come.
         await start.is_running()
-        lost = [e.count for e in node.events if e.kind == "messages_lost"]
+        lost = [e.count for e in node.seen if e.kind == "messages_lost"]
         assert lost == [5]
 
 
@@ -190,7 +190,7 @@ async def test_casts_that_waited_for_a_restart_are_lost_only_with_its_next_death
         await stop(start)
         assert await outcomes(waiting) == [NoServerError] * 4
         await start.is_running()
-        assert [e for e in node.events if e.kind == "messages_lost"] == []
+        assert [e for e in node.seen if e.kind == "messages_lost"] == []
 
 
 @on_both_loops

@@ -42,7 +42,7 @@ async def test_a_worker_that_is_stopped_under_traffic_answers_everything_once(
         assert await asyncio.gather(*calls) == list(range(1000))
         assert [int(line) for line in log.read_text().split()] == list(range(1000))
         assert await Hostile.os_pid(hostile) == os_pid
-        assert [e for e in node.events if e.kind == "crashed"] == []
+        assert [e for e in node.seen if e.kind == "crashed"] == []
 
 
 async def test_a_stopped_worker_can_be_stopped_for_good() -> None:

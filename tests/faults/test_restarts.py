@@ -58,7 +58,7 @@ async def test_a_tree_gives_up_after_too_many_deaths_and_everything_stops() -> N
     )
     async with ObservedNode(tree) as node:
         waiting = asyncio.create_task(node.wait())
-        sibling = next(e for e in node.events if e.server == "Counter" and e.kind == "ready")
+        sibling = next(e for e in node.seen if e.server == "Counter" and e.kind == "ready")
         assert await kill_again_and_again(node, named("faulty", Faulty)) == 3
         with pytest.raises(MaxRestartsExceededError) as failure:
             await waiting
@@ -69,7 +69,7 @@ async def test_a_tree_gives_up_after_too_many_deaths_and_everything_stops() -> N
         assert (error.report.server, error.report.incarnation) == ("faulty", 3)
         assert error.report.next == "its supervisor gives up"
     # The sibling was stopped in order, and nothing runs.
-    exits = [e for e in node.events if e.sid == sibling.sid and e.kind == "exited"]
+    exits = [e for e in node.seen if e.sid == sibling.sid and e.kind == "exited"]
     assert [type(e.report.reason) for e in exits if e.report] == [Shutdown]
 
 
@@ -241,7 +241,7 @@ async def test_a_node_stops_within_the_time_of_its_servers(shutdown: float | str
     async with ObservedNode() as node:
         spec = child(Stubborn).options(shutdown=shutdown)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         await asyncio.gather(*(spawn(spec) for _ in range(3)))
-    assert len([e for e in node.events if e.kind == "exited"]) == 3
+    assert len([e for e in node.seen if e.kind == "exited"]) == 3
 
 
 async def test_a_server_busy_in_a_handler_is_stopped_by_force(whistles: Whistles) -> None:
@@ -266,7 +266,7 @@ async def test_two_stops_at_once_both_wait_for_the_end() -> None:
             counter = await spawn(Counter)
             await asyncio.gather(*(stop(counter) for _ in range(3)))
             assert not await counter.is_running()
-        assert len([e for e in node.events if e.kind == "exited"]) == 3
+        assert len([e for e in node.seen if e.kind == "exited"]) == 3
 
 
 async def test_a_second_stop_with_less_patience_shortens_the_first() -> None:

@@ -77,7 +77,7 @@ async def test_a_tree_that_does_not_start_stops_what_had_started() -> None:
     assert failure.value.server == "Start"
     assert isinstance(failure.value.__cause__, ValueError)
     await asyncio.sleep(0)
-    assert {e.server for e in node.events if e.kind == "ready"} == {"Counter"}
+    assert {e.server for e in node.seen if e.kind == "ready"} == {"Counter"}
 
 
 async def test_a_start_that_fails_in_a_restart_counts_as_an_exit(tmp_path: Path) -> None:

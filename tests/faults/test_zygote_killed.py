@@ -188,7 +188,7 @@ async def test_a_node_whose_zygote_was_killed_stops_in_order() -> None:
     async with ObservedNode() as node:
         await spawn(Counter)
         os.kill(node.zygote, signal.SIGKILL)
-    (exited,) = [e for e in node.events if e.kind == "exited"]
+    (exited,) = [e for e in node.seen if e.kind == "exited"]
     assert exited.report is not None
     assert exited.report.requested
 

@@ -29,14 +29,14 @@ class ObservedNode(Node):
     """Keeps the events and the lines that its root hears of.
 
     Attributes:
-        events: All events so far.
+        seen: All events so far.
         lines: What servers wrote to standard error.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("preload", SERVERS)
         super().__init__(*args, **options)
-        self.events: list[Event] = []
+        self.seen: list[Event] = []
         self.lines: list[str] = []
         self._user_loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
@@ -47,7 +47,7 @@ class ObservedNode(Node):
         return super().root_config(sink=self._on_line, listener=self._on_event, name=name)
 
     def _on_event(self, event: Event) -> None:
-        self._tell(self.events, event)
+        self._tell(self.seen, event)
 
     def _on_line(self, label: str, stream: str, line: bytes) -> None:
         if stream == "stderr":
@@ -66,7 +66,7 @@ class ObservedNode(Node):
         while True:
             found = [
                 event
-                for event in self.events
+                for event in self.seen
                 if event.kind == kind and (ref is None or event.sid == ref.sid)
             ]
             if len(found) >= nth:

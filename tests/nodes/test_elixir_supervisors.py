@@ -140,7 +140,7 @@ async def test_a_thousand_children_come_and_go() -> None:
         assert {each.ref for each in await rooms.which_children()} == set(refs[500:])
         assert await Member.echo(refs[-1], 1) == 1
         await rooms.stop()
-        ended = Tally(event.sid for event in node.events if event.kind == "exited")
+        ended = Tally(event.sid for event in node.seen if event.kind == "exited")
         assert all(ended[ref.sid] == 1 for ref in refs)
 
 

@@ -40,7 +40,7 @@ async def test_a_process_that_a_handler_forks_never_goes_on_as_the_worker() -> N
                 got = await asyncio.gather(*answers)
                 assert got[0] == status
                 assert got[1:] == list(range(before + 2, before + 22))
-        assert [event.kind for event in node.events if event.kind == "crashed"] == []
+        assert [event.kind for event in node.seen if event.kind == "crashed"] == []
 
 
 @on_both_loops

@@ -83,7 +83,7 @@ async def test_all_who_ask_for_the_end_of_a_supervisor_wait_for_it(scene: Scene)
         assert not any(each.done() for each in (*stopping, terminating))
         scene.tell("b", "x")
         await asyncio.gather(*stopping, terminating)
-        assert [e.server for e in node.events if e.kind == "exited"] == ["b", "a", "inner"]
+        assert [e.server for e in node.seen if e.kind == "exited"] == ["b", "a", "inner"]
         assert scene.told() == ["+a", "+b", "-b", "-a"]
 
 

@@ -39,8 +39,8 @@ async def test_a_tree_starts_left_to_right_and_stops_right_to_left() -> None:
         assert await Counter.increment(named("b", Counter)) == 1
         await spawn(child(Counter).options(name="spawned"))
         assert [row["name"] for row in await node.ps()] == ["a", "b", "c", "spawned"]
-    started = [e.server for e in node.events if e.kind == "ready"]
-    exited = [e.server for e in node.events if e.kind == "exited"]
+    started = [e.server for e in node.seen if e.kind == "ready"]
+    exited = [e.server for e in node.seen if e.kind == "exited"]
     assert started == ["a", "b", "c", "spawned"]
     # What was spawned may use the tree, so it stops first.
     assert exited == ["spawned", "c", "b", "a"]

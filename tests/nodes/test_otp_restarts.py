@@ -142,7 +142,7 @@ async def test_a_supervisor_whose_children_do_not_start_again_gives_up(scene: Sc
             with pytest.raises(NoServerError):
                 await Obedient.os_pid(ref)
         assert await states("rooms") == {}
-        gave_up = [event.server for event in node.events if event.kind == "gave_up"]
+        gave_up = [event.server for event in node.seen if event.kind == "gave_up"]
         assert gave_up == [*strategies, "rooms"]
 
 
@@ -174,7 +174,7 @@ async def test_what_hangs_in_a_loop_of_restarts_is_terminated_at_once(scene: Sce
         await supervisor("inner").restart_child("b")
         # A supervisor, and the node, stop just as fast.
         scene.order("b", "!...")
-        failed = len([e for e in node.events if e.kind == "crashed" and e.sid == b.sid])
+        failed = len([e for e in node.seen if e.kind == "crashed" and e.sid == b.sid])
         node.kill(b)
         await node.event("crashed", b, nth=failed + 5)
         await supervisor("inner").stop()

@@ -39,7 +39,7 @@ __all__ = ["scene"]
 
 def reasons_of(node: ObservedNode, names: list[str]) -> list[ExitReason]:
     """Return why servers ended, each for the last time."""
-    reports = {e.server: e.report for e in node.events if e.kind in ("exited", "crashed")}
+    reports = {e.server: e.report for e in node.seen if e.kind in ("exited", "crashed")}
     return [report.reason for name in names if (report := reports[name]) is not None]
 
 
@@ -58,7 +58,7 @@ async def test_each_child_stops_within_its_own_limit(scene: Scene) -> None:
         await supervisor("inner").stop()
         # From right to left; who is killed has no last word, and costs the others nothing.
         assert scene.told()[6:] == ["-good", "-leaving", "-failing", "-late", "-endless"]
-        stopped = [e.server for e in node.events if e.kind in ("exited", "crashed")]
+        stopped = [e.server for e in node.seen if e.kind in ("exited", "crashed")]
         assert stopped == [*reversed(names), "inner"]
         endless, late, killed, failing, leaving, good = reasons_of(node, names)
         assert (endless, late, good) == (Shutdown(), ShutdownTimedOut(0.1), Shutdown())
@@ -130,7 +130,7 @@ async def test_what_ends_by_itself_while_its_supervisor_stops_is_not_started_aga
         told = scene.told()
         assert told[-1] == "-first"
         assert len([line for line in told if line.startswith("+")]) == len(cases) + 2
-        assert not [e for e in node.events if e.kind in ("restarted", "gave_up")]
+        assert not [e for e in node.seen if e.kind in ("restarted", "gave_up")]
 
 
 # --- significant children ----------------------------------------------------------------------

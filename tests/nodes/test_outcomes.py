@@ -206,7 +206,7 @@ async def test_a_restart_that_says_ignore_goes_on_without_the_server(tmp_path: P
         with pytest.raises(NoServerError):
             await Choosy.crash(named("choosy", Choosy))
         assert await named("stack", Stack).call(Size()) == 1
-        assert not [event for event in node.events if event.kind == "gave_up"]
+        assert not [event for event in node.seen if event.kind == "gave_up"]
 
 
 @pytest.mark.parametrize("placement", [None, "together"])

@@ -53,7 +53,7 @@ async def test_a_member_that_crashes_ends_alone_and_comes_back_in_the_same_proce
         assert caught.value.report.shared == ""
         assert await Member.os_pid(one) == os_pid
         assert await Member.all(two) == ["kept"]
-        assert [e.sid for e in node.events if e.kind == "crashed"] == [one.sid]
+        assert [e.sid for e in node.seen if e.kind == "crashed"] == [one.sid]
 
 
 @on_all_loops
@@ -75,7 +75,7 @@ async def test_the_death_of_the_process_ends_all_members_with_one_cause() -> Non
             assert report.os_pid == os_pid
             assert report.shared == "with all of placement 'rooms' (4 servers)"
             assert "rooms" in report.summary
-        kinds = [(e.kind, e.sid) for e in node.events if e.kind == "restarted"]
+        kinds = [(e.kind, e.sid) for e in node.seen if e.kind == "restarted"]
         assert [sid for _, sid in kinds] == [ref.sid for ref in group]
 
 
@@ -198,9 +198,9 @@ async def test_one_death_of_a_group_counts_once_for_their_supervisor() -> None:
             with pytest.raises(ServerExitedError):
                 await Member.exit_process(one, 3)
         assert await Member.echo(one, 1) == 1
-        deaths = [e for e in node.events if e.kind == "crashed"]
+        deaths = [e for e in node.seen if e.kind == "crashed"]
         assert len(deaths) == 20
-        assert not [e for e in node.events if e.kind == "gave_up"]
+        assert not [e for e in node.seen if e.kind == "gave_up"]
 
 
 async def node_ref(node: Node, name: str) -> Ref[Member]:
@@ -244,7 +244,7 @@ async def test_an_init_that_waits_too_long_costs_its_neighbours_nothing() -> Non
         with pytest.raises(InitTimedOutError):
             await spawn(child(Waiting).options(init_timeout=0.1))
         assert await Member.os_pid(one) == os_pid
-        assert not [e for e in node.events if e.kind == "crashed"]
+        assert not [e for e in node.seen if e.kind == "crashed"]
 
 
 async def test_a_member_cannot_wait_for_its_own_end() -> None:

@@ -44,7 +44,7 @@ async def test_a_spawned_server_is_called_cast_to_and_stopped() -> None:
         assert await counter.is_running()
         await stop(counter)
         assert not await counter.is_running()
-        assert [e.kind for e in node.events] == ["started", "ready", "stopping", "exited"]
+        assert [e.kind for e in node.seen] == ["started", "ready", "stopping", "exited"]
 
 
 async def test_each_server_has_a_process_of_its_own() -> None:
@@ -317,7 +317,7 @@ async def test_a_bad_spec_is_refused_before_anything_starts(server: object, prob
     async with ObservedNode() as node:
         with pytest.raises(BadChildSpecError, match=problem):
             await spawn(server)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-        assert node.events == []
+        assert node.seen == []
 
 
 async def test_big_start_arguments_arrive() -> None:

@@ -44,7 +44,7 @@ async def test_what_crashes_while_the_node_stops_is_not_started_again(whistles: 
         assert event.report.next == "stays down"
         release.blow()
         await end
-        assert not [event for event in node.events if event.kind in ("restarted", "gave_up")]
+        assert not [event for event in node.seen if event.kind in ("restarted", "gave_up")]
 
 
 async def test_a_server_cannot_wait_for_its_own_end() -> None:
@@ -68,7 +68,7 @@ async def test_a_cancelled_start_of_a_node_is_no_bug_and_leaves_nothing(
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert not [event for event in node.events if event.kind == "gave_up"]
+    assert not [event for event in node.seen if event.kind == "gave_up"]
     assert not complaints
 
 

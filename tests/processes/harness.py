@@ -83,7 +83,7 @@ class Root:
         await self.waiting.setdefault(worker.os_pid, asyncio.Event()).wait()
         return self.statuses[worker.os_pid]
 
-    def on_exit(self, os_pid: int, status: int) -> None:
+    def on_exit(self, os_pid: int, status: int, peak_rss: int) -> None:
         self.statuses[os_pid] = status
         self.reports.put_nowait((os_pid, status))
         self.waiting.setdefault(os_pid, asyncio.Event()).set()
