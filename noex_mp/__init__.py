@@ -49,6 +49,7 @@ from noex_mp.core.messages import Call, Cast, Down, Exit, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import (
+    Begun,
     Crash,
     Exited,
     ExitReason,
@@ -59,6 +60,7 @@ from noex_mp.core.reasons import (
     Linked,
     Normal,
     NoServer,
+    OutOfMemory,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
@@ -135,6 +137,8 @@ __all__ = [
     "BadEnvelopeError",
     "BadRegistrationError",
     "BadTargetError",
+    # core.reasons
+    "Begun",
     # core.messages
     "Call",
     "CallCycleError",
@@ -150,7 +154,6 @@ __all__ = [
     "ConfigError",
     # core.outcomes
     "Continue",
-    # core.reasons
     "Crash",
     # core.current_call
     "CurrentCall",
@@ -194,6 +197,7 @@ __all__ = [
     # core.operations
     "Operation",
     "OutOfDescriptorsError",
+    "OutOfMemory",
     "Outcome",
     "PartitionSupervisor",
     "PreloadError",

@@ -1067,7 +1067,7 @@ async def test_a_crash_of_the_interpreter_leaves_its_stack() -> None:
         with pytest.raises(ServerExitedError) as failure:
             await Faulty.segfault(faulty)
         assert failure.value.report.reason == Killed("SIGSEGV")
-        assert "in segfault" in failure.value.report.traceback
+        assert "in segfault" in failure.value.report.stack
 
 
 @holds("output-4")

@@ -49,8 +49,20 @@ class RunningNode:
             CallTimedOutError: The node does not answer.
             NodeDownError: It has stopped.
         """
+        return await self._ask("ps", patience)
+
+    async def exits(self, server: str | None) -> list[dict[str, Any]]:
+        """Return the last exit reports of the node, or of one server, each as plain values.
+
+        Raises:
+            CallTimedOutError: The node does not answer.
+            NodeDownError: It has stopped.
+        """
+        return await self._ask("exits", PATIENCE, server)
+
+    async def _ask(self, method: str, patience: float, *parameters: Any) -> list[dict[str, Any]]:
         try:
-            return await asyncio.wait_for(self.client.request("ps"), patience)
+            return await asyncio.wait_for(self.client.request(method, *parameters), patience)
         except TimeoutError:
             raise CallTimedOutError(str(self), patience) from None
         except NodeDownError:

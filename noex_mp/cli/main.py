@@ -27,6 +27,7 @@ _EXAMPLES = """\
 examples:
   noex-mp run app:tree                     run the tree called tree in app.py
   noex-mp ps                               list the servers of the running nodes
+  noex-mp exits                            say why servers have ended
   noex-mp call visits increment 3          visits is a server's name, id or os pid
   noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
 """
@@ -77,12 +78,20 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             from noex_mp.cli.run import run
 
             return run(
-                args.target, name=args.name, log_format=args.log_format, log_level=args.log_level
+                args.target,
+                name=args.name,
+                log_format=args.log_format,
+                log_level=args.log_level,
+                debug=args.debug,
             )
         case "ps":
             from noex_mp.cli.ps import ps
 
             return ps(node=args.node, as_json=args.json)
+        case "exits":
+            from noex_mp.cli.exits import exits
+
+            return exits(args.server, node=args.node, as_json=args.json)
         case "call":
             from noex_mp.cli.call import call
 
@@ -111,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run a tree in the foreground"))
     _add_call(commands.add_parser("call", help="call an operation of a running server"))
     _add_ps(commands.add_parser("ps", help="list the servers of the running nodes"))
+    _add_exits(commands.add_parser("exits", help="say why servers have ended"))
     return parser
 
 
@@ -126,6 +136,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="a Supervisor, a Node, or a function that returns one; found from this folder",
     )
     run.add_argument("--name", help="the node's name; else it is the module's")
+    run.add_argument(
+        "--debug",
+        action="store_true",
+        help="keep what the last message was called with, for exit reports; each message gets "
+        "slower",
+    )
     run.add_argument("--log-format", choices=("text", "json"), default="text")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
@@ -161,6 +177,21 @@ def _add_ps(ps: argparse.ArgumentParser) -> None:
     ps.description = "List the servers of one node, or of all that run."
     ps.add_argument("--json", action="store_true", help="for programs")
     ps.add_argument("--node", help="the node's name; else all")
+
+
+def _add_exits(exits: argparse.ArgumentParser) -> None:
+    exits.description = (
+        "Say why servers of the running nodes have ended: the last 200 ends of a node, the newest "
+        "last, one line each; or all that is known of the last 10 of one server."
+    )
+    exits.add_argument(
+        "server",
+        metavar="NAME",
+        nargs="?",
+        help="its name, else its path of ids (/front/web), its id, or its os pid",
+    )
+    exits.add_argument("--json", action="store_true", help="for programs: an object on each line")
+    exits.add_argument("--node", help="the node's name; else all")
 
 
 def _seconds(text: str) -> float | None:

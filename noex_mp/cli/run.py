@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +43,14 @@ __all__ = ["run"]
 FAULT_PATIENCE: Final = 2.0
 
 
-def run(target_text: str, *, name: str | None, log_format: str, log_level: Level) -> int:
+def run(
+    target_text: str,
+    *,
+    name: str | None,
+    log_format: str,
+    log_level: Level,
+    debug: bool = False,
+) -> int:
     """Run a tree until it is told to stop, or gives up; return the exit status.
 
     Args:
@@ -50,6 +58,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
         name: The node's name; None makes one from the module's.
         log_format: `text` or `json`.
         log_level: What is less important is not logged.
+        debug: Whether exit reports hold arguments, also where the tree's own node says nothing.
     """
     open_missing()
     notifier = Notifier.from_environment()
@@ -66,7 +75,7 @@ def run(target_text: str, *, name: str | None, log_format: str, log_level: Level
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
-        run = _Run(loop, node, tree, names, log, notifier)
+        run = _Run(loop, node, tree, names, log, notifier, debug=debug)
         return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
@@ -130,12 +139,15 @@ class _Run:
         names: Sequence[str],
         log: Log,
         notifier: Notifier,
+        *,
+        debug: bool,
     ) -> None:
         self._loop = loop
         self._notifier = notifier
         self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
         self._node = node
         self._tree = tree
+        self._debug = debug
         self._names = names
         self._name = names[0]
         self._log = log
@@ -213,7 +225,8 @@ class _Run:
 
     def _config(self, name: str) -> RootConfig:
         log = self._log
-        return self._node.root_config(name=name, listener=log.on_event, sink=log.on_output)
+        config = self._node.root_config(name=name, listener=log.on_event, sink=log.on_output)
+        return replace(config, debug=True) if self._debug else config
 
     def _status_of_start(self, error: BaseException | None) -> int:
         match error:

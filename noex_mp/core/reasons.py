@@ -254,6 +254,7 @@ Rule: TypeAlias = Literal[
     "shutdown_timeout",
     "placement",
     "protocol",
+    "exit_signal",
 ]
 """Which of our rules ended a server; empty where none did. `docs/exits.md` has what each means."""
 

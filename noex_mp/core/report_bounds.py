@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from noex_mp.core.reasons import Begun, ExitReason, ExitReport
+from noex_mp.core.reasons import Begun, ExitReason, ExitReport, Linked, Unknown
 
 __all__ = ["LAST_LINES", "bounded", "last_lines", "shortened_to"]
 
@@ -26,6 +26,9 @@ _SHARED: Final = 500
 
 # One line of a traceback, or of what a server printed, in characters.
 _LINE: Final = 300
+
+# The runtime names only the first of a chain of links; somebody else may say anything.
+_LINKS: Final = 2
 
 # How many lines of a server's standard error a report has.
 LAST_LINES: Final = 20
@@ -48,7 +51,12 @@ def bounded(report: ExitReport) -> ExitReport:
     )
 
 
-def _bounded_reason(reason: ExitReason) -> ExitReason:
+def _bounded_reason(reason: ExitReason, depth: int = 0) -> ExitReason:
+    if isinstance(reason, Linked):
+        if depth > _LINKS:
+            return Unknown("links to links to links ...")
+        server = shortened_to(_TITLE, reason.server)
+        return Linked(server, _bounded_reason(reason.reason, depth + 1))
     texts: dict[str, Any] = {
         field.name: shortened_to(_REASON, value)
         for field in fields(reason)

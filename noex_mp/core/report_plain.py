@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final, get_args
 
-from noex_mp.core.reasons import Begun, ExitReason, ExitReport, Unknown
+from noex_mp.core.reasons import Begun, ExitReason, ExitReport, Linked, Unknown
 
 __all__ = ["as_plain", "from_plain"]
 
@@ -29,9 +29,15 @@ _REASONS: Final[dict[str, Any]] = {reason.__name__: reason for reason in get_arg
 
 def as_plain(report: ExitReport) -> dict[str, Any]:
     """Return a report as a dict of plain values."""
-    plain = asdict(report)
-    plain["reason"] = {"type": type(report.reason).__name__, **plain["reason"]}
+    plain = {**asdict(report), "reason": _plain_reason(report.reason)}
     return {**plain, "stderr": list(report.stderr), "restarts": report.restarts}
+
+
+def _plain_reason(reason: ExitReason) -> dict[str, Any]:
+    plain = {"type": type(reason).__name__, **asdict(reason)}
+    if isinstance(reason, Linked):
+        plain["reason"] = _plain_reason(reason.reason)
+    return plain
 
 
 def from_plain(plain: dict[str, Any]) -> ExitReport:
@@ -45,6 +51,8 @@ def from_plain(plain: dict[str, Any]) -> ExitReport:
 
 def _reason_from(plain: dict[str, Any]) -> ExitReason:
     values = {key: value for key, value in plain.items() if key != "type"}
+    if "reason" in values:
+        values["reason"] = _reason_from(values["reason"])
     kind = _REASONS.get(plain["type"])
     # What a node of a later version says.
     return Unknown(plain["type"]) if kind is None else kind(**values)

@@ -33,6 +33,7 @@ _RULES: Final[dict[Rule, str]] = {
     "init_timeout": "the time limit of its init",
     "shutdown_timeout": "the time limit of its stop",
     "placement": "its placement group, whose process had to end",
+    "exit_signal": "an exit signal, from a link or from somebody",
     "protocol": "its root, with which it could not talk any more",
 }
 
@@ -40,14 +41,20 @@ _RULES: Final[dict[Rule, str]] = {
 def text_of(report: ExitReport) -> str:
     """Return a report as lines of text, without an end on the last."""
     head = [f"{report.server} {report.summary}", *_facts(report)]
-    blocks = [("printed", report.stderr), (_trace_title(report), report.trace.splitlines())]
-    shown = [(title, lines) for title, lines in blocks if lines]
+    # Of a traceback and of an output the end matters most; of a stack, which faulthandler prints
+    # the other way round, the beginning.
+    blocks = [
+        ("printed", list(report.stderr), 1.0),
+        ("traceback", report.traceback.splitlines(), 0.8),
+        ("stack", report.stack.splitlines(), 0.2),
+    ]
+    shown = [block for block in blocks if block[1]]
     room = LINES - len(head) - len(shown)
     lines = list(head)
-    for place, (title, block) in enumerate(shown):
+    for place, (title, block, end) in enumerate(shown):
         # What comes later keeps its room.
-        later = sum(min(_LEAST, len(other)) for _, other in shown[place + 1 :])
-        cut = _cut(block, room - later)
+        later = sum(min(_LEAST, len(other)) for _, other, _ in shown[place + 1 :])
+        cut = _cut(block, room - later, end)
         room -= len(cut)
         lines += [f"  {title}:", *(f"    {line}" for line in cut)]
     return "\n".join(_narrow(line) for line in lines)
@@ -93,15 +100,15 @@ def _memory(report: ExitReport) -> str:
     return ", ".join(parts)
 
 
-def _trace_title(report: ExitReport) -> str:
-    return "traceback" if report.traceback else "stack"
+def _cut(lines: Sequence[str], room: int, end: float) -> Sequence[str]:
+    """Return the lines, or as many of the first and the last as there is room for.
 
-
-def _cut(lines: Sequence[str], room: int) -> Sequence[str]:
-    """Return the lines, or their first and their last ones: what matters most stands there."""
+    Args:
+        end: Which part of the room is for the last ones, from 0 to 1.
+    """
     if len(lines) <= room:
         return lines
-    last = max(1, (room - 1) * 2 // 3)
+    last = round((room - 1) * end)
     first = max(0, room - 1 - last)
     left_out = f"... ({len(lines) - first - last} lines)"
     return [*lines[:first], left_out, *lines[len(lines) - last :]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
+from typing import Final
 
 from noex_mp.core.reasons import (
     Begun,
@@ -28,6 +30,14 @@ from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
 
 __all__ = ["reason_of_death", "reason_of_end", "report_exit"]
+
+_WORKER: Final = Path(__file__).parent.parent / "worker"
+
+# How faulthandler shows what is at the bottom of every worker's stack.
+_STARTS: Final = (
+    '  File "<frozen runpy>"',
+    *(f'  File "{_WORKER / name}.py"' for name in ("bootstrap", "fresh", "zygote")),
+)
 
 
 def reason_of_end(worker: Worker) -> ExitReason:
@@ -110,7 +120,7 @@ def report_exit(
         requested=member.stop_reason is not None,
         rule=_rule(member, worker, reason, node_stops=node_stops),
         traceback=exited[2] if exited else "",
-        stack=worker.last_words.text if worker else "",
+        stack=_without_our_frames(worker.last_words.text) if worker else "",
         message=_message(member, worker) if worker else None,
         mailbox=_waiting(member, worker) if worker else 0,
         rss=_rss(member, worker) if worker else None,
@@ -132,6 +142,8 @@ def _rule(member: Member, worker: Worker | None, reason: ExitReason, *, node_sto
         return "shutdown_timeout"
     if isinstance(member, Child) and member.killed_in_a_hurry:
         return "hurry"
+    if isinstance(member, Child) and member.struck is not None:
+        return "exit_signal"
     if worker is not None and not worker.alive:
         if worker.problem is not None:
             return "protocol"
@@ -191,3 +203,8 @@ def _peak_rss(member: Member, worker: Worker) -> int | None:
     # The kernel's own peak lags behind by some pages.
     known = [rss for rss in (worker.peak_rss, _rss(member, worker)) if rss is not None]
     return max(known, default=None)
+
+
+def _without_our_frames(stack: str) -> str:
+    """Return a stack without what is below of each worker: how it was forked, and started."""
+    return "\n".join(line for line in stack.splitlines() if not line.startswith(_STARTS)).rstrip()

@@ -507,7 +507,7 @@ class Host:
                         self._undecodable(target, frame, failures)
                         last_sid = 0
                         continue
-                    handler = mailbox.inline.get(frame[3])
+                    handler: Any = mailbox.inline.get(frame[3])
                     if handler is None or not mailbox.idle:
                         # Bound at its first use.
                         handler = None if handler else mailbox.bind(frame[3])

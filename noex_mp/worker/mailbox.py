@@ -93,7 +93,7 @@ class Target:
         self.cell = cell
         self.is_server = is_server
         self.frame: list[Any] = []
-        self.handler: Any = None
+        self.handler: Handler | Callable[..., Any] | None = None
         self.measured: list[Any] | None = None
         self.size = 0
 
@@ -382,8 +382,6 @@ class Mailbox:
     def _is_over(self, began: Activation | None) -> None:
         if began is not None:
             began.active = False
-            if began.target is not None:
-                self._times[began.target.cell] = 0.0
             if self.activation is began:
                 self.activation = None
 
@@ -427,6 +425,7 @@ class Mailbox:
                 else:
                     self._is_over(began)
                     self.finish(target, item, result)
+                self._times[target.cell] = 0.0
                 self._forget_cancel()
             if queue and perf_counter() > turn_ends:
                 await asyncio.sleep(0)
@@ -747,11 +746,13 @@ class Mailbox:
                 # No code of the server's has run, that could ask for it again.
                 self._timeout = timeout
             self.failed(target, frame, error)
+            self._times[cell] = 0.0
             return None
         if handler.is_async or hasattr(result, "__await__"):
             return result
         self._is_over(began)
         self.finish(target, frame, result)
+        self._times[cell] = 0.0
         return None
 
     def _begin_odd(self, target: Target, frame: list[Any]) -> Any:
@@ -765,6 +766,7 @@ class Mailbox:
                 return what.promise
             _discard(what.promise)
             self._is_over(began)
+            self._times[target.cell] = 0.0
             return None
         # The host could not decode it; its turn to be refused has come.
         self._cells[target.cell] = frame[2]

@@ -52,7 +52,7 @@ async def test_nothing_of_ours_is_written_to_files_that_reuse_the_numbers(tmp_pa
         with pytest.raises(ServerExitedError) as failure:
             await Hostile.segfault(hostile)
         assert failure.value.report.reason == Killed("SIGSEGV")
-        assert "in segfault" in failure.value.report.traceback
+        assert "in segfault" in failure.value.report.stack
         assert contents(tmp_path) == [b""] * 51
 
 
@@ -141,7 +141,7 @@ async def test_a_segfault_without_faulthandler_has_its_signal_and_no_stack() -> 
         with pytest.raises(ServerExitedError) as failure:
             await Hostile.segfault_without_faulthandler(hostile)
         assert failure.value.report.reason == Killed("SIGSEGV")
-        assert failure.value.report.traceback == ""
+        assert failure.value.report.trace == ""
 
 
 async def test_an_alarm_kills_a_server_that_does_not_handle_it(whistles: Whistles) -> None:

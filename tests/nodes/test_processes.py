@@ -42,7 +42,7 @@ async def test_an_executed_worker_imports_for_itself_and_is_like_a_forked_one_ot
         with pytest.raises(ServerExitedError) as caught:
             await Looking.segfault(fresh)
         assert caught.value.report.reason == Killed("SIGSEGV")
-        assert "string_at" in caught.value.report.traceback
+        assert "string_at" in caught.value.report.stack
         assert await Looking.imported_in(fresh.within(60.0)) == await Looking.os_pid(fresh)
 
 

@@ -1,0 +1,85 @@
+"""`noex-mp exits [NAME]`: why servers have ended, for people or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from noex_mp.cli import statuses
+from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.results import show
+from noex_mp.cli.words import amount
+from noex_mp.core.reasons import ExitReport
+from noex_mp.core.report_plain import from_plain
+from noex_mp.errors import CallError, NoNodeError
+
+__all__ = ["exits"]
+
+
+def exits(server: str | None, *, node: str | None, as_json: bool) -> int:
+    """Print exit reports of one node, or of all; return the exit status.
+
+    Args:
+        server: A name, path, id or os pid, for all that is known of its last ends; None gives a
+            line for each end.
+        node: The node's name; None means all that run.
+        as_json: For programs: one object for each report, each on a line.
+    """
+    return asyncio.run(_exits(server, node, as_json=as_json))
+
+
+async def _exits(server: str | None, name: str | None, *, as_json: bool) -> int:
+    try:
+        nodes = connect(name)
+    except NoNodeError as error:
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.FAILED
+    try:
+        return await _show(nodes, server, as_json=as_json)
+    finally:
+        close_all(nodes)
+
+
+async def _show(nodes: list[RunningNode], server: str | None, *, as_json: bool) -> int:
+    asked = (node.exits(server) for node in nodes)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    status, found = statuses.OK, False
+    sections: list[str] = []
+    for node, answer in zip(nodes, answers, strict=True):
+        if isinstance(answer, CallError):
+            print(f"noex-mp: {answer}", file=sys.stderr)
+            status = statuses.FAILED
+        elif isinstance(answer, BaseException):
+            raise answer
+        elif as_json:
+            sections += [json.dumps({"node": node.name, **report}) for report in answer]
+        elif answer or server is None:
+            found = True
+            reports = [from_plain(report) for report in answer]
+            sections.append(_section(node, reports, in_full=server is not None))
+    if server is not None and not found and not as_json and status == statuses.OK:
+        print(f"noex-mp: no server {server!r} has ended here\n{_HINT}", file=sys.stderr)
+        return statuses.FAILED
+    if sections:
+        show(("\n" if as_json else "\n\n").join(sections))
+    return status
+
+
+_HINT: Final = "See them all with: noex-mp exits"
+
+
+def _section(node: RunningNode, reports: Sequence[ExitReport], *, in_full: bool) -> str:
+    head = f"{node}, {amount(len(reports), 'exit')}"
+    if in_full:
+        return "\n\n".join([head, *(report.text for report in reports)])
+    return "\n".join([head, *map(_line, reports)])
+
+
+def _line(report: ExitReport) -> str:
+    moment = datetime.fromtimestamp(report.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    process = f" (os pid {report.os_pid})" if report.os_pid else ""
+    return f"{moment}  {report.server} {report.summary}{process}"

@@ -1,0 +1,266 @@
+"""What an exit report says, of real deaths: each line of it has its cause here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noex_mp import (
+    Crash,
+    ExitReport,
+    InitTimedOut,
+    InitTimedOutError,
+    Killed,
+    OutOfMemory,
+    Ref,
+    ServerExitedError,
+    ShutdownTimedOut,
+    Supervisor,
+    child,
+    named,
+    spawn,
+    stop,
+    supervisor,
+)
+from noex_mp.node.oom import OomCounter
+from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
+from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.servers.counters import Counter
+from tests.servers.faulty import Faulty, Start
+from tests.servers.reported import Reported
+
+asks_for_stacks = pytest.mark.skipif(DUMP_SIGNAL is None, reason="no real-time signals here")
+
+
+DEEDS: list[tuple[Callable[[Ref[Reported]], Awaitable[Any]], str, int]] = [
+    (lambda ref: Reported.kill(ref, b"x" * 1000), "kill", 1000),
+    (lambda ref: Reported.kill_slowly(ref, b"x" * 1000), "kill_slowly", 1000),
+    (lambda ref: Reported.crash(ref, b"x" * 1000), "crash", 1000),
+    (lambda ref: Reported.crash_slowly(ref, b"x" * 1000), "crash_slowly", 1000),
+    (lambda ref: ref.call(b"x" * 1000), "handle_call", 1000),
+    # In several reads, and behind its message.
+    (lambda ref: Reported.kill(ref, b"x" * 100_000), "kill", 100_000),
+    (lambda ref: Reported.kill(ref, b"x" * 500_000), "kill", 500_000),
+]
+
+
+async def death_of(call: Any) -> ExitReport:
+    with pytest.raises(ServerExitedError) as failure:
+        await call
+    return failure.value.report
+
+
+@on_both_loops
+async def test_the_message_that_had_begun_is_in_the_report(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)):
+        for deed, operation, size in DEEDS:
+            ref = await spawn(Reported)
+            assert await Reported.echo(ref, 1) == 1
+            report = await death_of(deed(ref))
+            assert report.message is not None, operation
+            assert report.message.operation == operation
+            assert report.message.size is not None, operation
+            assert size <= report.message.size <= size + 100
+            assert 0 <= report.message.age < 10
+            assert (report.message.attempts, report.message.arguments) == (1, "")
+            assert report.rule == ""
+
+
+async def test_the_age_of_a_message_and_what_waited_behind_it(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        ref = await spawn(child(Reported).options(placement="both"))
+        beside = await spawn(child(Counter).options(placement="both"))
+        whistle = whistles()
+        begun = asyncio.get_running_loop().time()
+        waiting = Reported.wait(ref.within(None), whistle.path)
+        await whistle.heard()
+        for n in range(5):
+            Reported.note.nowait(ref, n)
+        # On the same link: what was sent before it has been taken into the queue.
+        assert await Counter.increment(beside) == 1
+        node.kill(ref)
+        report = await death_of(waiting)
+        assert report.message is not None
+        assert report.message.operation == "wait"
+        assert 0 < report.message.age <= asyncio.get_running_loop().time() - begun
+        assert report.mailbox == 5
+        # The senders say what was lost once they know of the end.
+        lost = await node.event("messages_lost", ref)
+        assert lost.count == 5
+        kept = (await node.exits("Reported"))[-1]
+        assert (kept.casts_lost, kept.mailbox) == (5, 5)
+
+
+async def test_one_that_is_idle_has_no_message() -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        ref = await spawn(Reported)
+        # All ways to begin a message, and each has come to its end.
+        assert await Reported.echo(ref, 1) == 1
+        assert await Reported.echo_slowly(ref, 2) == 2
+        assert await Reported.echo_later(ref, 3) == 3
+        with pytest.raises(ValueError, match="expected"):
+            await Reported.refuse(ref)
+        assert await asyncio.gather(*(Reported.echo(ref, n) for n in range(100)))
+        assert await asyncio.gather(*(Reported.echo_slowly(ref, n) for n in range(100)))
+        Reported.note.nowait(ref, 1)
+        assert await Reported.echo(ref, 1) == 1
+        node.kill(ref)
+        report = (await node.event("crashed", ref)).report
+        assert report is not None
+        assert (report.message, report.mailbox) == (None, 0)
+        assert report.restarts == 0
+        if not FALLBACKS:
+            assert report.peak_rss is not None
+            assert 2**20 < report.peak_rss < 2**32
+        # Nobody could ask it.
+        assert report.rss is None
+
+
+async def test_what_is_sent_again_counts_its_attempts(tmp_path: Path) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        ref = await spawn(Reported)
+        assert await Reported.kill_twice(ref, str(tmp_path / "deaths")) == "done"
+        reports = await node.exits()
+        attempts = [report.message.attempts for report in reports if report.message]
+        assert attempts == [1, 2]
+        report = await death_of(Reported.kill(ref, b""))
+        assert report.message is not None
+        assert report.message.attempts == 1
+
+
+async def test_arguments_are_in_the_report_only_where_the_node_wants_them() -> None:
+    async with ObservedNode(preload=("tests.servers.reported",), debug=True):
+        ref = await spawn(Reported)
+        assert await Reported.echo(ref, 1) == 1
+        report = await death_of(Reported.kill(ref, b"secret", why="x" * 10_000))
+        assert report.message is not None
+        assert report.message.operation == "kill"
+        assert report.message.arguments.startswith("b'secret', why='xxx")
+        assert len(report.message.arguments) <= 500
+        report = await death_of(Reported.crash_slowly(ref, b"secret"))
+        assert report.message is not None
+        assert report.message.arguments == "b'secret'"
+
+
+async def test_the_last_lines_and_a_crash_that_is_too_long() -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)):
+        ref = await spawn(Reported)
+        report = await death_of(Reported.say_and_crash(ref, 50, "x" * 300_000))
+        assert report.stderr[-1].startswith("line 49")
+        assert len(report.stderr) == 20
+        assert isinstance(report.reason, Crash)
+        assert len(report.reason.message) < 2000
+        assert len(report.traceback) < 6000
+        assert "say_and_crash" in report.traceback
+        assert report.rss is not None or FALLBACKS
+        assert len(report.text.splitlines()) <= 24
+
+
+@asks_for_stacks
+@on_both_loops
+async def test_a_server_that_we_kill_says_where_it_hung(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.faulty", "tests.servers.reported")) as node:
+        for how, place in (("loop in C", "in match"), ("loop", "in _loop_forever")):
+            with pytest.raises(InitTimedOutError):
+                await spawn(child(Start, how=how).options(init_timeout=0.3))
+            report = (await node.exits())[-1]
+            assert isinstance(report.reason, InitTimedOut)
+            assert (report.rule, report.requested) == ("init_timeout", False)
+            assert place in report.stack
+            assert "zygote.py" not in report.stack
+            assert report.rss is not None
+        hangs = await spawn(child(Reported).options(shutdown=0.2))
+        whistle = whistles()
+        dozing = asyncio.ensure_future(Reported.doze(hangs.within(None), whistle.path))
+        await whistle.heard()
+        await stop(hangs, timeout=0.2)
+        report = await death_of(dozing)
+        assert isinstance(report.reason, ShutdownTimedOut)
+        assert (report.rule, report.requested) == ("shutdown_timeout", True)
+        assert "in doze" in report.stack
+        assert report.message is not None
+        assert report.message.operation == "doze"
+
+
+@asks_for_stacks
+async def test_a_server_that_cannot_answer_is_killed_all_the_same(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        stopped = await spawn(Reported)
+        os.kill(node.os_pid_of(stopped), signal.SIGSTOP)
+        await stop(stopped, timeout=0.1)
+        report = (await node.exits())[-1]
+        assert isinstance(report.reason, ShutdownTimedOut)
+        assert report.stack == ""
+
+
+async def test_the_rule_says_who_ended_a_server() -> None:
+    tree = Supervisor(
+        child(Counter).options(id="first", name="first"),
+        child(Faulty).options(name="breaks"),
+        child(Counter).options(id="last", name="last"),
+        Supervisor(child(Counter).options(name="inner"), id="sub"),
+        strategy="one_for_all",
+    )
+    async with ObservedNode(tree) as node:
+        assert (await death_of(Faulty.kill(named("breaks", Faulty)))).rule == ""
+        await node.event("restarted", nth=5)
+        rules = {report.server: report.rule for report in await node.exits()}
+        assert rules["first"] == rules["last"] == rules["sub"] == "group"
+        assert rules["inner"] == "supervisor"
+        assert rules["breaks"] == ""
+        await supervisor("sub").terminate_child("inner")
+        assert [report.rule for report in await node.exits("inner")][-1] == "stop"
+        spawned = await spawn(Counter)
+        await stop(spawned)
+        assert [report.rule for report in await node.exits("Counter")][-1] == "stop"
+        # Found by name, path of ids, id, and os pid.
+        of_it = await node.exits("breaks")
+        assert len(of_it) == 1
+        assert of_it == await node.exits("/Faulty") == await node.exits("Faulty")
+        assert of_it == await node.exits(str(of_it[0].os_pid))
+        assert await node.exits("nobody") == []
+        assert node._root is not None
+        log = node._root._supervision.exits  # pyright: ignore[reportPrivateUsage]
+    assert {report.rule for report in log.of("first")} == {"group", "node"}
+
+
+async def test_one_server_pushes_out_its_own_reports_only() -> None:
+    tree = Supervisor(
+        child(Faulty).options(name="breaks"),
+        child(Faulty).options(id="other", name="other"),
+        max_restarts=50,
+    )
+    async with ObservedNode(tree) as node:
+        await death_of(Faulty.kill(named("other", Faulty)))
+        for _ in range(12):
+            await death_of(Faulty.leave(named("breaks", Faulty), 3))
+        assert [report.incarnation for report in await node.exits("breaks")] == list(range(3, 13))
+        assert [report.incarnation for report in await node.exits("other")] == [1]
+
+
+async def test_a_kill_that_the_kernel_has_counted_is_out_of_memory(tmp_path: Path) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("low 0\noom 0\noom_kill 3\n")
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        assert node._root is not None
+        workers = node._root._workers  # pyright: ignore[reportPrivateUsage]
+        workers._oom_counter = OomCounter(counter)  # pyright: ignore[reportPrivateUsage]
+        refs: list[Ref[Reported]] = [await spawn(Reported) for _ in range(3)]
+        counter.write_text("low 0\noom 1\noom_kill 5\n")
+        for ref in refs:
+            node.kill(ref)
+        reports = [(await node.event("crashed", ref)).report for ref in refs]
+        reasons = [report.reason for report in reports if report is not None]
+        # Two were counted; which of them, nobody can say.
+        assert sorted(map(str, reasons)) == sorted(
+            map(str, [OutOfMemory(), OutOfMemory(), Killed("SIGKILL")])
+        )
+        assert [report.oom_kills for report in reports if report is not None] == [2, 2, 2]
+        again = (await death_of(Reported.kill(refs[0], b""))).reason
+        assert again == Killed("SIGKILL")
