@@ -69,7 +69,7 @@ class ChildCounts:
     supervisors: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SupervisorRef:
     """The address of a supervisor: a small value, to be compared, hashed and sent.
 

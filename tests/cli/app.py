@@ -7,9 +7,10 @@ import datetime as dt
 import os
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
-from noex_mp import From, GenServer, Node, NoReply, Supervisor, call, child
+from noex_mp import Event, From, GenServer, Node, NoReply, Supervisor, call, child
 
 
 class Refused(Exception):
@@ -137,7 +138,15 @@ library = Supervisor(child(Library).options(name="bücher"))
 loud = Supervisor(child(Loud))
 node = Node(Supervisor(child(Counter)), name="of-its-own")
 listened_to = Node(tree)
-listened_to.on_event(lambda event: print("heard", event.kind, event.server, flush=True))
+
+
+@listened_to.on_event
+def _listen(event: Event) -> None:
+    # As it is slow, the node has stopped before it has come to the end.
+    time.sleep(0.03)
+    print("heard", event.kind, event.server, flush=True)
+
+
 fails_to_start = Supervisor(child(Counter), child(FailingInit))
 hangs_at_start = Supervisor(child(Counter), child(HangingInit).options(init_timeout=None))
 hangs_at_end = Supervisor(child(HangingEnd).options(shutdown=None), child(Counter))

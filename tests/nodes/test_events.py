@@ -394,7 +394,7 @@ async def test_the_implicit_node_can_be_listened_to() -> None:
 
 
 async def test_a_server_is_told_where_events_are_heard() -> None:
-    async with Node(preload=("tests.servers.threads",)) as node:
+    async with Node(), Node(preload=("tests.servers.threads",)) as node:
         assert current_node() is node
         watching = await spawn(Threaded)
         with pytest.raises(Exception, match="its node lives in another"):

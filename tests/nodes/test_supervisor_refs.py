@@ -340,6 +340,7 @@ async def test_an_address_is_a_value_and_travels_without_pickle() -> None:
             assert (back, hash(back), back.label) == (ref, hash(ref), ref.label)
             assert await back.count_children() == await rooms.count_children()
         assert len({rooms, supervisor("/rooms"), supervisor("/rooms")}) == 2
+        assert SupervisorRef(rooms.node, rooms.sid, label="other") == rooms
         with pytest.raises(AttributeError):
             rooms.sid = 7  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
