@@ -52,7 +52,8 @@ EventKind = Literal[
 - `started`: An incarnation begins: its process runs, and its `init` in it. Of a supervisor: it
   begins to start its children.
 - `ready`: The `init` has returned; all children have started.
-- `not_started`: A start failed that was no restart, and is not tried again.
+- `not_started`: Its start has failed, and its own supervisor does not try again: it was the first
+  start, or one by hand, or one that belonged to the supervisor's own.
 - `stopping`: It has been told to stop.
 - `exited`: It has ended as it was told, or by itself and in good order.
 - `crashed`: It has ended in any other way, or failed in the `init` of a restart.

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from noex_mp.client.events import Event, EventKind, Listener
 from noex_mp.client.supervisors import SupervisorRef
+from noex_mp.core.reasons import ExitReport, is_abnormal
 from noex_mp.core.ref import Ref
+from noex_mp.node.branches import Branch
 from noex_mp.node.children import Child
 from noex_mp.node.members import Member
 
@@ -16,6 +18,10 @@ __all__ = ["Events", "lost_in_words"]
 
 # A full mailbox is worth an event once in so many seconds.
 FULL_AGAIN: Final = 1.0
+
+_LIFE: Final = frozenset(
+    ("started", "ready", "not_started", "stopping", "exited", "crashed", "restarting", "restarted")
+)
 
 
 class Events:
@@ -34,6 +40,36 @@ class Events:
         self._full: dict[Child, int] = {}
         self._timers: dict[Child, asyncio.TimerHandle] = {}
 
+    # --- the life of a server or supervisor --------------------------------------------
+
+    def ready(self, member: Member) -> None:
+        """Tell that an incarnation is ready, and so its restart is done, if it was one."""
+        self.tell("ready", member)
+        if member.incarnation > 1:
+            self.tell("restarted", member)
+        member.attempt = 0
+
+    def ended(self, member: Member, report: ExitReport) -> None:
+        """Tell that an incarnation has ended; if it was the last, when it is at rest."""
+        crashed = is_abnormal(report.reason) and not report.requested
+        self.tell("crashed" if crashed else "exited", member, report=report)
+
+    def restarting(self, member: Member, delay: float = 0.0) -> None:
+        """Tell that one that has ended is to be started again.
+
+        Args:
+            member: Who.
+            delay: How long that waits, in seconds.
+        """
+        self.tell(
+            "restarting",
+            member,
+            incarnation=member.incarnation + 1,
+            attempt=member.attempt + 1,
+            reason=member.report and member.report.reason,
+            delay=delay,
+        )
+
     def tell(self, kind: EventKind, member: Member, **more: Any) -> None:
         """Tell that something happened to a server or a supervisor, now.
 
@@ -42,6 +78,9 @@ class Events:
             member: To whom.
             more: Fields of the event that are not just the member's own.
         """
+        if kind in _LIFE and isinstance(member, Branch) and member.parent is None:
+            # What becomes of the topmost is what becomes of the node, and that says it.
+            return
         report = more.get("report")
         known: dict[str, Any] = {
             "server": member.title,

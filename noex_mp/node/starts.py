@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from noex_mp.client.events import EventKind
 from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, render
 from noex_mp.errors import (
     InitFailedError,
@@ -18,6 +17,7 @@ from noex_mp.errors import (
 )
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
+from noex_mp.node.events import Events
 from noex_mp.node.exits import reason_of_end
 from noex_mp.node.placements import Placements
 from noex_mp.node.stacks import ask_for_stack
@@ -54,26 +54,19 @@ class Ended(NamedTuple):
 
 
 class Starts:
-    """Starts servers, one attempt at a time.
-
-    Args:
-        tell: Tells of an event.
-        is_ready: Tells that an incarnation is ready.
-    """
+    """Starts servers, one attempt at a time."""
 
     def __init__(
         self,
         directory: Directory,
         placements: Placements,
         *,
-        tell: Callable[[EventKind, Child], None],
-        is_ready: Callable[[Child], None],
+        events: Events,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._directory = directory
         self._placements = placements
-        self._tell = tell
-        self._is_ready = is_ready
+        self._events = events
         self._is_stopping = is_stopping
 
     async def start(self, child: Child) -> Ended | None:
@@ -86,7 +79,7 @@ class Starts:
         except Exception as error:
             return _failed(child, InitFailed(f"no worker process: {error}"))
         child.worker = worker
-        self._tell("started", child)
+        self._events.tell("started", child)
         if child.stop_reason is not None:
             if worker.shared:
                 return _failed(child, child.stop_reason)
@@ -102,7 +95,7 @@ class Starts:
         if ended is None:
             if child.stop_reason is None:
                 child.state = "running"
-            self._is_ready(child)
+            self._events.ready(child)
             self._directory.up(child)
         else:
             worker.residents.pop(child.sid, None)
@@ -120,7 +113,7 @@ class Starts:
                     raise
             if not told:
                 told = True
-                self._tell("waiting", child)
+                self._events.tell("waiting", child)
             await asyncio.sleep(START_AGAIN)
 
     async def _wait_for_init(self, child: Child, worker: Worker) -> Ended | None:

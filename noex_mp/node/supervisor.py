@@ -25,14 +25,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
-from noex_mp.client.events import EventKind
 from noex_mp.core.reasons import (
     ExitReason,
     ExitReport,
     InitFailed,
     Shutdown,
     Unknown,
-    is_abnormal,
 )
 from noex_mp.core.specs import ShutdownLimit
 from noex_mp.errors import (
@@ -110,11 +108,7 @@ class Supervision:
         self._events = events
         self._on_end = on_end
         self._starts = Starts(
-            directory,
-            self._placements,
-            tell=self._tell,
-            is_ready=self._is_ready,
-            is_stopping=lambda: self._stopping,
+            directory, self._placements, events=events, is_stopping=lambda: self._stopping
         )
         self._stops = Stops()
         self.exits = ExitLog()
@@ -225,7 +219,7 @@ class Supervision:
         self._enter(member)
         # At once: whoever asks for the same now comes too late.
         member.state = "starting"
-        self._restarting(member)
+        self._events.restarting(member)
         await self._begin_in(branch, member)
 
     def delete_child(self, member: Member) -> None:
@@ -375,7 +369,7 @@ class Supervision:
         self._report(member, ended, "it was not started")
         self._settle(member)
         if not _was_ignored(member):
-            self._tell("not_started", member, report=member.report)
+            self._events.tell("not_started", member, report=member.report)
 
     def _has_started(self, member: Member) -> None:
         member.starting = False
@@ -399,12 +393,14 @@ class Supervision:
 
     async def _start_branch(self, branch: Branch) -> Ended | None:
         branch.begin()
-        self._tell("started", branch)
+        self._events.tell("started", branch)
         ended = self._renew_members(branch)
         for member in list(branch.members.values()):
             if branch.is_ending or ended is not None:
                 break
             member.awake()
+            if member.incarnation:
+                self._events.restarting(member)
             ended = await self._start(member)
             if ended is None:
                 self._has_started(member)
@@ -416,7 +412,7 @@ class Supervision:
                 self._did_not_start_in(branch, member, ended)
         if ended is None and not branch.is_ending:
             branch.state = "running"
-            self._is_ready(branch)
+            self._events.ready(branch)
             return None
         if branch.stop_reason is None:
             # The supervisor above may start it again.
@@ -432,7 +428,7 @@ class Supervision:
         # The supervisor may be started again by the one above.
         member.pauses = branch.incarnation > 1 and branch.parent is not None
         self._settle(member)
-        self._tell("not_started", member, report=report)
+        self._events.tell("not_started", member, report=report)
 
     def _renew_members(self, branch: Branch) -> Ended | None:
         """Bring back what a supervisor starts with and has forgotten: temporary members."""
@@ -498,7 +494,7 @@ class Supervision:
                 member, ended, "starts again with its group" if comes_back else "stays down"
             )
             self._settle(member)
-            self._tell_end(member, report)
+            self._events.ended(member, report)
             return False
         plan = parent.plan(member, ended.reason, ended.worker)
         report = self._take_end(member, ended, plan.next)
@@ -507,12 +503,13 @@ class Supervision:
             member.awake()
             member.state = "restarting"
             self._on_end(member, member.incarnation + 1)
-            self._tell_end(member, report)
+            self._events.ended(member, report)
             return True
         # Also below a supervisor that gives up: the one above may start all of it again.
         member.pauses = bool(plan.start) or (plan.give_up and parent.parent is not None)
+        # First, so that whoever hears that it is gone for good may have its name.
         self._settle(member)
-        self._tell_end(member, report)
+        self._events.ended(member, report)
         if plan.start:
             # From now on: what dies of the same cause is not counted again.
             parent.going_down.update(parent.group_of(member))
@@ -549,11 +546,6 @@ class Supervision:
             self._down(member, report, ended)
         return report
 
-    def _tell_end(self, member: Member, report: ExitReport) -> None:
-        # After `_settle`: whoever hears that it is gone for good may have its name.
-        crashed = is_abnormal(report.reason) and not report.requested
-        self._tell("crashed" if crashed else "exited", member, report=report)
-
     def _report(self, member: Member, ended: Ended, following: str) -> ExitReport:
         # A tree that ends by itself stops the rest of the node as its supervisor.
         stops = self._stopping and (self.top is None or self.top.ending is None)
@@ -588,7 +580,7 @@ class Supervision:
         else:
             self._let_go(member)
         if was_to_come_back and member.is_over and member.report is not None:
-            self._tell("exited", member, report=replace(member.report, next="stays down"))
+            self._events.tell("exited", member, report=replace(member.report, next="stays down"))
         if isinstance(member, Branch) and not member.pauses:
             self._settle_members(member)
 
@@ -627,7 +619,7 @@ class Supervision:
     async def _try_again(self, member: Member) -> Ended | None:
         delay = member.next_delay()
         if member.stop_reason is None:
-            self._restarting(member, delay)
+            self._events.restarting(member, delay)
         if delay:
             await self._pause_for(member, delay)
         if member.stop_reason is not None:
@@ -663,8 +655,9 @@ class Supervision:
         for member in reversed(group):
             await self._pause(member, Shutdown("a sibling has ended"))
         delay = first.next_delay() if first.pauses else 0.0
+        # Unless somebody has stopped it for good meanwhile.
         if first.pauses and not branch.is_ending:
-            self._restarting(first, delay)
+            self._events.restarting(first, delay)
         if delay:
             await self._pause_for(branch, delay)
         for member in group:
@@ -677,7 +670,7 @@ class Supervision:
             if branch.is_ending:
                 return
             if member is not first and member.pauses:
-                self._restarting(member)
+                self._events.restarting(member)
             if not await self._start_in_group(branch, member):
                 return
 
@@ -757,7 +750,7 @@ class Supervision:
     async def _take_down(self, member: Member, reason: ExitReason, limit: ShutdownLimit) -> None:
         if member.stop_reason is None:
             member.stop_reason = reason
-            self._tell("stopping", member, reason=reason)
+            self._events.tell("stopping", member, reason=reason)
         if isinstance(member, Branch):
             await self._take_down_branch(member, member.stop_reason, limit)
         elif isinstance(member, Child):
@@ -806,32 +799,6 @@ class Supervision:
             else:
                 forget = member.forgotten or not branch.is_its_own(member)
                 await self.stop(member, reason, member.shutdown, forget=forget)
-
-    # --- events ------------------------------------------------------------------------
-
-    def _tell(self, kind: EventKind, member: Member, **more: Any) -> None:
-        # What becomes of the node is the node's to say.
-        if member is not self.top:
-            self._events.tell(kind, member, **more)
-
-    def _is_ready(self, member: Member) -> None:
-        self._tell("ready", member)
-        if member.incarnation > 1:
-            self._tell("restarted", member)
-        member.attempt = 0
-
-    def _restarting(self, member: Member, delay: float = 0.0) -> None:
-        if member.is_over:
-            # Somebody has stopped it for good meanwhile.
-            return
-        self._tell(
-            "restarting",
-            member,
-            incarnation=member.incarnation + 1,
-            attempt=member.attempt + 1,
-            reason=member.report and member.report.reason,
-            delay=delay,
-        )
 
 
 def _end_of(child: Child, worker: Worker) -> Ended:

@@ -16,6 +16,7 @@ from noex_mp import (
     ConfigError,
     DuplicateChildError,
     DynamicSupervisor,
+    Event,
     InitFailedError,
     MaxChildrenError,
     Node,
@@ -339,6 +340,8 @@ async def test_an_address_is_a_value_and_travels_without_pickle() -> None:
             back: Any = await Echo.echo(echo, ref)
             assert (back, hash(back), back.label) == (ref, hash(ref), ref.label)
             assert await back.count_children() == await rooms.count_children()
+        event = Event(kind="ready", ref=rooms, server="rooms", incarnation=1, time=1.5)
+        assert await Echo.echo(echo, event) == event
         assert len({rooms, supervisor("/rooms"), supervisor("/rooms")}) == 2
         assert SupervisorRef(rooms.node, rooms.sid, label="other") == rooms
         with pytest.raises(AttributeError):
