@@ -18,7 +18,7 @@ Any thread may call, many at once; each has connections of its own, which end wi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import ParamSpec
@@ -33,10 +33,11 @@ from noex_mp.client.api import (
     whereis_on,
 )
 from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
+from noex_mp.client.monitors import Watch, exit_on, watch_on
 from noex_mp.core.gen_server import GenServer
-from noex_mp.core.messages import Call
+from noex_mp.core.messages import Call, Down
 from noex_mp.core.reasons import ExitReason
-from noex_mp.core.ref import CALLBACK, Ref
+from noex_mp.core.ref import CALLBACK, Address, Ref
 from noex_mp.core.specs import ChildSpec
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ __all__ = [
     "call",
     "cast",
     "current_node",
+    "exit",
     "is_running",
     "shutdown",
     "spawn",
     "stop",
     "supervisor",
+    "watch",
     "whereis",
 ]
 
@@ -125,6 +128,45 @@ def stop(ref: Ref[Any], reason: ExitReason | None = None, timeout: float | None 
     with contextlib.suppress(TimeoutError):
         end.run(client.drained(ref), timeout)
     end.run(stop_on(client, ref, reason, timeout))
+
+
+def exit(ref: Ref[Any], reason: ExitReason) -> None:  # noqa: A001 - it is `Ref.exit`
+    """Send a server an exit signal; `await ref.exit(reason)` without a loop.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+        NoServerError: It was given by name, and nobody has that name.
+        TypeError: That is no exit reason.
+    """
+    end = _end("exit")
+    end.run(exit_on(end.client(ref.node or None), ref, reason))
+
+
+def watch(ref: Address) -> Iterator[Down]:
+    """Watch a server, from now on: yield a `Down` for each of its ends; see `noex_mp.watch`.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or there is no node.
+        NodeDownError: The node is gone; also while iterating.
+
+    Example:
+        ```python
+        for down in sync.watch(counter):
+            print(down.reason, "restarts" if down.restart else "is gone")
+        ```
+    """
+    end = _end("watch")
+    return _ends_of(end, watch_on(end.client(ref.node or None), ref))
+
+
+def _ends_of(end: ThreadEnd, ends: Watch) -> Iterator[Down]:
+    try:
+        while True:
+            yield end.run(ends.__anext__())
+    except StopAsyncIteration:
+        return
+    finally:
+        ends.close()
 
 
 def whereis(name: str, server: type[S]) -> Ref[S] | None:

@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, final, get_args
 
 from noex_mp.client import current
@@ -46,6 +46,7 @@ __all__ = [
     "trap_exits",
     "unlink",
     "watch",
+    "watch_on",
 ]
 
 
@@ -291,8 +292,12 @@ def watch(ref: Address) -> Watch:
             print(down.reason, "restarts" if down.restart else "is gone")
         ```
     """
-    _check(ref, "watch")
-    return Watch(current.client(ref.node or None).watching, ref)
+    return watch_on(current.client(_check(ref, "watch").node or None), ref)
+
+
+def watch_on(client: Client, ref: Address) -> Watch:
+    """Watch a server of a client's node."""
+    return Watch(client.loop, client.watching, ref)
 
 
 class _Ends:
@@ -332,10 +337,10 @@ class _Ends:
 class Watch:
     """The ends of one server, as they come; see `watch`. One task may iterate."""
 
-    def __init__(self, watching: Watching, ref: Address) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, watching: Watching, ref: Address) -> None:
+        self._loop = loop
         self._watching = watching
-        self._ends = _Ends(self._loop)
+        self._ends = _Ends(loop)
         self._number = watching.add(ref, self._ends, is_lasting=True).number
 
     def __aiter__(self) -> Self:
@@ -374,15 +379,15 @@ def _server(name: str, otherwise: str) -> Server:
     return server
 
 
-def _check(ref: object, function: str) -> None:
+def _check(ref: Address, function: str) -> Address:
     if isinstance(getattr(ref, "sid", None), int) and hasattr(ref, "node"):
-        return
+        return ref
     raise TypeError(
         f"{function} takes a Ref, got {ref!r:.60}\nThat is what spawn(...) gave you, or named(...)."
     )
 
 
-def exit_on(client: Client, ref: Ref[Any], reason: ExitReason) -> Awaitable[None]:
+async def exit_on(client: Client, ref: Ref[Any], reason: ExitReason) -> None:
     """Send an exit signal to a server of a client's node.
 
     Raises:
@@ -393,4 +398,4 @@ def exit_on(client: Client, ref: Ref[Any], reason: ExitReason) -> Awaitable[None
             f"expected an exit reason, got {reason!r:.60}\n"
             f'Write for example exit(Crash("Stale", "its data are old")).'
         )
-    return client.request("exit", ref.sid or ref.name, reason)
+    await client.request("exit", ref.sid or ref.name, reason)

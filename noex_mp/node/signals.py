@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from typing import Any
 
 from noex_mp.core.reasons import ExitReason, ExitReport, Killed, Linked, Normal, NoServer
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.members import Member
+from noex_mp.node.stacks import ask_for_stack
+from noex_mp.node.workers import Worker
+from noex_mp.supervision.shutdown import GRACE
 from noex_mp.wire.envelopes import KILL, SIGNAL
 
 __all__ = ["Links", "Signals"]
@@ -54,6 +58,7 @@ class Signals:
         self._loop = loop
         self._directory = directory
         self._links = Links()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def link(self, child: Child, other: Member | None) -> None:
         """Link a server with another, or let it have its signal at once if there is none."""
@@ -112,17 +117,30 @@ class Signals:
             return
         if child.struck is None:
             child.struck = reason
-        limit = 0.0 if at_once or child.shutdown == "brutal_kill" else child.shutdown
-        if limit or worker.shared:
-            worker.connection.post([KILL, child.sid, reason])
-        if limit is not None:
-            self._loop.call_later(limit, self._force, child, child.incarnation)
-
-    def _force(self, child: Child, incarnation: int) -> None:
-        worker = child.worker
-        is_over = child.incarnation != incarnation or child.exited is not None
-        if worker is None or is_over or child.sid not in worker.residents:
+        limit = child.shutdown
+        if not worker.shared and (at_once or limit == "brutal_kill"):
+            worker.signal_group(signal.SIGKILL)
             return
-        if worker.shared:
-            worker.condemned = f"{child.title} did not end at an exit signal"
-        worker.signal_group(signal.SIGKILL)
+        # Of those that share a process, only this one is to end.
+        worker.connection.post([KILL, child.sid, reason])
+        if limit is not None:
+            seconds = GRACE if limit == "brutal_kill" else limit
+            self._run(self._see_it_end(child, worker, seconds))
+
+    async def _see_it_end(self, child: Child, worker: Worker, limit: float) -> None:
+        await asyncio.wait((worker.dead,), timeout=limit)
+        if self._still_lives(child, worker):
+            await ask_for_stack(worker)
+        if self._still_lives(child, worker):
+            if worker.shared:
+                worker.condemned = f"{child.title} did not end at an exit signal"
+            worker.signal_group(signal.SIGKILL)
+
+    def _still_lives(self, child: Child, worker: Worker) -> bool:
+        is_there = child.worker is worker and child.exited is None
+        return is_there and worker.alive and child.sid in worker.residents
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

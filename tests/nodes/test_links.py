@@ -184,9 +184,33 @@ async def test_one_that_does_not_heed_an_exit_is_killed(
         await spins.heard()
         crash = Crash("Stale", "its data are old")
         await spinning.exit(crash)
-        assert (await anext(ends)).reason == crash
+        down = await anext(ends)
+        assert down.reason == crash
+        # Where it was, too.
+        assert down.report is not None
+        assert "in spin" in down.report.stack
         with pytest.raises(ServerExitedError):
             await call
+
+
+@on_both_loops
+@pytest.mark.parametrize("shutdown", [None, "brutal_kill"])
+async def test_an_exit_signal_needs_no_time_limit(shutdown: Any) -> None:
+    async with ObservedNode():
+        one = await spawn(child(Watcher).options(shutdown=shutdown, restart="temporary"))
+        ends = watch(one)
+        await one.exit(Crash("Stale", ""))
+        assert (await anext(ends)).reason == Crash("Stale", "")
+
+
+@on_both_loops
+async def test_a_kill_takes_no_neighbour_along() -> None:
+    async with ObservedNode():
+        one, two = [await spawn(child(Watcher).options(placement="rooms")) for _ in range(2)]
+        ends, os_pid = watch(one), await Watcher.os_pid(two)
+        await one.exit(Killed("SIGKILL"))
+        assert (await anext(ends)).reason == Killed("SIGKILL")
+        assert await Watcher.os_pid(two) == os_pid
 
 
 @on_both_loops

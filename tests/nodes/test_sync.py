@@ -20,7 +20,9 @@ import pytest
 
 from noex_mp import (
     CallTimedOutError,
+    Crash,
     InitFailedError,
+    Killed,
     MailboxFullError,
     MaxRestartsExceededError,
     Node,
@@ -636,3 +638,20 @@ async def test_an_operation_that_is_only_called_says_what_to_write_in_a_thread()
         counter = await spawn(Counter)
         with pytest.raises(NoNodeError, match=r"without a loop: Counter.get.sync\(ref\)"):
             await asyncio.to_thread(Counter.increment, counter)
+
+
+# --- the ends of servers -----------------------------------------------------------------------
+
+
+def test_a_thread_hears_of_every_end_and_sends_exit_signals(node: sync.BlockingNode) -> None:
+    counter = node.spawn(child(Counter).options(restart="permanent"))
+    ends = sync.watch(counter)
+    sync.exit(counter, Crash("Stale", "its data are old"))
+    assert next(ends).reason == Crash("Stale", "its data are old")
+    assert Counter.increment.sync(counter) == 1
+    os.kill(node.ps()[0]["os_pid"], signal.SIGKILL)
+    assert next(ends).reason == Killed("SIGKILL")
+    sync.stop(counter)
+    assert [down.restart for down in ends] == [None]
+    with pytest.raises(TypeError, match="expected an exit reason"):
+        sync.exit(counter, "enough")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
