@@ -54,6 +54,7 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client import current
+from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
 from tests.nodes.outside import SentEcho, outside
 from tests.nodes.test_trees import leaf
@@ -1068,6 +1069,40 @@ async def test_a_crash_of_the_interpreter_leaves_its_stack() -> None:
             await Faulty.segfault(faulty)
         assert failure.value.report.reason == Killed("SIGSEGV")
         assert "in segfault" in failure.value.report.stack
+
+
+@holds("output-5")
+@pytest.mark.linux_only("no real-time signals")
+async def test_a_server_that_we_kill_says_where_it_hung() -> None:
+    async with ObservedNode() as node:
+        with pytest.raises(InitTimedOutError):
+            await spawn(child(Start, how="loop in C").options(init_timeout=0.3))
+        assert "in match" in (await node.exits())[-1].stack
+
+
+@holds("output-6")
+async def test_the_report_of_a_death_names_the_message() -> None:
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.kill(faulty)
+        message = failure.value.report.message
+        assert message is not None
+        assert message.operation == "kill"
+        await Faulty.os_pid(faulty)
+        node.kill(faulty)
+        idle = (await node.event("crashed", faulty, nth=2)).report
+        assert idle is not None
+        assert idle.message is None
+
+
+@holds("output-7")
+async def test_a_report_is_bounded() -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        with pytest.raises(ServerExitedError) as failure:
+            await Faulty.fail(faulty, "big")
+        assert len(Encoder(allow_pickle=False).pack(failure.value.report)) < 16 * 1024
 
 
 @holds("output-4")

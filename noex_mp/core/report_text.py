@@ -1,7 +1,12 @@
 """An exit report in full, for people: it fits on a screen.
 
 ```text
-visits was killed by SIGKILL ...
+visits killed by SIGKILL; restarting
+  when:     2026-11-28 12:07:20, after 1.89 s
+  which:    incarnation 1 (0 restarts), os pid 6824
+  asked by: nobody
+  message:  increment, begun 0.245 ms before
+  mailbox:  nothing waited
 ```
 
 Promise: pure functions, no I/O.
@@ -24,8 +29,8 @@ COLUMNS: Final = 100
 _LEAST: Final = 4
 
 _RULES: Final[dict[Rule, str]] = {
-    "": "nobody of us",
-    "stop": "somebody stopped it",
+    "": "nobody",
+    "stop": "somebody who stopped it",
     "group": "its supervisor, to start its group again",
     "supervisor": "its supervisor, which ended",
     "node": "its node, which stopped",
@@ -66,7 +71,7 @@ def _facts(report: ExitReport) -> Iterator[str]:
     times = f"{report.restarts} restart{'' if report.restarts == 1 else 's'}"
     process = f", os pid {report.os_pid}" if report.os_pid else ""
     yield _fact("which", f"incarnation {report.incarnation} ({times}){process}")
-    yield _fact("ended by", _RULES.get(report.rule, report.rule))
+    yield _fact("asked by", _RULES.get(report.rule, report.rule))
     yield _fact("message", _message(report.message))
     waiting = f"{report.mailbox} waited" if report.mailbox else "nothing waited"
     lost = f", {report.casts_lost} casts lost" if report.casts_lost else ""

@@ -128,7 +128,7 @@ def test_the_text_says_what_is_known() -> None:
     for part in (
         "after 2.5 s",
         "incarnation 3 (2 restarts), os pid 4711",
-        "nobody of us",
+        "asked by: nobody",
         "increment(by=3), 430 bytes, begun 250 ms before, attempt 2",
         "3 waited, 2 casts lost",
         "12.0 MiB in the end, 13.0 MiB at most, OOM kills since its start: 1",
@@ -149,8 +149,8 @@ def test_of_a_long_traceback_the_end_is_shown_and_of_a_long_stack_the_beginning(
 
 @pytest.mark.parametrize("rule", get_args(Rule))
 def test_every_rule_has_its_words(rule: Rule) -> None:
-    assert "ended by: " in replace(SMALL, rule=rule).text
-    assert f"ended by: {rule}\n" not in replace(SMALL, rule=rule).text
+    assert "asked by: " in replace(SMALL, rule=rule).text
+    assert f"asked by: {rule}\n" not in replace(SMALL, rule=rule).text
 
 
 def test_a_traceback_is_where_to_look_first() -> None:
