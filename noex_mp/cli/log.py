@@ -123,6 +123,8 @@ def _exit_in_words(kind: str, report: ExitReport) -> tuple[Level, str, dict[str,
         "next": report.next,
         "uptime": round(report.uptime, 3),
         "requested": report.requested,
+        "rule": report.rule or None,
+        "operation": report.message.operation if report.message else None,
     }
     if kind == "crashed":
         return "error", report.summary, facts

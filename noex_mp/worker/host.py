@@ -504,10 +504,10 @@ class Host:
                         if target is not None:
                             mailbox, cell = target.mailbox, target.cell
                     if failures or target is None:
-                        self._undecodable(target, frame, failures)
+                        self._undecodable(target, frame, failures)  # pyright: ignore[reportUnknownArgumentType]
                         last_sid = 0
                         continue
-                    handler: Any = mailbox.inline.get(frame[3])
+                    handler = mailbox.inline.get(frame[3])
                     if handler is None or not mailbox.idle:
                         # Bound at its first use.
                         handler = None if handler else mailbox.bind(frame[3])
@@ -541,7 +541,7 @@ class Host:
                     if handler is not running:
                         running = handler
                         times[cell] = now
-                        if handler is not target.handler:
+                        if handler is not target.handler:  # pyright: ignore[reportUnknownMemberType]
                             target.handler = handler
                             cells[cell + AT_OPERATION] = numbers[frame[3]]
                         if reader.first_at is not None:

@@ -93,7 +93,7 @@ class Target:
         self.cell = cell
         self.is_server = is_server
         self.frame: list[Any] = []
-        self.handler: Handler | Callable[..., Any] | None = None
+        self.handler: object = None
         self.measured: list[Any] | None = None
         self.size = 0
 

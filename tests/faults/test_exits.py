@@ -29,6 +29,7 @@ from noex_mp import (
     supervisor,
 )
 from noex_mp.node.oom import OomCounter
+from noex_mp.node.root import Root
 from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.counters import Counter
@@ -54,6 +55,12 @@ async def death_of(call: Any) -> ExitReport:
     with pytest.raises(ServerExitedError) as failure:
         await call
     return failure.value.report
+
+
+def root_of(node: ObservedNode) -> Root:
+    root = node._root  # pyright: ignore[reportPrivateUsage]
+    assert root is not None
+    return root
 
 
 @on_both_loops
@@ -225,8 +232,7 @@ async def test_the_rule_says_who_ended_a_server() -> None:
         assert of_it == await node.exits("/Faulty") == await node.exits("Faulty")
         assert of_it == await node.exits(str(of_it[0].os_pid))
         assert await node.exits("nobody") == []
-        assert node._root is not None
-        log = node._root._supervision.exits  # pyright: ignore[reportPrivateUsage]
+        log = root_of(node)._supervision.exits  # pyright: ignore[reportPrivateUsage]
     assert {report.rule for report in log.of("first")} == {"group", "node"}
 
 
@@ -248,8 +254,7 @@ async def test_a_kill_that_the_kernel_has_counted_is_out_of_memory(tmp_path: Pat
     counter = tmp_path / "memory.events"
     counter.write_text("low 0\noom 0\noom_kill 3\n")
     async with ObservedNode(preload=("tests.servers.reported",)) as node:
-        assert node._root is not None
-        workers = node._root._workers  # pyright: ignore[reportPrivateUsage]
+        workers = root_of(node)._workers  # pyright: ignore[reportPrivateUsage]
         workers._oom_counter = OomCounter(counter)  # pyright: ignore[reportPrivateUsage]
         refs: list[Ref[Reported]] = [await spawn(Reported) for _ in range(3)]
         counter.write_text("low 0\noom 1\noom_kill 5\n")
