@@ -367,6 +367,7 @@ class Ref(Generic[S_co]):
 
         Raises:
             TypeError: That is no exit reason.
+            NoServerError: Nobody has the name.
             NoNodeError: There is no node in this process.
 
         Example:

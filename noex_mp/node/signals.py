@@ -113,18 +113,21 @@ class Signals:
 
     def _end(self, child: Child, reason: ExitReason, *, at_once: bool = False) -> None:
         worker = child.worker
-        if worker is None or not worker.alive or child.stop_reason is not None:
+        if worker is None or not worker.alive:
+            return
+        if child.stop_reason is not None and not at_once:
+            # It ends anyway, in good order.
             return
         if child.struck is None:
             child.struck = reason
-        limit = child.shutdown
-        if not worker.shared and (at_once or limit == "brutal_kill"):
+        limit = 0.0 if at_once or child.shutdown == "brutal_kill" else child.shutdown
+        if limit == 0.0 and not worker.shared:
             worker.signal_group(signal.SIGKILL)
             return
-        # Of those that share a process, only this one is to end.
         worker.connection.post([KILL, child.sid, reason])
         if limit is not None:
-            seconds = GRACE if limit == "brutal_kill" else limit
+            # Of those that share a process, only one that does not leave takes the others with it.
+            seconds = max(limit, GRACE) if worker.shared else limit
             self._run(self._see_it_end(child, worker, seconds))
 
     async def _see_it_end(self, child: Child, worker: Worker, limit: float) -> None:

@@ -135,9 +135,10 @@ class Starts:
                 await self._end_by_force(child, worker, late)
                 return _failed(child, late, b"", worker)
             case _:
-                if child.stop_reason is not None:
-                    # We have killed it: see `stops`.
-                    return _failed(child, child.stop_reason, b"", worker)
+                ours = child.stop_reason or child.struck
+                if ours is not None:
+                    # We have killed it: see `stops` and `signals`.
+                    return _failed(child, ours, b"", worker)
                 status = render(reason_of_end(worker))
                 reason = InitFailed(f"its worker process ended in it: {status}")
                 return _failed(child, reason, b"", worker)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from noex_mp import (
     watch,
 )
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
+from tests.servers.faulty import Start, Stubborn
 from tests.servers.watching import Watcher, is_exit
 
 __all__ = ["whistles"]
@@ -40,6 +43,12 @@ async def linked(count: int, **options: Any) -> list[Ref[Watcher]]:
             await Watcher.link_with(refs[-1], refs[-2])
             await Watcher.os_pid(refs[-2])
     return refs
+
+
+async def found_in_tree(id: str) -> Ref[Any]:
+    found = await supervisor("/").get_child(id)
+    assert isinstance(found, Ref)
+    return found
 
 
 async def reason_of(ref: Ref[Watcher]) -> Any:
@@ -121,10 +130,8 @@ async def test_both_are_restarted_by_their_supervisors_and_link_anew() -> None:
         ends = watch(two)
         for nth in (1, 2):
             # By the second time there is the link of the second incarnation.
-            found = await supervisor("/").get_child("Watcher")
-            assert isinstance(found, Ref)
             await Watcher.os_pid(one)
-            node.kill(found)
+            node.kill(await found_in_tree("Watcher"))
             down = await anext(ends)
             assert (down.reason, down.restart) == (Linked("one", Killed("SIGKILL")), nth + 1)
             await Watcher.os_pid(two)
@@ -170,7 +177,6 @@ async def test_exit_ends_a_server_and_its_supervisor_goes_on_from_there() -> Non
             await one.exit("enough")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@on_both_loops
 @pytest.mark.parametrize("placement", [None, "rooms"])
 async def test_one_that_does_not_heed_an_exit_is_killed(
     placement: str | None, whistles: Whistles
@@ -191,6 +197,47 @@ async def test_one_that_does_not_heed_an_exit_is_killed(
         assert "in spin" in down.report.stack
         with pytest.raises(ServerExitedError):
             await call
+
+
+@pytest.mark.parametrize("shutdown", ["brutal_kill", 5.0])
+async def test_an_exit_signal_leaves_the_neighbours_alone(shutdown: Any) -> None:
+    async with ObservedNode():
+        spec = child(Watcher).options(placement="rooms", shutdown=shutdown)
+        one, neighbour = await spawn(spec), await spawn(spec)
+        os_pid = await Watcher.os_pid(neighbour)
+        ends = watch(one)
+        for reason in (Crash("Stale", ""), Killed("SIGKILL")):
+            await one.exit(reason)
+            assert (await anext(ends)).reason == reason
+            assert await Watcher.os_pid(one) == await Watcher.os_pid(neighbour) == os_pid
+
+
+async def test_one_that_does_not_come_to_its_end_can_still_be_killed() -> None:
+    async with ObservedNode() as node:
+        one = await spawn(child(Stubborn).options(shutdown=None))
+        ends = watch(one)
+        stopping = asyncio.ensure_future(stop(one, timeout=None))
+        await node.event("stopping", one)
+        # It ends anyway.
+        await one.exit(Crash("Stale", ""))
+        await one.exit(Killed("SIGKILL"))
+        assert (await anext(ends)).reason == Killed("SIGKILL")
+        await stopping
+
+
+async def test_a_start_that_an_exit_signal_cuts_short_has_its_reason(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    in_init = whistles("marker.fifo")
+    async with ObservedNode() as node:
+        spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
+        start = await spawn(spec.options(init_timeout=None, shutdown=0))
+        await Start.os_pid(start)
+        ends = watch(start)
+        node.kill(start)
+        await in_init.heard()
+        await start.exit(Shutdown("enough"))
+        assert [down.reason async for down in ends] == [Killed("SIGKILL"), Shutdown("enough")]
 
 
 @on_both_loops
