@@ -597,7 +597,7 @@ class Root:
             child.traps = frame[3]
 
     def _on_end(self, member: Member, restart: int | None) -> None:
-        self._signals.ended(member)
+        self._signals.ended(member, for_good=restart is None)
         self._monitors.ended(member, restart)
 
     def _known(self, target: int | str) -> Member | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
+from math import inf
 from typing import Any
 
 from noex_mp.core.reasons import ExitReason, ExitReport, Killed, Linked, Normal, NoServer
@@ -28,12 +29,13 @@ class Links:
     """Which incarnations share their ends: pairs of servers, each linked once at most."""
 
     def __init__(self) -> None:
-        self._of: dict[int, dict[int, None]] = {}
+        # Behind each the first incarnation whose end is meant.
+        self._of: dict[int, dict[int, int]] = {}
 
-    def tie(self, one: Member, other: Member) -> None:
-        """Link two members."""
-        self._of.setdefault(one.sid, {})[other.sid] = None
-        self._of.setdefault(other.sid, {})[one.sid] = None
+    def tie(self, one: Member, other: Member, *, next_one: bool = False) -> None:
+        """Link two members; with the incarnation of the other that follows, if that is meant."""
+        self._of.setdefault(one.sid, {}).setdefault(other.sid, one.incarnation)
+        self._of.setdefault(other.sid, {}).setdefault(one.sid, other.incarnation + next_one)
 
     def untie(self, one: int, other: int) -> None:
         """Undo that, from either side."""
@@ -43,11 +45,12 @@ class Links:
             if not peers:
                 self._of.pop(near, None)
 
-    def ended(self, sid: int) -> list[int]:
+    def ended(self, member: Member, *, for_good: bool) -> list[int]:
         """Return who was linked to one that has ended, in the order of their links; undo these."""
-        peers = list(self._of.get(sid, ()))
+        last = inf if for_good else member.incarnation
+        peers = [peer for peer, since in self._of.get(member.sid, {}).items() if since <= last]
         for peer in peers:
-            self.untie(sid, peer)
+            self.untie(member.sid, peer)
         return peers
 
 
@@ -65,19 +68,23 @@ class Signals:
         if other is None or other.is_over:
             self._reach(child, other, NoServer(), other.report if other else None)
         elif other is not child:
-            self._links.tie(child, other)
+            # One that was struck, and has not come to heed that, is as good as gone.
+            is_struck = isinstance(other, Child) and other.struck is not None
+            self._links.tie(child, other, next_one=is_struck)
 
     def unlink(self, child: Child, other: Member | None) -> None:
         """Undo that."""
         if other is not None:
             self._links.untie(child.sid, other.sid)
 
-    def ended(self, member: Member) -> None:
+    def ended(self, member: Member, *, for_good: bool) -> None:
         """Let those that are linked to a member hear of its end."""
-        for sid in self._links.ended(member.sid):
+        report = member.report
+        reason = report.reason if report else NoServer()
+        for sid in self._links.ended(member, for_good=for_good):
             child = self._directory.get(sid)
-            if child is not None and member.report is not None:
-                self._reach(child, member, member.report.reason, member.report)
+            if child is not None:
+                self._reach(child, member, reason, report)
 
     def _reach(
         self, child: Child, other: Member | None, reason: ExitReason, report: ExitReport | None

@@ -240,6 +240,33 @@ async def test_a_start_that_an_exit_signal_cuts_short_has_its_reason(
         assert [down.reason async for down in ends] == [Killed("SIGKILL"), Shutdown("enough")]
 
 
+async def test_a_link_to_one_that_is_just_ending_is_a_link_to_the_next(whistles: Whistles) -> None:
+    whistle, go_on = whistles("whistle"), whistles("whistle.on")
+    tree = Supervisor(
+        child(Watcher).options(name="one"),
+        child(Watcher, links=named("one", Watcher)).options(id="two", name="two"),
+        max_restarts=10,
+    )
+    async with ObservedNode(tree) as node:
+        one, two = named("one", Watcher), named("two", Watcher)
+        first, second = watch(one), watch(two)
+        blocked = Watcher.block(one.within(None), whistle.path)
+        await whistle.heard()
+        with pytest.raises(ServerExitedError):
+            await Watcher.crash(two)
+        crash = Crash("ValueError", "on purpose")
+        assert (await anext(second)).reason == crash
+        await Watcher.os_pid(two)
+        # It has not come to heed that so far.
+        go_on.blow()
+        await blocked
+        assert (await anext(first)).reason == Linked("two", crash)
+        os_pid = await Watcher.os_pid(one)
+        node.kill(await found_in_tree("Watcher"))
+        assert os_pid != await Watcher.os_pid(one)
+        assert (await anext(second)).reason == Linked("one", Killed("SIGKILL"))
+
+
 @on_both_loops
 @pytest.mark.parametrize("shutdown", [None, "brutal_kill"])
 async def test_an_exit_signal_needs_no_time_limit(shutdown: Any) -> None:

@@ -135,6 +135,12 @@ class Watcher(GenServer[Any, Any, Any]):
         return trap_exits(on)
 
     @call
+    def block(self, path: str) -> None:
+        """Let nobody else in until somebody blows; say so first."""
+        blow(path)
+        listen(path + ".on")
+
+    @call
     def crash(self, text: str = "on purpose") -> None:
         raise ValueError(text)
 
