@@ -248,8 +248,15 @@ class Client:
         # Each is done also when its link is closed.
         waiting = asyncio.gather(*behind, return_exceptions=True)
         timer = self.loop.call_later(limit, waiting.cancel)
-        waiting.add_done_callback(lambda _: timer.cancel())
-        waiting.add_done_callback(lambda _: then())
+
+        def is_over(waiting: asyncio.Future[Any]) -> None:
+            timer.cancel()
+            if not waiting.cancelled():
+                # One that was cut short has an exception, which goes into the log if nobody looks.
+                waiting.exception()
+            then()
+
+        waiting.add_done_callback(is_over)
 
     def next_turn(self) -> asyncio.Future[None]:
         """Return a future that is done when the loop has run once."""

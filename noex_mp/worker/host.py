@@ -106,6 +106,9 @@ SHARED: Final = 1
 # How long a worker that is about to end waits for a peer that does not read, in seconds.
 LAST_FLUSH: Final = 1.0
 
+# The same for a server of many, of which the root has to hear before it loses patience with all.
+END_IS_TOLD_AFTER: Final = 0.75
+
 
 def main(boot: Boot) -> NoReturn:
     """Run a worker until its last server has ended."""
@@ -743,7 +746,7 @@ class Host:
     ) -> None:
         self.leave_fork(error)
         payload = pack_error(self.encoder, error)
-        self._control.post([NOT_READY, sid, incarnation, reason, payload, _traceback_of(error)])
+        self._tell_end([NOT_READY, sid, incarnation, reason, payload, _traceback_of(error)])
 
     def ended(self, mailbox: Mailbox, reason: ExitReason, error: BaseException | None) -> None:
         """Tell the root that a server has ended; the last one takes the process with it."""
@@ -753,13 +756,15 @@ class Host:
         evidence = mailbox.evidence
         if is_abnormal(reason) and not self._shared:
             evidence = {**evidence, "rss": rss_of(os.getpid())}
-        frame = [EXITED, sid, incarnation, reason, payload, trace, begun, evidence]
+        self._tell_end([EXITED, sid, incarnation, reason, payload, trace, begun, evidence])
+        self._forget(mailbox)
+
+    def _tell_end(self, frame: list[Any]) -> None:
         if self._client is not None and self._shared:
             # What it has sent comes before the news of its end, wherever that is heard.
-            self._client.when_sent(partial(self._control.post, frame), LAST_FLUSH)
+            self._client.when_sent(partial(self._control.post, frame), END_IS_TOLD_AFTER)
         else:
             self._control.post(frame)
-        self._forget(mailbox)
 
     def _drop_killed(self, mailbox: Mailbox, reason: ExitReason) -> None:
         if mailbox.ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,28 @@ async def test_an_exit_signal_leaves_the_neighbours_alone(shutdown: Any) -> None
             await one.exit(reason)
             assert (await anext(ends)).reason == reason
             assert await Watcher.os_pid(one) == await Watcher.os_pid(neighbour) == os_pid
+
+
+async def test_what_a_neighbour_has_still_to_send_ends_nobody(whistles: Whistles) -> None:
+    whistle, go_on = whistles("whistle"), whistles("whistle.on")
+    async with ObservedNode() as node:
+        spec = child(Watcher).options(placement="rooms", shutdown=0.1, restart="temporary")
+        one, sender, neighbour = [await spawn(spec) for _ in range(3)]
+        reader = await spawn(Watcher)
+        os_pid = await Watcher.os_pid(neighbour)
+        await Watcher.tell_much_and_end(sender, reader, 300_000, whistle.path)
+        await whistle.heard()
+        os.kill(node.os_pid_of(reader), signal.SIGSTOP)
+        go_on.blow()
+        await whistle.heard()
+        ends = watch(one)
+        await one.exit(Crash("Stale", ""))
+        assert (await anext(ends)).reason == Crash("Stale", "")
+        assert await Watcher.os_pid(neighbour) == os_pid
+        os.kill(node.os_pid_of(reader), signal.SIGCONT)
+        assert await Watcher.os_pid(reader)
+        # Nobody has complained of what was cut short.
+        assert node.lines == []
 
 
 async def test_one_that_does_not_come_to_its_end_can_still_be_killed() -> None:

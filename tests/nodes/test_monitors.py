@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from noex_mp import (
     Normal,
     NoServer,
     Ref,
+    ServerExitedError,
     Shutdown,
     Supervisor,
     child,
@@ -36,7 +38,7 @@ from noex_mp import (
 )
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
 from tests.servers.faulty import Start
-from tests.servers.watching import Watcher, is_down
+from tests.servers.watching import Loud, Watcher, is_down
 
 __all__ = ["whistles"]
 
@@ -154,6 +156,29 @@ async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whi
         go_on.blow()
         assert await unwatching == flush
         assert len(await Watcher.all(watcher)) == (0 if flush else 1)
+
+
+async def test_what_was_sent_in_a_start_that_failed_comes_before_the_down(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    in_init, go_on = whistles("marker.fifo"), whistles("marker.fifo.on")
+    async with ObservedNode() as node:
+        watcher, neighbour = await spawn(Watcher), await spawn(together())
+        spec = child(Loud, watcher, str(tmp_path / "marker"))
+        loud = await spawn(spec.options(placement="rooms"))
+        await Loud.tell(loud)
+        with pytest.raises(ServerExitedError):
+            await Loud.crash(loud)
+        await in_init.heard()
+        await Watcher.watch(watcher, loud)
+        os.kill(node.os_pid_of(watcher), signal.SIGSTOP)
+        go_on.blow()
+        # Its end has been told by now, if it is told so early.
+        await Watcher.settle(neighbour)
+        os.kill(node.os_pid_of(watcher), signal.SIGCONT)
+        heard = await Watcher.heard(watcher, 12)
+        assert heard[:-1] == [5, *[300_000] * 10]
+        assert is_down(heard[-1], loud)
 
 
 @on_both_loops

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from noex_mp import (
@@ -181,6 +182,33 @@ class Watcher(GenServer[Any, Any, Any]):
         blow(path)
         while True:
             time.sleep(0)
+
+
+class Loud(GenServer):
+    """Tells another much in its second `init`, which fails."""
+
+    def __init__(self, other: Ref[Watcher], marker: str) -> None:
+        self.other = other
+        self.marker = Path(marker)
+
+    def init(self) -> None:
+        if not self.marker.exists():
+            self.marker.touch()
+            return
+        self.marker.unlink()
+        blow(f"{self.marker}.fifo")
+        listen(f"{self.marker}.fifo.on")
+        for _ in range(10):
+            Watcher.note_size.nowait(self.other, b"x" * 300_000)
+        raise ValueError("on purpose")
+
+    @call
+    async def tell(self) -> None:
+        await Watcher.note_size(self.other, b"first")
+
+    @call
+    def crash(self) -> None:
+        raise ValueError("on purpose")
 
 
 def is_down(message: object, ref: object) -> bool:
