@@ -305,7 +305,8 @@ class _Ends:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiter: asyncio.Future[None] | None = None
+        # Not an `asyncio.Event`: a thread without an event loop may be what waits.
+        self._waiters: list[asyncio.Future[None]] = []
         self.waiting: deque[Down] = deque()
         self.is_over = False
         self.is_lost = False
@@ -325,17 +326,23 @@ class _Ends:
         self.wake()
 
     def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def change(self) -> None:
-        self._waiter = self._loop.create_future()
-        await self._waiter
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
 
 
 @final
 class Watch:
-    """The ends of one server, as they come; see `watch`. One task may iterate."""
+    """The ends of one server, as they come; see `watch`.
+
+    Of several tasks that iterate, each end comes to one.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watching: Watching, ref: Address) -> None:
         self._loop = loop

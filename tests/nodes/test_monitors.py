@@ -323,6 +323,19 @@ async def test_a_watch_ends_with_its_close_with_itself_and_with_the_node() -> No
         watch(one)
 
 
+async def test_of_several_that_wait_each_comes_to_the_end() -> None:
+    async with ObservedNode():
+        one = await spawn(Watcher)
+        ends = watch(one)
+        readers = [asyncio.ensure_future(anext(ends, None)) for _ in range(3)]
+        await asyncio.sleep(0)
+        readers.pop().cancel()
+        await stop(one)
+        downs = await asyncio.gather(*readers)
+        assert [down and down.restart for down in downs] == [None, None]
+        assert sum(down is not None for down in downs) == 1
+
+
 @on_both_loops
 async def test_what_is_for_servers_says_so_in_a_program() -> None:
     async with ObservedNode():
