@@ -19,13 +19,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, final, get_args
 
 from noex_mp.client import current
 from noex_mp.core.messages import Down, Exit, Monitor
-from noex_mp.core.reasons import ExitReason
+from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Address, Ref
 from noex_mp.errors import NodeDownError, NoNodeError
 from noex_mp.wire.envelopes import DEMONITOR, MONITOR
@@ -100,7 +101,8 @@ class Watching:
 
     def __init__(self, post: Callable[[list[Any]], None]) -> None:
         self._post = post
-        self._numbers = itertools.count(1)
+        # Not from one: what another process has counted is to mean nothing here.
+        self._numbers = itertools.count(int.from_bytes(os.urandom(6), "little"))
         # With whether it lasts.
         self._known: dict[int, tuple[Monitor, Watcher, bool]] = {}
         self._of: dict[Watcher, dict[int, None]] = {}
@@ -113,45 +115,49 @@ class Watching:
         self._post([MONITOR, monitor.number, ref.sid or ref.name, is_lasting])
         return monitor
 
-    def remove(self, number: int) -> bool:
-        """Let nobody hear of it; return whether somebody would have."""
-        if not self._drop(number):
+    def remove(self, number: int, watcher: Watcher) -> bool:
+        """Let a watcher not hear of it; return whether it would have."""
+        known = self._known.get(number)
+        if known is None or known[1] is not watcher:
             return False
+        self._drop(number)
         self._post([DEMONITOR, number])
         return True
 
-    def _drop(self, number: int) -> bool:
-        known = self._known.pop(number, None)
-        if known is None:
-            return False
-        watcher = known[1]
+    def _drop(self, number: int) -> None:
+        watcher = self._known.pop(number)[1]
         numbers = self._of[watcher]
         del numbers[number]
         if not numbers:
             del self._of[watcher]
-        return True
 
     def forget(self, watcher: Watcher) -> None:
         """Note that a watcher has ended."""
         for number in list(self._of.get(watcher, ())):
-            self.remove(number)
+            self.remove(number, watcher)
 
     def heard(self, frame: list[Any]) -> None:
         """Take the root's news of an end."""
-        _, numbers, _, reason, report, restart = frame
-        downs: dict[Watcher, list[Down]] = {}
+        _, numbers, _, *news = frame
+        of: dict[Watcher, list[int]] = {}
         for number in numbers:
-            known = self._known.get(number)
-            if known is None:
-                # It was taken back while the news was on its way.
-                continue
-            monitor, watcher, is_lasting = known
-            if restart is None or not is_lasting:
-                self._drop(number)
-            down = Down(monitor.ref, monitor, reason, report, restart)
-            downs.setdefault(watcher, []).append(down)
-        for watcher, messages in downs.items():
-            watcher.hear(messages)
+            # Unless it was taken back while the news was on its way.
+            if number in self._known:
+                of.setdefault(self._known[number][1], []).append(number)
+        for watcher, its in of.items():
+            # One after the other: before the first hears, others in its process may run, and take
+            # theirs back.
+            messages = [self._down(number, *news) for number in its if number in self._known]
+            if messages:
+                watcher.hear(messages)
+
+    def _down(
+        self, number: int, reason: ExitReason, report: ExitReport | None, restart: int | None
+    ) -> Down:
+        monitor, _, is_lasting = self._known[number]
+        if restart is None or not is_lasting:
+            self._drop(number)
+        return Down(monitor.ref, monitor, reason, report, restart)
 
     def node_down(self) -> None:
         """Note that nothing more comes: the root is gone."""
@@ -199,7 +205,7 @@ def demonitor(monitor: Monitor, *, flush: bool = False) -> bool:
             comes after that.
 
     Returns:
-        Whether it still watched, or its `Down` was dropped.
+        Whether it still watched, or its `Down` was dropped. Of another server's it is False.
 
     Raises:
         NoNodeError: This code runs in no server.
@@ -208,7 +214,7 @@ def demonitor(monitor: Monitor, *, flush: bool = False) -> bool:
     server = _server("demonitor", "A watch ends with its close().")
     if not isinstance(monitor, Monitor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"demonitor takes what monitor has returned, got {monitor!r:.60}")
-    was_watching = current.client(monitor.ref.node or None).watching.remove(monitor.number)
+    was_watching = current.client(monitor.ref.node or None).watching.remove(monitor.number, server)
     return was_watching or (flush and server.unhear(monitor))
 
 
@@ -365,7 +371,7 @@ class Watch:
 
     def close(self) -> None:
         """Watch no more; whoever iterates comes to the end."""
-        self._watching.remove(self._number)
+        self._watching.remove(self._number, self._ends)
         self._ends.is_over = True
         self._ends.wake()
 
@@ -374,7 +380,7 @@ class Watch:
         ends: _Ends | None = getattr(self, "_ends", None)
         if ends is not None and not ends.is_over and not ends.is_lost:
             with contextlib.suppress(Exception):
-                self._loop.call_soon_threadsafe(self._watching.remove, self._number)
+                self._loop.call_soon_threadsafe(self._watching.remove, self._number, ends)
 
 
 def _server(name: str, otherwise: str) -> Server:

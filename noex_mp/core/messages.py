@@ -91,7 +91,7 @@ class Monitor:
 
     Attributes:
         ref: Who is watched.
-        number: Counts the monitors of one process.
+        number: No other monitor has it.
     """
 
     ref: Address
@@ -127,7 +127,7 @@ class Exit:
     Comes in `handle_info`, after all that the server had sent before it ended.
 
     Attributes:
-        ref: Who has ended; None if `exit` was called.
+        ref: Who has ended; None if `exit` was called, or nobody was found by that name.
         reason: Why, or what `exit` was given; `NoServer()` if there was nothing to be linked to.
         report: All that is known of its end.
     """

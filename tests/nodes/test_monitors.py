@@ -158,6 +158,40 @@ async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whi
         assert len(await Watcher.all(watcher)) == (0 if flush else 1)
 
 
+@on_both_loops
+async def test_a_neighbour_that_hears_first_lets_nobody_hear_after_a_flush() -> None:
+    async with ObservedNode() as node:
+        one, first, second = [
+            await spawn(each) for each in (child(Watcher), together(), together())
+        ]
+        await Watcher.watch(first, one)
+        watched = await Watcher.watch(second, one)
+        # From now on it waits, and takes what comes in its order.
+        await Watcher.settle(first)
+        os_pid = node.os_pid_of(first)
+        os.kill(os_pid, signal.SIGSTOP)
+        node.kill(one)
+        await Watcher.os_pid(one)
+        # Behind the news, and found where it looks for what comes before that.
+        unwatching = Watcher.unwatch(second, watched, flush=True)
+        await one.is_running()
+        os.kill(os_pid, signal.SIGCONT)
+        assert await unwatching
+        await the_down(first)
+        assert await Watcher.all(second) == []
+
+
+async def test_nobody_takes_back_the_monitor_of_another() -> None:
+    async with ObservedNode() as node:
+        one, alone = await spawn(Watcher), await spawn(Watcher)
+        watchers = [alone, await spawn(together()), await spawn(together())]
+        watched = [await Watcher.watch(watcher, one) for watcher in watchers]
+        for watcher, its in zip(watchers, [*watched[1:], watched[0]], strict=True):
+            assert not await Watcher.unwatch(watcher, its, flush=True)
+        node.kill(one)
+        assert [(await the_down(watcher)).monitor for watcher in watchers] == watched
+
+
 async def test_what_was_sent_in_a_start_that_failed_comes_before_the_down(
     tmp_path: Path, whistles: Whistles
 ) -> None:
