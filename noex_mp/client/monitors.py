@@ -183,7 +183,8 @@ def monitor(ref: Address) -> Monitor:
         What the `Down` carries, and `demonitor` takes.
 
     Raises:
-        NoNodeError: This code runs in no server; in a program, use `watch`.
+        NoNodeError: This code runs in no server, or in another thread; in a program, use `watch`.
+        NodeDownError: That is a server of another node.
         TypeError: That is nobody's address.
 
     Example:
@@ -208,7 +209,7 @@ def demonitor(monitor: Monitor, *, flush: bool = False) -> bool:
         Whether it still watched, or its `Down` was dropped. Of another server's it is False.
 
     Raises:
-        NoNodeError: This code runs in no server.
+        NoNodeError: This code runs in no server, or in another thread.
         TypeError: That is no monitor.
     """
     server = _server("demonitor", "A watch ends with its close().")
@@ -233,7 +234,8 @@ def link(ref: Address) -> None:
         ref: The other server.
 
     Raises:
-        NoNodeError: This code runs in no server.
+        NoNodeError: This code runs in no server, or in another thread.
+        NodeDownError: That is a server of another node.
         TypeError: That is nobody's address.
 
     Example:
@@ -244,6 +246,7 @@ def link(ref: Address) -> None:
     """
     server = _server("link", "In a program: async for down in watch(ref).")
     _check(ref, "link")
+    current.client(ref.node or None)
     server.link(ref)
 
 
@@ -253,11 +256,13 @@ def unlink(ref: Address) -> None:
     An `Exit` that has come and was not handled stays.
 
     Raises:
-        NoNodeError: This code runs in no server.
+        NoNodeError: This code runs in no server, or in another thread.
+        NodeDownError: That is a server of another node.
         TypeError: That is nobody's address.
     """
     server = _server("unlink", "Only servers have links.")
     _check(ref, "unlink")
+    current.client(ref.node or None)
     server.unlink(ref)
 
 
@@ -273,7 +278,7 @@ def trap_exits(on: bool = True) -> bool:
         What was set before.
 
     Raises:
-        NoNodeError: This code runs in no server.
+        NoNodeError: This code runs in no server, or in another thread.
     """
     return _server("trap_exits", "Only servers are sent exit signals.").trap_exits(on)
 

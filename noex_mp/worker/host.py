@@ -201,6 +201,12 @@ class Host:
         return Arrival(mailbox) if mailbox is not None else None
 
     def _current_server(self) -> Mailbox | None:
+        if get_ident() != self._thread:
+            raise NoNodeError(
+                "a server watches others, and is linked to them, from its own event loop, not from "
+                "another thread\n"
+                "Hand that to the loop: loop.call_soon_threadsafe(monitor, ref)."
+            )
         running = activation.current() or activation.activation.get()
         if running is None or self._mailboxes.get(running.mailbox.sid) is not running.mailbox:
             return None

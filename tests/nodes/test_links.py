@@ -290,6 +290,14 @@ async def test_a_link_to_one_that_is_just_ending_is_a_link_to_the_next(whistles:
         assert (await anext(second)).reason == Linked("one", Killed("SIGKILL"))
 
 
+async def test_a_server_of_another_node_cannot_be_linked() -> None:
+    async with ObservedNode() as elsewhere:
+        other = await elsewhere.spawn(Watcher)
+        async with ObservedNode() as node:
+            one = await node.spawn(Watcher)
+            assert "not of this process" in await Watcher.try_to_link(one, other)
+
+
 @on_both_loops
 @pytest.mark.parametrize("shutdown", [None, "brutal_kill"])
 async def test_an_exit_signal_needs_no_time_limit(shutdown: Any) -> None:

@@ -370,6 +370,13 @@ async def test_of_several_that_wait_each_comes_to_the_end() -> None:
         assert sum(down is not None for down in downs) == 1
 
 
+async def test_what_is_for_the_event_loop_says_so_in_a_thread() -> None:
+    async with ObservedNode():
+        one, other = await spawn(Watcher), await spawn(Watcher)
+        for what in ("monitor", "link", "unlink", "trap_exits"):
+            assert "not from another thread" in await Watcher.try_in_thread(one, what, other)
+
+
 @on_both_loops
 async def test_what_is_for_servers_says_so_in_a_program() -> None:
     async with ObservedNode():

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from noex_mp import (
     From,
     GenServer,
     Monitor,
+    NodeDownError,
+    NoNodeError,
     NoReply,
     Ref,
     Stop,
@@ -134,6 +137,30 @@ class Watcher(GenServer[Any, Any, Any]):
     @call
     def trap(self, on: bool) -> bool:
         return trap_exits(on)
+
+    @call
+    async def try_in_thread(self, what: str, ref: Any) -> str:
+        """Return the error of a thread that does what is for the event loop."""
+        functions: dict[str, Callable[[Any], object]] = {
+            "monitor": monitor,
+            "link": link,
+            "unlink": unlink,
+            "trap_exits": trap_exits,
+        }
+        try:
+            await asyncio.to_thread(functions[what], ref)
+        except NoNodeError as error:
+            return str(error)
+        return ""
+
+    @call
+    async def try_to_link(self, ref: Any) -> str:
+        """Return the error of a link to what is of another node."""
+        try:
+            link(ref)
+        except NodeDownError as error:
+            return str(error)
+        return ""
 
     @call
     def block(self, path: str) -> None:
