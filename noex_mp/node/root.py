@@ -603,7 +603,7 @@ class Root:
     def _known(self, target: int | str) -> Member | None:
         if isinstance(target, int):
             return self._directory.known(target) or self._directory.supervisor(target)
-        return self._directory.named(target) or self._supervisors.at_path(target)
+        return self._find(target) or self._supervisors.find(target)
 
     def _on_request(self, connection: Connection, frame: list[Any]) -> None:
         _, request, method, *parameters = frame

@@ -370,6 +370,18 @@ async def test_of_several_that_wait_each_comes_to_the_end() -> None:
         assert sum(down is not None for down in downs) == 1
 
 
+async def test_an_id_is_no_name_and_a_path_is_an_address() -> None:
+    async with ObservedNode(Supervisor(child(Watcher).options(id="one"))):
+        watcher = await spawn(Watcher)
+        ref = named("/one", Watcher)
+        await Watcher.watch(watcher, ref)
+        await Watcher.watch(watcher, named("one", Watcher))
+        down = await the_down(watcher)
+        assert (down.ref, down.reason) == (named("one", Watcher), NoServer())
+        assert await Watcher.os_pid(ref)
+        assert len(await Watcher.all(watcher)) == 1
+
+
 async def test_what_is_for_the_event_loop_says_so_in_a_thread() -> None:
     async with ObservedNode():
         one, other = await spawn(Watcher), await spawn(Watcher)
