@@ -575,6 +575,10 @@ class Root:
     # --- monitors and links ------------------------------------------------------------
 
     def _on_monitor(self, connection: Connection, frame: list[Any]) -> None:
+        if not connection.trusted:
+            # It could ask for any number of them.
+            problem = "a monitor, which is for the node's own processes"
+            raise RemoteProtocolError(connection.label, problem)
         _, number, target, is_lasting = frame
         self._monitors.add(connection, number, self._known(target), is_lasting=is_lasting)
 

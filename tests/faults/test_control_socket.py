@@ -17,7 +17,18 @@ import pytest
 from noex_mp.node.control_socket import MAX_PROGRAMS
 from noex_mp.node.root import MAX_REQUESTS
 from noex_mp.transport.paths import connect_unix, runtime_folder
-from noex_mp.wire.envelopes import BUFFERS, EXITED, READY, REQUEST, RESPONSE, UNLINKED
+from noex_mp.wire.envelopes import (
+    BUFFERS,
+    EXITED,
+    MONITOR,
+    READY,
+    REQUEST,
+    RESPONSE,
+    TIE,
+    TRAP,
+    UNLINKED,
+    UNTIE,
+)
 from tests.cli.harness import PATIENCE, Running, noex_mp, running
 
 pytestmark = pytest.mark.slow
@@ -128,6 +139,7 @@ NONSENSE = {
     "a text": (b"GET / HTTP/1.1\r\n\r\n", "a frame that is no list with a kind in front"),
     "an unknown kind": (msgpack.packb([99]), "a control frame that makes no sense"),
     "an unknown method": (msgpack.packb([REQUEST]), "a control frame that makes no sense"),
+    "a monitor": (msgpack.packb([MONITOR, 1, 1, True]), "a monitor, which is for the node's own"),
     "a huge list": (b"\xdd\xff\xff\xff\xff", "above the limit"),
     "a huge text": (b"\x92\x01\xc6\xff\xff\xff\xff", "above the limit"),
     "a huge buffer": (HUGE, "buffers of 8589934592 bytes"),
@@ -158,6 +170,8 @@ def test_a_program_cannot_speak_for_a_worker(node: Running) -> None:
                 sock.sendall(msgpack.packb([kind, sid, 1, None, b"", ""]))
             begun: dict[int, int] = {}
             sock.sendall(msgpack.packb([UNLINKED, sid, begun]))
+            for kind in (TIE, UNTIE, TRAP):
+                sock.sendall(msgpack.packb([kind, sid, 1, "/nobody"]))
         sock.sendall(msgpack.packb([REQUEST, 1, "ps"]))
         assert b"visits" in sock.recv(4096)
 
