@@ -430,6 +430,11 @@ class Host:
             if peer_is_gone:
                 self._outlive(link)
                 return
+            for sid, cells in self._kept_cells.items():
+                # The news of its end may not have been sent yet.
+                begun.update(
+                    (sid, self.cells[cell]) for cell in cells if self._is_of(cell, link_id)
+                )
             for sid, target in link.targets.items():
                 begun[sid] = self.cells[target.cell]
                 target.mailbox.drop(target)
@@ -696,6 +701,9 @@ class Host:
         # Last: from here on it counts.
         self.cells[cell - BEGUN + LINK_ID] = link_id
         return cell
+
+    def _is_of(self, cell: int, link_id: int) -> bool:
+        return self.cells[cell - BEGUN + LINK_ID] == link_id
 
     def _free_cell(self, cell: int) -> None:
         self.cells[cell - BEGUN + LINK_ID] = 0

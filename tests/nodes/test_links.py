@@ -27,6 +27,8 @@ from noex_mp import (
     supervisor,
     watch,
 )
+from noex_mp.client import current
+from noex_mp.errors import RemoteProtocolError
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
 from tests.servers.faulty import Start, Stubborn
 from tests.servers.watching import Watcher, is_exit
@@ -233,6 +235,35 @@ async def test_what_a_neighbour_has_still_to_send_ends_nobody(whistles: Whistles
         assert await Watcher.os_pid(reader)
         # Nobody has complained of what was cut short.
         assert node.lines == []
+
+
+async def test_a_link_that_breaks_before_an_end_is_told_sends_nothing_twice(
+    whistles: Whistles,
+) -> None:
+    whistle, go_on = whistles("whistle"), whistles("whistle.on")
+    async with ObservedNode() as node:
+        spec = child(Watcher).options(placement="rooms")
+        one, sender = await spawn(spec), await spawn(spec)
+        reader = await spawn(Watcher)
+        await Watcher.os_pid(one)
+        await Watcher.tell_much_and_end(sender, reader, 300_000, whistle.path)
+        await whistle.heard()
+        os.kill(node.os_pid_of(reader), signal.SIGSTOP)
+        go_on.blow()
+        await whistle.heard()
+        ends = watch(one)
+        crashing = Watcher.crash(one)
+        route = current.client(one.node).route(one.sid, "")
+        assert route.link is not None
+        # It has been sent, and the news of its end waits for what the neighbour has to send.
+        route.link.close(RemoteProtocolError("rooms", "nonsense"))
+        with pytest.raises(ServerExitedError):
+            await crashing
+        assert (await anext(ends)).restart == 2
+        os.kill(node.os_pid_of(reader), signal.SIGCONT)
+        await Watcher.os_pid(one)
+        await stop(one)
+        assert (await anext(ends)).reason == Shutdown()
 
 
 async def test_one_that_does_not_come_to_its_end_can_still_be_killed() -> None:
