@@ -60,7 +60,8 @@ EventKind = Literal[
 - `restarting`: It is to be started again, after `delay` seconds.
 - `waiting`: Its restart has to wait: the system has no file descriptor, process or memory for it.
 - `restarted`: It is up again; follows `ready`.
-- `gave_up`: A supervisor's children died more often than it allows; it ends.
+- `gave_up`: A supervisor's children died more often than it allows, and it ends; or a spawned
+  server did, which has a budget of its own, and is gone.
 - `name_freed`: Somebody else may have its name. If it has ended for good, that follows.
 - `mailbox_full`: Messages wait at their senders for want of room, or `count` of them were refused
   or dropped since the last of these events; at most one a second and server.
@@ -86,7 +87,7 @@ class Event:
         report: How its incarnation ended, where one did; of `gave_up`, that of the last straw.
         delay: How long its restart waits, in seconds.
         count: How many messages, where messages were lost, refused or dropped.
-        detail: What a supervisor says that gives up; else empty.
+        detail: What a supervisor says when it gives up; else empty.
         missed: How many events this listener has lost just before this one, since it was slow.
 
     Example:

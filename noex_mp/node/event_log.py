@@ -62,7 +62,8 @@ class EventLog:
         if report is None or event.kind not in ("crashed", "gave_up"):
             return None
         if event.kind == "gave_up":
-            return logging.ERROR, "%s", (event.detail,)
+            # That a spawned server does not come back has been said with its crash.
+            return (logging.ERROR, "%s", (event.detail,)) if event.detail else None
         what = (event.server, report.summary, report.os_pid)
         if not report.trace:
             return logging.ERROR, "%s %s (os pid %d)", what

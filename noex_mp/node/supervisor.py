@@ -515,8 +515,10 @@ class Supervision:
             parent.going_down.update(parent.group_of(member))
             parent.exits.append(member)
             self._work(parent)
-        elif plan.give_up and parent is not self.spawned:
-            # Of what was spawned each has a budget of its own, and only this one is gone.
+        elif plan.give_up and parent is self.spawned:
+            # Each has a budget of its own, and only this one is gone.
+            self._events.tell("gave_up", member, report=report)
+        elif plan.give_up:
             self._give_up(parent, member)
         elif plan.shut_down:
             self._end(parent, Shutdown(f"{member.title} has done its work"))

@@ -188,6 +188,19 @@ async def test_one_that_waits_for_its_group_and_is_stopped_is_told_to_be_gone(
         assert report.next == "stays down"
 
 
+async def test_a_spawned_server_that_dies_too_often_has_an_event_of_its_own() -> None:
+    async with Node(preload=SERVERS) as node:
+        stream = node.events()
+        counter = await spawn(Counter)
+        for _ in range(4):
+            await Counter.increment(counter)
+            await kill(node, counter)
+        heard = await until(stream, "gave_up", counter)
+        assert kinds(heard, counter)[-2:] == ["crashed", "gave_up"]
+        assert heard[-1].reason == Killed("SIGKILL")
+        await until(stream, "started", await spawn(Counter))
+
+
 async def test_a_full_mailbox_is_told_of_and_what_it_refuses_is_counted(
     whistles: Whistles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

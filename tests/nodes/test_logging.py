@@ -104,6 +104,7 @@ CRASHED = "visits crashed with ValueError: no; restarting"
             an_event("gave_up", detail="supervisor tree gave up"),
             [("ERROR", "supervisor tree gave up")],
         ),
+        (an_event("gave_up"), []),
         (an_event("started"), []),
         (an_event("exited"), []),
     ],
