@@ -349,7 +349,7 @@ class Node:
         catch_up()
 
     async def wait(self) -> None:
-        """Wait until the node has been stopped, or its tree gives up.
+        """Wait until the node has been stopped, or its tree has ended, or gives up.
 
         Raises:
             MaxRestartsExceededError: Its children died more often than it allows.
@@ -598,7 +598,7 @@ class BlockingNode:
         return end.run(_exits(end.client(self.id), server))
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block until the node has been stopped, or its tree gives up.
+        """Block until the node has been stopped, or its tree has ended, or gives up.
 
         Args:
             timeout: How long to wait, in seconds; None is for ever.
