@@ -29,30 +29,31 @@ class Stops:
 
     async def end(self, child: Child, limit: ShutdownLimit) -> None:
         """Make a server that has its `stop_reason` end; return once it is at rest."""
+        # Of this incarnation: somebody may start the next one at once.
+        rest = child.rest()
         for step in stop_steps(limit, fast=self.fast.is_set(), shared=child.placement is not None):
             if child.killed_after is not None and step.action != "evict":
-                await self._look(child)
-            if await self._try(child, step):
+                await self._look(child, rest)
+            if await self._try(child, step, rest):
                 break
             if step.action == "ask" and not self.fast.is_set():
                 child.killed_after = step.limit
-        await child.rest()
+        await rest
 
-    async def _look(self, child: Child) -> None:
+    async def _look(self, child: Child, rest: asyncio.Future[None]) -> None:
         """See what a server is doing that does not stop, unless somebody has no patience."""
-        if child.worker is not None and not child.at_rest and not self.fast.is_set():
+        if child.worker is not None and not rest.done() and not self.fast.is_set():
             await ask_for_stack(child.worker)
 
-    async def _try(self, child: Child, step: Step) -> bool:
+    async def _try(self, child: Child, step: Step, rest: asyncio.Future[None]) -> bool:
         """Take one step to end a server; return whether it is at rest."""
         worker = child.worker
-        if child.at_rest:
+        if rest.done():
             return True
         if step.action == "ask":
             self._ask(child, worker)
         elif worker is not None:
             self._force(child, worker, step)
-        rest = child.rest()
         if rest.done():
             return True
         waiting: list[asyncio.Future[Any]] = [rest]
@@ -61,7 +62,7 @@ class Stops:
         await asyncio.wait(waiting, timeout=step.limit, return_when=asyncio.FIRST_COMPLETED)
         for hurry in waiting[1:]:
             hurry.cancel()
-        return child.at_rest
+        return rest.done()
 
     def _ask(self, child: Child, worker: Worker | None) -> None:
         # It may wait for the time of its restart.

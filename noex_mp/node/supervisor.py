@@ -209,13 +209,17 @@ class Supervision:
             ChildStateError: It has not ended.
             StartFailedError: It did not start, and stays as it was.
             AlreadyRegisteredError: Somebody else has its name by now.
-            NoServerError, NodeDownError: The supervisor, or the node, is stopping.
+            NoServerError: The supervisor is stopping, or just being started, with its children.
+            NodeDownError: The node is stopping.
         """
         self._refuse_when_stopping()
         if branch.is_ending:
             raise NoServerError(branch.title, branch.report)
         if member.state != "stopped":
             raise ChildStateError(member.id, member.state)
+        if branch.state != "running":
+            # It is about to start all of them.
+            raise NoServerError(branch.title, branch.report)
         self._enter(member)
         # At once: whoever asks for the same now comes too late.
         member.state = "starting"
@@ -398,6 +402,9 @@ class Supervision:
         for member in list(branch.members.values()):
             if branch.is_ending or ended is not None:
                 break
+            if member.is_over:
+                # Somebody has stopped it for good since.
+                continue
             member.awake()
             if member.incarnation:
                 self._events.restarting(member)
@@ -664,13 +671,13 @@ class Supervision:
             await self._pause_for(branch, delay)
         for member in group:
             branch.going_down.discard(member)
+            if branch.is_ending:
+                return
             if member.state == "stopped" and member in ended_before:
                 # Unless somebody else has its name by now: then it stays down.
                 with suppress(NoexError):
                     self._enter(member)
                     member.pauses = True
-            if branch.is_ending:
-                return
             if member is not first and member.pauses:
                 self._events.restarting(member)
             if not await self._start_in_group(branch, member):
@@ -773,6 +780,8 @@ class Supervision:
     async def _take_down_branch(
         self, branch: Branch, reason: ExitReason, limit: ShutdownLimit
     ) -> None:
+        # Of this incarnation: somebody may start the next one at once.
+        rest = branch.rest()
         branch.wind_up()
         ending = self._run(branch, self._rest_branch(branch, reason), f"stop of {branch.title}")
         seconds = 0.0 if limit == "brutal_kill" else limit
@@ -780,7 +789,7 @@ class Supervision:
             if limit != "brutal_kill":
                 await ask_all_for_stacks(child.worker for child in branch.children())
             self._kill(branch, "its supervisor did not stop in time")
-        await branch.rest()
+        await rest
 
     async def _rest_branch(self, branch: Branch, reason: ExitReason) -> None:
         await self._rest_members(branch, reason)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from itertools import product
 from typing import Any, get_args
 
@@ -25,12 +26,16 @@ from noex_mp import (
     ServerExitedError,
     Shutdown,
     Supervisor,
+    child,
+    named,
+    stop,
     supervisor,
     whereis,
 )
 from noex_mp.core.specs import Restart
 from tests.nodes.observed import ObservedNode
 from tests.nodes.scenes import Scene, at, refs_of, scene, states, until
+from tests.servers.counters import Counter
 from tests.servers.obedient import Obedient
 
 pytestmark = pytest.mark.slow
@@ -299,3 +304,65 @@ async def test_the_wait_for_a_restart_is_told_by_the_state(scene: Scene) -> None
         # By hand, at once.
         await supervisor("inner").restart_child("a")
         assert await Obedient.os_pid(a)
+
+
+async def test_what_is_asked_while_a_supervisor_starts_is_not_forgotten(scene: Scene) -> None:
+    inner = Supervisor(*(scene.child(name) for name in "abcd"), id="inner")
+    async with ObservedNode(Supervisor(inner)) as node:
+        top, front = supervisor("/"), supervisor("inner")
+        await front.terminate_child("b")
+        await top.terminate_child("inner")
+        scene.order("a", "?")
+        starting = asyncio.ensure_future(top.restart_child("inner"))
+        await scene.asked("a")
+        # All are being started, and nobody else starts one of them.
+        with pytest.raises(ChildStateError, match="restarting"):
+            await front.restart_child("b")
+        with pytest.raises(NoServerError, match="inner"):
+            await front.start_child(scene.child("e"))
+        await front.terminate_child("c")
+        await stop(named("d", Obedient))
+        scene.tell("a", "+")
+        await starting
+        assert await states("inner") == {"a": "running", "b": "running", "c": "stopped"}
+        assert scene.told()[8:] == ["+a", "+b"]
+        # Their names are free.
+        for name in "cd":
+            assert await Counter.increment(await node.spawn(child(Counter).options(name=name)))
+
+
+async def test_one_that_was_to_come_back_with_its_group_keeps_no_name_if_that_ends(
+    scene: Scene,
+) -> None:
+    inner = Supervisor(*(scene.child(name) for name in "abc"), strategy="rest_for_one", id="inner")
+    async with ObservedNode(Supervisor(inner)) as node:
+        a = await Obedient.me(at("a"))
+        await supervisor("inner").terminate_child("c")
+        scene.order("b", "?")
+        node.kill(a)
+        await scene.asked("b")
+        await supervisor("/").terminate_child("inner")
+        assert await states("inner") == {"a": "stopped", "b": "stopped", "c": "stopped"}
+        assert await node.ps() == []
+        assert await Counter.increment(await node.spawn(child(Counter).options(name="c")))
+
+
+async def test_who_stops_a_child_does_not_wait_for_the_end_of_its_next_start(scene: Scene) -> None:
+    tree = Supervisor(Supervisor(scene.child("a"), id="inner"), scene.child("b"))
+    async with ObservedNode(tree):
+        top = supervisor("/")
+
+        async def start_at_once(name: str) -> None:
+            while True:
+                with suppress(ChildStateError):
+                    await top.restart_child(name)
+                    return
+
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                for name in ("inner", "b"):
+                    # The start comes before all who stopped it have noticed the end.
+                    stops = (top.terminate_child(name) for _ in range(3))
+                    await asyncio.gather(*stops, start_at_once(name))
+        for name in "ab":
+            assert await Obedient.os_pid(at(name))
