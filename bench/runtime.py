@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -26,7 +27,19 @@ import uvloop
 from bench.floor import Numbers, percentiles
 from bench.servers import Caller, Echo
 from bench.watching import Watcher
-from noex_mp import CallError, CallTimedOutError, Node, Ref, child, shutdown, spawn, stop, sync
+from noex_mp import (
+    CallError,
+    CallTimedOutError,
+    Node,
+    Ref,
+    Supervisor,
+    child,
+    named,
+    shutdown,
+    spawn,
+    stop,
+    sync,
+)
 
 Main = Callable[[], Coroutine[Any, Any, Numbers]]
 
@@ -39,6 +52,8 @@ CASTS = 200_000
 BIG = 16 * 1024 * 1024
 MANY = 200
 WIDTH = 100
+KILLED = 25
+GROUP = 20
 GROUPS = 4
 MEMBERS = 10_000
 MONITORS = 100_000
@@ -359,6 +374,81 @@ async def _kill_one() -> tuple[float, float]:
     assert await Echo.os_pid(echo) != os_pid
     await stop(echo)
     return to_error, to_reply
+
+
+async def kill_under_load() -> Numbers:
+    """Kill one of 100 servers under load: to its next good reply; what it costs the others.
+
+    The load is a call at a time to each, and each of its calls may take a second.
+    """
+    tree = Supervisor(
+        *(child(Echo).options(id=f"echo {n}", name=f"echo {n}") for n in range(WIDTH)),
+        max_restarts=1_000_000,
+    )
+    async with Node(tree):
+        echoes = [named(f"echo {n}", Echo).within(1.0) for n in range(WIDTH)]
+        os_pids = [await Echo.os_pid(echo) for echo in echoes]
+        failed = [0] * WIDTH
+        calls = [0] * WIDTH
+        load = [
+            asyncio.create_task(_call_for_ever(n, echoes[n], calls, failed)) for n in range(WIDTH)
+        ]
+        took: list[float] = []
+        for n in random.Random(1).sample(range(WIDTH), KILLED):
+            await asyncio.sleep(0.05)
+            start = perf_counter()
+            os.kill(os_pids[n], signal.SIGKILL)
+            took.append((perf_counter() - start + await _to_the_next(echoes[n], os_pids[n])) * 1e3)
+            failed[n] = 0
+        await asyncio.sleep(0.05)
+        for task in load:
+            task.cancel()
+        await asyncio.gather(*load, return_exceptions=True)
+        return {
+            "reply_ms": statistics.median(took),
+            "worst_ms": max(took),
+            "failed": sum(failed),
+            "calls": sum(calls),
+        }
+
+
+async def _call_for_ever(n: int, echo: Ref[Echo], calls: list[int], failed: list[int]) -> None:
+    while True:
+        try:
+            await Echo.ping(echo, n)
+            calls[n] += 1
+        except CallError:
+            failed[n] += 1
+        await asyncio.sleep(0.01)
+
+
+async def _to_the_next(echo: Ref[Echo], killed: int) -> float:
+    """Return how long it takes until another process than `killed` answers, in seconds."""
+    start = perf_counter()
+    while True:
+        with suppress(CallError):
+            if await Echo.os_pid(echo) != killed:
+                return perf_counter() - start
+
+
+async def one_for_all() -> Numbers:
+    """Kill one of 20 servers that share their fate: until all 20 have been started anew."""
+    tree = Supervisor(
+        *(child(Echo).options(id=f"echo {n}", name=f"echo {n}") for n in range(GROUP)),
+        strategy="one_for_all",
+        max_restarts=1_000_000,
+    )
+    async with Node(tree):
+        echoes = [named(f"echo {n}", Echo) for n in range(GROUP)]
+        took: list[float] = []
+        for n in range(10):
+            os_pids = await asyncio.gather(*map(Echo.os_pid, echoes))
+            start = perf_counter()
+            os.kill(os_pids[n], signal.SIGKILL)
+            # The last one to start answers last.
+            await asyncio.gather(*map(_to_the_next, echoes, os_pids))
+            took.append((perf_counter() - start) * 1e3)
+        return {"ms": statistics.median(took)}
 
 
 # --- being many, and idle ----------------------------------------------------------------------
