@@ -74,6 +74,12 @@ class ObservedNode(Node):
             self._news.clear()
             await self._news.wait()
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds of what there is to hear."""
+        while not holds():
+            self._news.clear()
+            await self._news.wait()
+
     async def line(self, text: str) -> str:
         """Wait for a line on standard error that holds `text`."""
         while True:

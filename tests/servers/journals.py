@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from noex_mp import From, GenServer, NoReply, Stop, call, cast
+from noex_mp import From, GenServer, NoReply, Reply, Stop, call, cast
 from noex_mp.core.reasons import ExitReason
 
 
@@ -67,6 +67,10 @@ class Journal(GenServer, expected=(KeptError,)):
     @cast
     def leave(self) -> Stop:
         return Stop()
+
+    @call
+    def step_down(self, number: int) -> Reply[int]:
+        return Reply(number, then=Stop())
 
     def handle_cast(self, request: int) -> None:
         self.keep(request)
