@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it, and return the exit status: 1 if something was not as it must be."""
     args = _parser().parse_args(argv)
     plan = Plan(args.seconds, args.servers, args.rate, args.casts, args.kills, args.seed)
+    if args.plain:
+        os.environ["NOEX_MP_LOOP"] = "asyncio"
     factory = asyncio.new_event_loop if args.plain else uvloop.new_event_loop
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=factory) as runner:
         report = runner.run(run(plan, Path(folder)))
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kills", type=int, default=usual.kills, help="in all; default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=usual.seed, help="default: %(default)s")
-    parser.add_argument("--plain", action="store_true", help="asyncio's own loop, not uvloop")
+    parser.add_argument("--plain", action="store_true", help="asyncio's own loops, not uvloop's")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser
 
