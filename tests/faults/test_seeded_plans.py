@@ -86,7 +86,7 @@ class Scenario:
 
 def log_of(node: ObservedNode) -> list[str]:
     signs = {"starting": "+", "stopping": "-"}
-    servers = [event for event in node.events if event.server in NAMES]
+    servers = [event for event in node.seen if event.server in NAMES]
     return [signs[event.kind] + event.server for event in servers if event.kind in signs]
 
 
