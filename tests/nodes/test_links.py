@@ -202,17 +202,16 @@ async def test_one_that_does_not_heed_an_exit_is_killed(
             await call
 
 
-@pytest.mark.parametrize("shutdown", ["brutal_kill", 5.0])
-async def test_an_exit_signal_leaves_the_neighbours_alone(shutdown: Any) -> None:
+async def test_an_exit_signal_leaves_the_neighbours_alone() -> None:
     async with ObservedNode():
-        spec = child(Watcher).options(placement="rooms", shutdown=shutdown)
-        one, neighbour = await spawn(spec), await spawn(spec)
-        os_pid = await Watcher.os_pid(neighbour)
-        ends = watch(one)
-        for reason in (Crash("Stale", ""), Killed("SIGKILL")):
-            await one.exit(reason)
+        spec = child(Watcher).options(placement="rooms")
+        one, hurried = await spawn(spec), await spawn(spec.options(shutdown="brutal_kill"))
+        os_pid = await Watcher.os_pid(one)
+        for ref, reason in ((hurried, Crash("Stale", "")), (one, Killed("SIGKILL"))):
+            ends = watch(ref)
+            await ref.exit(reason)
             assert (await anext(ends)).reason == reason
-            assert await Watcher.os_pid(one) == await Watcher.os_pid(neighbour) == os_pid
+            assert await Watcher.os_pid(one) == await Watcher.os_pid(hurried) == os_pid
 
 
 async def test_what_a_neighbour_has_still_to_send_ends_nobody(whistles: Whistles) -> None:
@@ -322,11 +321,10 @@ async def test_a_link_to_one_that_is_just_ending_is_a_link_to_the_next(whistles:
 
 
 async def test_a_server_of_another_node_cannot_be_linked() -> None:
-    async with ObservedNode() as elsewhere:
-        other = await elsewhere.spawn(Watcher)
-        async with ObservedNode() as node:
-            one = await node.spawn(Watcher)
-            assert "not of this process" in await Watcher.try_to_link(one, other)
+    async with ObservedNode():
+        one, other = await spawn(Watcher), await spawn(Watcher)
+        elsewhere = Ref[Watcher]("elsewhere", other.sid)
+        assert "not of this process" in await Watcher.try_to_link(one, elsewhere)
 
 
 @on_both_loops

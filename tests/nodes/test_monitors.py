@@ -36,6 +36,8 @@ from noex_mp import (
     unlink,
     watch,
 )
+from noex_mp.client.monitors import Watch, Watching
+from noex_mp.wire.envelopes import MONITORED
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
 from tests.servers.faulty import Start
 from tests.servers.watching import Loud, Watcher, is_down
@@ -158,7 +160,6 @@ async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whi
         assert len(await Watcher.all(watcher)) == (0 if flush else 1)
 
 
-@on_both_loops
 async def test_a_neighbour_that_hears_first_lets_nobody_hear_after_a_flush() -> None:
     async with ObservedNode() as node:
         one, first, second = [
@@ -358,16 +359,15 @@ async def test_a_watch_ends_with_its_close_with_itself_and_with_the_node() -> No
 
 
 async def test_of_several_that_wait_each_comes_to_the_end() -> None:
-    async with ObservedNode():
-        one = await spawn(Watcher)
-        ends = watch(one)
-        readers = [asyncio.ensure_future(anext(ends, None)) for _ in range(3)]
-        await asyncio.sleep(0)
-        readers.pop().cancel()
-        await stop(one)
-        downs = await asyncio.gather(*readers)
-        assert [down and down.restart for down in downs] == [None, None]
-        assert sum(down is not None for down in downs) == 1
+    sent: list[list[Any]] = []
+    watching = Watching(sent.append)
+    ends = Watch(watching, named("one", Watcher))
+    readers = [asyncio.ensure_future(anext(ends, None)) for _ in range(3)]
+    await asyncio.sleep(0)
+    readers.pop().cancel()
+    watching.heard([MONITORED, [sent[0][1]], 1, Shutdown(), None, None])
+    downs = await asyncio.gather(*readers)
+    assert [down and down.reason for down in downs] == [Shutdown(), None]
 
 
 async def test_an_id_is_no_name_and_a_path_is_an_address() -> None:
