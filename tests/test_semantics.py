@@ -635,8 +635,8 @@ async def test_a_tree_that_fails_to_start_is_undone() -> None:
     with pytest.raises(InitFailedError):
         await node.start()
     await node.event("exited", nth=2)
-    told = [(e.server, e.kind) for e in node.seen if e.kind in ("started", "exited")]
-    assert told == [("a", "started"), ("b", "started"), ("b", "exited"), ("a", "exited")]
+    told = [(e.server, e.kind) for e in node.seen if e.kind in ("ready", "exited")]
+    assert told == [("a", "ready"), ("b", "ready"), ("b", "exited"), ("a", "exited")]
 
 
 # --- restart -----------------------------------------------------------------------------------

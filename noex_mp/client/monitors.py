@@ -222,10 +222,10 @@ def demonitor(monitor: Monitor, *, flush: bool = False) -> bool:
 def link(ref: Address) -> None:
     """Link the server that asks with another: the end of one is the end of the other.
 
-    When one of them ends, the other ends with the reason `Linked(...)`, without its `terminate`,
-    unless it traps exits: then an `Exit` comes to its `handle_info`. `Normal()` ends nobody else.
-    All of a chain of links are told the first reason. If there is nobody to be linked to, the
-    reason is `NoServer()`, at once.
+    When one of them ends, the other ends with the reason `Linked(...)`, without its `terminate`
+    unless the first was shut down. If it traps exits, an `Exit` comes to its `handle_info`.
+    `Normal()` ends nobody else. All of a chain of links are told the first reason. If there is
+    nobody to be linked to, the reason is `NoServer()`, at once.
 
     Two servers have one link at most; their supervisors do with either what they always do. After
     a restart there is no link: link in `init`. A supervisor is told nothing.

@@ -356,9 +356,10 @@ class Ref(Generic[S_co]):
         """Send the server an exit signal, as OTP's `exit/2`: its supervisor does what it does then.
 
         A server that traps exits gets an `Exit` in its `handle_info`. Any other ends with this
-        reason, without its `terminate`, as soon as what it does lets it; after its `shutdown` time
-        it is killed. `Normal()` ends nobody, and `Killed("SIGKILL")` ends also those that trap
-        exits, at once. To a server that is gone or restarts the signal is lost.
+        reason as soon as what it does lets it, without its `terminate` unless that is a `Shutdown`;
+        after its `shutdown` time it is killed. `Normal()` ends nobody, and `Killed("SIGKILL")` ends
+        also those that trap exits, at once. To a server that is gone or restarts the signal is
+        lost.
 
         To end a server in good order, and for good, `await stop(ref)`.
 

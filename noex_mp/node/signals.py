@@ -13,14 +13,22 @@ from collections.abc import Coroutine
 from math import inf
 from typing import Any
 
-from noex_mp.core.reasons import ExitReason, ExitReport, Killed, Linked, Normal, NoServer
+from noex_mp.core.reasons import (
+    ExitReason,
+    ExitReport,
+    Killed,
+    Linked,
+    Normal,
+    NoServer,
+    is_abnormal,
+)
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.members import Member
 from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
 from noex_mp.supervision.shutdown import GRACE
-from noex_mp.wire.envelopes import KILL, SIGNAL
+from noex_mp.wire.envelopes import KILL, SIGNAL, STOP
 
 __all__ = ["Links", "Signals"]
 
@@ -131,7 +139,9 @@ class Signals:
         if limit == 0.0 and not worker.shared:
             worker.signal_group(signal.SIGKILL)
             return
-        worker.connection.post([KILL, child.sid, reason])
+        # Who is linked to one that is shut down is shut down too, and not cut off in its work.
+        in_order = child.state == "running" and not is_abnormal(reason)
+        worker.connection.post([STOP if in_order else KILL, child.sid, reason])
         if limit is not None:
             # Of those that share a process, only one that does not leave takes the others with it.
             seconds = max(limit, GRACE) if worker.shared else limit

@@ -348,6 +348,22 @@ async def test_a_kill_takes_no_neighbour_along() -> None:
 
 
 @on_both_loops
+async def test_who_is_linked_to_one_that_is_shut_down_ends_in_good_order(
+    whistles: Whistles,
+) -> None:
+    farewell = whistles()
+    async with ObservedNode():
+        one = await spawn(Watcher)
+        spec = child(Watcher, links=one, says_farewell=farewell.path)
+        ends = watch(await spawn(spec))
+        await stop(one)
+        await farewell.heard()
+        down = await anext(ends)
+        # It is transient, and that was no abnormal end.
+        assert (down.reason, down.restart) == (Linked("Watcher", Shutdown()), None)
+
+
+@on_both_loops
 async def test_a_death_by_signal_reaches_all_that_are_linked() -> None:
     async with ObservedNode() as node:
         hub, *spokes = [await spawn(child(Watcher).options(restart="temporary")) for _ in range(5)]

@@ -361,7 +361,7 @@ async def test_a_watch_ends_with_its_close_with_itself_and_with_the_node() -> No
 async def test_of_several_that_wait_each_comes_to_the_end() -> None:
     sent: list[list[Any]] = []
     watching = Watching(sent.append)
-    ends = Watch(watching, named("one", Watcher))
+    ends = Watch(asyncio.get_running_loop(), watching, named("one", Watcher))
     readers = [asyncio.ensure_future(anext(ends, None)) for _ in range(3)]
     await asyncio.sleep(0)
     readers.pop().cancel()

@@ -35,11 +35,19 @@ from tests.servers.counters import blow, listen
 class Watcher(GenServer[Any, Any, Any]):
     """Keeps what it hears, and says so to whoever waits."""
 
-    def __init__(self, *, traps: bool = False, watches: Any = None, links: Any = None) -> None:
+    def __init__(
+        self,
+        *,
+        traps: bool = False,
+        watches: Any = None,
+        links: Any = None,
+        says_farewell: str = "",
+    ) -> None:
         self.notes: list[Any] = []
         self.traps = traps
         self.watches = watches
         self.links = links
+        self.says_farewell = says_farewell
         self.waiting: tuple[From[list[Any]], int] | None = None
 
     def init(self) -> None:
@@ -202,6 +210,10 @@ class Watcher(GenServer[Any, Any, Any]):
             Watcher.note_size.nowait(other, b"x" * size)
         blow(path)
         return Stop()
+
+    def terminate(self, reason: object) -> None:
+        if self.says_farewell:
+            blow(self.says_farewell)
 
     @call
     def spin(self, path: str) -> None:
