@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,9 @@ TICK: Final = 0.01
 
 MOST_OUT: Final = 3000
 """A sender that has so many messages out sends no more for the moment."""
+
+MOST_WAYS: Final = 200
+"""So many ways to servers one process knows the numbers of."""
 
 LIMITS: Final = (0.25, 1.0, 5.0)
 """The time limits of the calls, in seconds."""
@@ -79,7 +83,8 @@ class _Ends:
 
     def __init__(self) -> None:
         self.all: list[tuple[int, int]] = []
-        self._ways: dict[int, _Way] = {}
+        # A thread gets another way after each death; those that it has used last are kept.
+        self._ways: OrderedDict[Route, int] = OrderedDict()
         self._count = 0
         ended = Route.ended
 
@@ -91,20 +96,13 @@ class _Ends:
 
     def way(self, route: Route) -> int:
         """Return the number of a way, which no other in this process has."""
-        # Kept by its address, which another may have later: that one begins to count anew.
-        way = self._ways.get(id(route))
-        if way is None or way.sid != route.sid or way.seq > route.seq:
+        if route not in self._ways:
             self._count += 1
-            way = self._ways[id(route)] = _Way(self._count, route.sid)
-        way.seq = route.seq
-        return way.number
-
-
-@dataclass
-class _Way:
-    number: int
-    sid: int
-    seq: int = 0
+            self._ways[route] = self._count
+            if len(self._ways) > MOST_WAYS:
+                self._ways.popitem(last=False)
+        self._ways.move_to_end(route)
+        return self._ways[route]
 
 
 ends = _Ends()
@@ -147,9 +145,6 @@ class _Sending:
     def _ended(self, number: int, outcome: Outcome, due: float) -> None:
         self._ledger.came(number, outcome)
         self._worst = max(self._worst, time.monotonic() - due)
-
-    def _numbered(self, number: int, route: Any) -> None:
-        self._ledger.numbered(number, ends.way(route), route.seq)
 
 
 def _outcome_of(error: BaseException) -> Outcome:
@@ -234,7 +229,8 @@ class Sender(_Sending):
             Target.note.nowait(target, sender, number)
         else:
             future = Target.note(target, sender, number)
-        self._numbered(number, target._route)  # pyright: ignore[reportPrivateUsage]
+        route: Any = target._route  # pyright: ignore[reportPrivateUsage]
+        self._ledger.numbered(number, ends.way(route), route.seq)
         return future
 
     def _done(self, number: int, kind: Kind, due: float, future: asyncio.Future[Any]) -> None:
@@ -275,8 +271,12 @@ class BlockingSender(_Sending):
         try:
             reply: object = None
             if kind is Kind.CAST:
+                # Ahead: while it is sent, its server may die, and the way be gone.
+                here = this_thread()
+                here._loop.catch_up()  # pyright: ignore[reportPrivateUsage]
+                route = here.client().way_to(target)
+                self._ledger.numbered(number, ends.way(route), route.seq + 1)
                 Target.note.sync(target, sender, number)
-                self._numbered(number, this_thread().client().way_to(target))
             elif kind is Kind.IDEMPOTENT:
                 reply = Target.look.sync(target, sender, number)
             else:
