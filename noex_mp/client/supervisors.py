@@ -115,7 +115,7 @@ class SupervisorRef:
             MaxChildrenError: It has as many as it may have.
             AlreadyRegisteredError: The name is taken.
             InitFailedError, InitTimedOutError: The child did not start.
-            NoServerError: There is no such supervisor, or it is stopping.
+            NoServerError: There is no such supervisor, or it is stopping or being started itself.
         """
         client = self._client()
         if len(args) == 1 and not kwargs and _is_entry(args[0]):
@@ -152,6 +152,7 @@ class SupervisorRef:
             ChildStateError: It has not ended.
             AlreadyRegisteredError: Somebody else has its name by now.
             InitFailedError, InitTimedOutError: It did not start, and stays as it was.
+            NoServerError: There is no such supervisor, or it is stopping or being started itself.
         """
         client = self._client()
         found = await client.request("restart_child", self._where, _key_of(child))
