@@ -122,9 +122,9 @@ async def at_rest(node: ObservedNode) -> dict[Any, str]:
             with contextlib.suppress(NoServerError):
                 found |= {each.ref: each.state for each in await supervisor(of).which_children()}
         # Whoever is at work on it says so.
-        if set(found.values()) <= {"running", "stopped"} and seen == (found, len(node.events)):
+        if set(found.values()) <= {"running", "stopped"} and seen == (found, len(node.seen)):
             return found
-        seen = (found, len(node.events))
+        seen = (found, len(node.seen))
         await asyncio.sleep(0.1)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -56,8 +57,8 @@ class Scenario:
             faults.append(self.random.choice(failures))
         return faults
 
-    def message(self, name: str, *, leaves: bool) -> None:
-        """Tell the model what a message leads to."""
+    def message(self, name: str, *, leaves: bool) -> bool:
+        """Tell the model what a message leads to; return whether the server ends."""
         self.messages[name] += 1
         is_killed = any(
             isinstance(fault, KillAtMessage | KillBeforeReply) and fault.at == self.messages[name]
@@ -65,6 +66,7 @@ class Scenario:
         )
         if is_killed or leaves:
             self._exit(name, normal=not is_killed, in_init=False)
+        return is_killed or leaves
 
     def _exit(self, name: str, *, normal: bool, in_init: bool) -> None:
         self.model.exit(name, normal=normal, now=0.0, in_init=in_init, counted=False)
@@ -88,6 +90,14 @@ def log_of(node: ObservedNode) -> list[str]:
     signs = {"started": "+", "stopping": "-"}
     servers = [event for event in node.seen if event.server in NAMES]
     return [signs[event.kind] + event.server for event in servers if event.kind in signs]
+
+
+def ends_of(node: ObservedNode, name: str) -> int:
+    return sum(e.server == name and e.kind in ("exited", "crashed") for e in node.seen)
+
+
+def _more_ends(node: ObservedNode, name: str, than: int) -> bool:
+    return ends_of(node, name) > than
 
 
 async def comes_to(node: ObservedNode, log: list[str]) -> None:
@@ -124,11 +134,14 @@ async def test_a_tree_does_what_the_model_says(
                 name = told.random.choice(sorted(model.up))
                 leaves = told.random.random() < 0.2
                 operation = Journal.step_down if leaves else Journal.keep
+                ends = ends_of(node, name)
                 # That it may fail is what this is about.
                 await asyncio.gather(
                     operation(named(name, Journal).within(10), number), return_exceptions=True
                 )
-                told.message(name, leaves=leaves)
+                if told.message(name, leaves=leaves):
+                    # Of a normal end the log says nothing, and the next message may overtake it.
+                    await node.until(partial(_more_ends, node, name, ends))
                 await comes_to(node, model.log)
             if model.over:
                 with pytest.raises(MaxRestartsExceededError):
