@@ -28,6 +28,8 @@ from noex_mp import (
     stop,
     supervisor,
 )
+from noex_mp.node.branches import SPAWNED, Branch
+from noex_mp.node.exit_log import ExitLog
 from noex_mp.node.oom import OomCounter
 from noex_mp.node.root import Root
 from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
@@ -236,18 +238,34 @@ async def test_the_rule_says_who_ended_a_server() -> None:
     assert {report.rule for report in log.of("first")} == {"group", "node"}
 
 
-async def test_one_server_pushes_out_its_own_reports_only() -> None:
-    tree = Supervisor(
-        child(Faulty).options(name="breaks"),
-        child(Faulty).options(id="other", name="other"),
-        max_restarts=50,
-    )
-    async with ObservedNode(tree) as node:
-        await death_of(Faulty.kill(named("other", Faulty)))
-        for _ in range(12):
-            await death_of(Faulty.leave(named("breaks", Faulty), 3))
-        assert [report.incarnation for report in await node.exits("breaks")] == list(range(3, 13))
-        assert [report.incarnation for report in await node.exits("other")] == [1]
+def test_one_server_pushes_out_its_own_reports_only() -> None:
+    log = ExitLog()
+
+    def die(name: str, sid: int, incarnation: int = 1) -> None:
+        wire = {**SPAWNED, "id": name, "name": name}
+        report = ExitReport(
+            server=name,
+            sid=sid,
+            incarnation=incarnation,
+            reason=Killed("SIGKILL"),
+            os_pid=sid,
+            uptime=0,
+        )
+        log.keep(Branch(sid, wire), report)
+
+    die("quiet", 1)
+    for incarnation in range(30):
+        die("loud", 2, incarnation)
+    assert [report.incarnation for report in log.of("loud")] == list(range(20, 30))
+    assert len(log.of("quiet")) == 1
+    log.lost(2, 25, 3)
+    log.lost(2, 25, 1)
+    assert [r.casts_lost for r in log.of("2")] == [0, 0, 0, 0, 0, 4, 0, 0, 0, 0]
+    for sid in range(3, 300):
+        die(f"server {sid}", sid)
+    assert len(log.of()) == 200
+    assert log.of("quiet") == []
+    assert log.of()[-1].server == "server 299"
 
 
 async def test_a_kill_that_the_kernel_has_counted_is_out_of_memory(tmp_path: Path) -> None:
