@@ -38,10 +38,11 @@ FALLBACKS: Final = (
     or not hasattr(os, "pidfd_open")
 )
 
+_LAST_SIGNAL: int | None = getattr(signal, "SIGRTMAX", None)
 #: At this signal a worker writes the stacks of its threads into the black box. Programs have their
 #: own uses for SIGUSR1 and SIGUSR2; of the real-time signals the first belong to the C library and
 #: to systemd, and the last to Valgrind. None where there are no real-time signals.
-DUMP_SIGNAL: Final[int | None] = signal.SIGRTMAX - 4 if sys.platform == "linux" else None
+DUMP_SIGNAL: Final = _LAST_SIGNAL - 4 if _LAST_SIGNAL else None
 
 _FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
 # sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.
