@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +27,7 @@ from tests.supervision.model import Model
 
 NAMES = "abcd"
 MESSAGES = 24
+CHANGES = ("started", "ready", "exited", "crashed")
 PRELOAD = ["tests.servers.journals", "noex_mp.testing.faults"]
 
 
@@ -57,8 +57,8 @@ class Scenario:
             faults.append(self.random.choice(failures))
         return faults
 
-    def message(self, name: str, *, leaves: bool) -> bool:
-        """Tell the model what a message leads to; return whether the server ends."""
+    def message(self, name: str, *, leaves: bool) -> None:
+        """Tell the model what a message leads to."""
         self.messages[name] += 1
         is_killed = any(
             isinstance(fault, KillAtMessage | KillBeforeReply) and fault.at == self.messages[name]
@@ -66,7 +66,6 @@ class Scenario:
         )
         if is_killed or leaves:
             self._exit(name, normal=not is_killed, in_init=False)
-        return is_killed or leaves
 
     def _exit(self, name: str, *, normal: bool, in_init: bool) -> None:
         self.model.exit(name, normal=normal, now=0.0, in_init=in_init, counted=False)
@@ -92,19 +91,19 @@ def log_of(node: ObservedNode) -> list[str]:
     return [signs[event.kind] + event.server for event in servers if event.kind in signs]
 
 
-def ends_of(node: ObservedNode, name: str) -> int:
-    return sum(e.server == name and e.kind in ("exited", "crashed") for e in node.seen)
-
-
-def _more_ends(node: ObservedNode, name: str, than: int) -> bool:
-    return ends_of(node, name) > than
-
-
-async def comes_to(node: ObservedNode, log: list[str]) -> None:
+async def comes_to(node: ObservedNode, model: Model) -> None:
+    # Until all are ready, too, or known to be dead: the model knows of nothing in between.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
-            await node.until(lambda: len(log_of(node)) >= len(log))
-    assert " ".join(log_of(node)) == " ".join(log)
+            await node.until(
+                lambda: len(log_of(node)) >= len(model.log) and model.up == running_in(node)
+            )
+    assert log_of(node) == model.log
+
+
+def running_in(node: ObservedNode) -> set[str]:
+    last = {event.server: event.kind for event in node.seen if event.kind in CHANGES}
+    return {server for server, kind in last.items() if kind == "ready"}
 
 
 @pytest.mark.slow
@@ -127,26 +126,22 @@ async def test_a_tree_does_what_the_model_says(
         ]
         tree = Supervisor(*specs, strategy=strategy, max_restarts=max_restarts, max_seconds=60.0)
         async with ObservedNode(tree, preload=PRELOAD) as node:
-            await comes_to(node, model.log)
+            await comes_to(node, model)
             for number in range(MESSAGES):
                 if model.over or not model.up:
                     break
                 name = told.random.choice(sorted(model.up))
                 leaves = told.random.random() < 0.2
                 operation = Journal.step_down if leaves else Journal.keep
-                ends = ends_of(node, name)
                 # That it may fail is what this is about.
                 await asyncio.gather(
                     operation(named(name, Journal).within(10), number), return_exceptions=True
                 )
-                if told.message(name, leaves=leaves):
-                    # Of a normal end the log says nothing, and the next message may overtake it.
-                    await node.until(partial(_more_ends, node, name, ends))
-                await comes_to(node, model.log)
+                told.message(name, leaves=leaves)
+                await comes_to(node, model)
             if model.over:
                 with pytest.raises(MaxRestartsExceededError):
                     await node.wait()
             for name in sorted(model.up):
                 assert await Journal.os_pid(named(name, Journal).within(10))
-            assert log_of(node) == model.log
             assert {each.child for each in plan.happened()}
