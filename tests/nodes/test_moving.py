@@ -38,10 +38,10 @@ async def test_what_a_server_replies_is_a_copy(placement: str | None) -> None:
         given = ["a"]
         await Keeper.keep(keeper, given)
         given.append("mine")
-        (await Keeper.kept(keeper)).append("mine")
+        (await Keeper.given_so_far(keeper)).append("mine")
         # Nor do two servers in one process share a value.
         assert await Keeper.change(other, keeper) == ["a", "changed"]
-        assert await Keeper.kept(keeper) == ["a"]
+        assert await Keeper.given_so_far(keeper) == ["a"]
 
 
 async def test_a_timer_may_be_as_far_away_as_one_likes() -> None:
@@ -146,4 +146,4 @@ def test_no_interval_is_measured_by_the_wall_clock() -> None:
         if re.search(r"\btime\.time\(|datetime\.now\(", source)
     }
     # When something happened, for people; `clock` and `time.monotonic` say how long it took.
-    assert users == {"node/events.py", "cli/log.py"}
+    assert users == {"node/events.py", "node/exits.py", "cli/log.py"}

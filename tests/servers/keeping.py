@@ -19,13 +19,13 @@ class Keeper(GenServer):
         self._kept = given
 
     @call
-    def kept(self) -> list[str]:
+    def given_so_far(self) -> list[str]:
         """Return the list that it keeps, not a copy of it."""
         return self._kept
 
     @call
     async def change(self, other: Ref[Keeper]) -> list[str]:
         """Change the list of another server, as far as this one gets hold of it."""
-        taken = await Keeper.kept(other)
+        taken = await Keeper.given_so_far(other)
         taken.append("changed")
         return taken
