@@ -390,7 +390,7 @@ class Root:
             shared=shared,
             process=child.process,
             # A restart always has room: what the last worker had, and what is kept back.
-            needs_room=child.incarnation == 1,
+            needs_room=child.report is None,
         )
         try:
             return await start(await self._current_zygote())

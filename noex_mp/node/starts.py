@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, render
@@ -68,6 +69,23 @@ class Starts:
         self._placements = placements
         self._events = events
         self._is_stopping = is_stopping
+        # Workers that come up ahead of the starts they are for.
+        self._coming: dict[Child, asyncio.Task[Worker]] = {}
+
+    def prepare(self, child: Child) -> None:
+        """Let the worker of a server that starts soon come up meanwhile."""
+        if child.placement is None and child not in self._coming:
+            loop = asyncio.get_running_loop()
+            name = f"worker ahead of {child.title}"
+            coming = loop.create_task(self._placements.worker_for(child), name=name)
+            self._coming[child] = coming
+
+    async def dismiss(self, children: Iterable[Child]) -> None:
+        """End the workers that came up for starts which have not come about."""
+        coming = [self._coming.pop(child) for child in children if child in self._coming]
+        for worker in await asyncio.gather(*coming, return_exceptions=True):
+            if isinstance(worker, Worker):
+                worker.retire()
 
     async def start(self, child: Child) -> Ended | None:
         """Start an incarnation; return None once it is ready, else how that failed."""
@@ -103,6 +121,13 @@ class Starts:
 
     async def _worker_for(self, child: Child) -> Worker:
         """Return a new worker; for a restart, as soon as the system has what it takes."""
+        coming = self._coming.pop(child, None)
+        if coming is not None:
+            # What was missing may be there by now.
+            with suppress(OSError):
+                worker = await coming
+                if worker.takes_servers:
+                    return worker
         told = False
         while True:
             try:

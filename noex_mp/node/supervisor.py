@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from noex_mp.core.reasons import (
     ExitReason,
@@ -60,6 +60,10 @@ from noex_mp.node.workers import Worker
 from noex_mp.wire.envelopes import FORGET
 
 __all__ = ["StartFailedError", "Supervision"]
+
+# While one member of a group starts, the worker processes of so many that follow come up already:
+# their servers have to wait for it, and they do not.
+AHEAD: Final = 3
 
 
 class StartFailedError(Exception):
@@ -669,7 +673,16 @@ class Supervision:
             self._events.restarting(first, delay)
         if delay:
             await self._pause_for(branch, delay)
-        for member in group:
+        try:
+            await self._start_group(branch, first, group, ended_before)
+        finally:
+            await self._starts.dismiss(m for m in group if isinstance(m, Child))
+
+    async def _start_group(
+        self, branch: Branch, first: Member, group: list[Member], ended_before: set[Member]
+    ) -> None:
+        """Start the members of a group that pause, one after the other."""
+        for place, member in enumerate(group):
             branch.going_down.discard(member)
             if branch.is_ending:
                 return
@@ -680,6 +693,9 @@ class Supervision:
                     member.pauses = True
             if member is not first and member.pauses:
                 self._events.restarting(member)
+            for soon in group[place + 1 : place + 1 + AHEAD]:
+                if isinstance(soon, Child) and soon.at_rest and soon.pauses:
+                    self._starts.prepare(soon)
             if not await self._start_in_group(branch, member):
                 return
 
