@@ -208,8 +208,10 @@ def test_a_child_leaves_the_with_of_its_parent_without_a_word(tmp_path: Path) ->
             print(wait_for(pid), Hello.hello.sync(hello))
     """
     script.write_text(PROGRAM + textwrap.dedent(code))
+    # From Python 3.12 on, Python has a word to say about any fork beside a thread.
+    quiet = "-Wignore:This process:DeprecationWarning"
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, quiet, str(script)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
