@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any, Final
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
+from noex_mp.cli import statuses
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
-from noex_mp.errors import CallTimedOutError, NodeDownError, NoNodeError
+from noex_mp.errors import CallError, CallTimedOutError, NodeDownError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
 
-__all__ = ["PATIENCE", "RunningNode", "close_all", "connect"]
+__all__ = ["PATIENCE", "RunningNode", "ask_all", "close_all", "connect"]
+
+T = TypeVar("T")
 
 _ENDING: Final = ".sock"
 
@@ -91,6 +96,27 @@ def connect(name: str | None) -> list[RunningNode]:
     if not found:
         raise NoNodeError("no node is running\nStart one with: noex-mp run app:tree")
     raise NoNodeError(f"no node is called {name!r}; running: {listed(each for each, _ in found)}")
+
+
+async def ask_all(
+    nodes: list[RunningNode], ask: Callable[[RunningNode], Awaitable[T]]
+) -> tuple[list[tuple[RunningNode, T]], int]:
+    """Ask several nodes at once; return what they answered, and the exit status.
+
+    A node that does not answer is named on standard error, and does not keep the others.
+    """
+    status = statuses.OK
+    answers = await asyncio.gather(*map(ask, nodes), return_exceptions=True)
+    found: list[tuple[RunningNode, T]] = []
+    for node, answer in zip(nodes, answers, strict=True):
+        if isinstance(answer, CallError):
+            print(f"noex-mp: {answer}", file=sys.stderr)
+            status = statuses.FAILED
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            found.append((node, answer))
+    return found, status
 
 
 def close_all(nodes: list[RunningNode]) -> None:

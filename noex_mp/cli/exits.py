@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Final
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.report_plain import from_plain
-from noex_mp.errors import CallError, NoNodeError
+from noex_mp.errors import NoNodeError
 
 __all__ = ["exits"]
 
@@ -45,17 +45,11 @@ async def _exits(server: str | None, name: str | None, *, as_json: bool) -> int:
 
 
 async def _show(nodes: list[RunningNode], server: str | None, *, as_json: bool) -> int:
-    asked = (node.exits(server) for node in nodes)
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    status, found = statuses.OK, False
+    answers, status = await ask_all(nodes, lambda node: node.exits(server))
+    found = False
     sections: list[str] = []
-    for node, answer in zip(nodes, answers, strict=True):
-        if isinstance(answer, CallError):
-            print(f"noex-mp: {answer}", file=sys.stderr)
-            status = statuses.FAILED
-        elif isinstance(answer, BaseException):
-            raise answer
-        elif as_json:
+    for node, answer in answers:
+        if as_json:
             sections += [json.dumps({"node": node.name, **report}) for report in answer]
         elif answer or server is None:
             found = True

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount, duration, size
-from noex_mp.errors import CallError, NoNodeError
+from noex_mp.errors import NoNodeError
 
 __all__ = ["ps", "table"]
 
@@ -47,18 +47,11 @@ async def _ps(name: str | None, *, as_json: bool) -> int:
 
 
 async def _show(nodes: list[RunningNode], *, as_json: bool) -> int:
-    status = statuses.OK
-    answers = await asyncio.gather(*(n.servers() for n in nodes), return_exceptions=True)
+    answers, status = await ask_all(nodes, RunningNode.servers)
     shown: list[str | dict[str, Any]] = []
-    for node, answer in zip(nodes, answers, strict=True):
-        if isinstance(answer, CallError):
-            print(f"noex-mp: {answer}", file=sys.stderr)
-            status = statuses.FAILED
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            servers = [_with_memory(server) for server in answer]
-            shown.append(_as_object(node, servers) if as_json else _as_section(node, servers))
+    for node, answer in answers:
+        servers = [_with_memory(server) for server in answer]
+        shown.append(_as_object(node, servers) if as_json else _as_section(node, servers))
     if shown or as_json:
         show(json.dumps(shown, indent=2) if as_json else "\n\n".join(map(str, shown)))
     return status
