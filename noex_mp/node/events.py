@@ -116,7 +116,10 @@ class Events:
         child.dropped += count
         if child in self._full:
             self._full[child] += count
-            return
+        else:
+            self._tell_full(child, count)
+
+    def _tell_full(self, child: Child, count: int) -> None:
         self.tell("mailbox_full", child, count=count)
         self._full[child] = 0
         self._timers[child] = self._loop.call_later(FULL_AGAIN, self._full_still, child)
@@ -125,8 +128,7 @@ class Events:
         del self._timers[child]
         count = self._full.pop(child)
         if count:
-            child.dropped -= count
-            self.mailbox_full(child, count)
+            self._tell_full(child, count)
 
     def close(self) -> None:
         """Tell what has not been told: the node has stopped."""

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from weakref import ref
 
 from noex_mp.client.events import Event, Listener
@@ -166,6 +166,7 @@ class BlockingEvents(Iterator[Event]):
 
 
 _Stream: TypeAlias = EventStream | BlockingEvents
+S = TypeVar("S", bound=_Stream)
 
 
 class _Callback:
@@ -218,9 +219,7 @@ class Listeners:
         Raises:
             ConfigError: The buffer has no room for an event.
         """
-        stream = EventStream(_checked(buffer))
-        self._join(stream)
-        return stream
+        return self._join(EventStream(_checked(buffer)))
 
     def blocking(self, buffer: int) -> BlockingEvents:
         """Return a stream for a thread without an event loop.
@@ -228,17 +227,16 @@ class Listeners:
         Raises:
             ConfigError: The buffer has no room for an event.
         """
-        stream = BlockingEvents(_checked(buffer))
-        self._join(stream)
-        return stream
+        return self._join(BlockingEvents(_checked(buffer)))
 
-    def _join(self, stream: _Stream) -> None:
+    def _join(self, stream: S) -> S:
         with self._joining:
             # Only who reads a stream holds it: those that were dropped go.
             alive = [each for each in self._streams if each() is not None]
             self._streams = (*alive, ref(stream))
             if self._is_closed:
                 stream.close()
+        return stream
 
     def call(self, function: Listener, buffer: int) -> Callable[[], None]:
         """Call a function with what happens from now on; return what ends that.
