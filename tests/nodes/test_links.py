@@ -48,6 +48,15 @@ async def linked(count: int, **options: Any) -> list[Ref[Watcher]]:
     return refs
 
 
+def one_and_two() -> Supervisor:
+    """Return a tree of two servers, of which the second links itself to the first."""
+    return Supervisor(
+        child(Watcher).options(name="one"),
+        child(Watcher, links=named("one", Watcher)).options(id="two", name="two"),
+        max_restarts=10,
+    )
+
+
 async def found_in_tree(id: str) -> Ref[Any]:
     found = await supervisor("/").get_child(id)
     assert isinstance(found, Ref)
@@ -123,12 +132,7 @@ async def test_a_normal_end_ends_nobody_else_and_what_is_unlinked_neither() -> N
 
 @on_both_loops
 async def test_both_are_restarted_by_their_supervisors_and_link_anew() -> None:
-    tree = Supervisor(
-        child(Watcher).options(name="one"),
-        child(Watcher, links=named("one", Watcher)).options(id="two", name="two"),
-        max_restarts=10,
-    )
-    async with ObservedNode(tree) as node:
+    async with ObservedNode(one_and_two()) as node:
         one, two = named("one", Watcher), named("two", Watcher)
         ends = watch(two)
         for nth in (1, 2):
@@ -295,12 +299,7 @@ async def test_a_start_that_an_exit_signal_cuts_short_has_its_reason(
 
 async def test_a_link_to_one_that_is_just_ending_is_a_link_to_the_next(whistles: Whistles) -> None:
     whistle, go_on = whistles("whistle"), whistles("whistle.on")
-    tree = Supervisor(
-        child(Watcher).options(name="one"),
-        child(Watcher, links=named("one", Watcher)).options(id="two", name="two"),
-        max_restarts=10,
-    )
-    async with ObservedNode(tree) as node:
+    async with ObservedNode(one_and_two()) as node:
         one, two = named("one", Watcher), named("two", Watcher)
         first, second = watch(one), watch(two)
         blocked = Watcher.block(one.within(None), whistle.path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import override
 
-from noex_mp import ExitReason, GenServer, Ignore, Normal, Ref, Reply, Shutdown, Stop, call
+from noex_mp import ExitReason, Ignore, Normal, Reply, Shutdown, Stop, call
 from tests.servers.counters import blow
+from tests.servers.trees import Diarist
 
 __all__ = ["Obedient"]
 
@@ -21,7 +21,7 @@ REASONS: dict[str, ExitReason] = {
 }
 
 
-class Obedient(GenServer):
+class Obedient(Diarist):
     """Keeps a diary in a folder with its siblings, and finds its orders there.
 
     Each of its starts takes the next letter of the file `NAME.orders`: `+` starts, `!` raises, `0`
@@ -36,8 +36,8 @@ class Obedient(GenServer):
     """
 
     def __init__(self, name: str, folder: str, *, last: str = "") -> None:
-        self.name = name
         self.folder = Path(folder)
+        super().__init__(name, str(self.folder / "diary"))
         self.last = last
 
     @override
@@ -63,20 +63,6 @@ class Obedient(GenServer):
         blow(str(self.folder / f"{self.name}.asks"))
         with open(self.folder / f"{self.name}.told", "rb", buffering=0) as told:
             return told.read(1).decode()
-
-    def _note(self, what: str) -> None:
-        with open(self.folder / "diary", "a") as diary:
-            diary.write(f"{what}{self.name}\n")
-
-    @call
-    def os_pid(self) -> int:
-        """Return its process."""
-        return os.getpid()
-
-    @call
-    def me(self) -> Ref[Any]:
-        """Return its address."""
-        return self.ref
 
     @call
     def end(self, how: str) -> Reply[None]:

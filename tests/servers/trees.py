@@ -12,15 +12,33 @@ from typing_extensions import override
 from noex_mp import ConfigError, GenServer, Ref, Reply, Stop, call, child, supervisor
 from tests.servers.counters import Counter, blow
 
-__all__ = ["Leaf", "Starter"]
+__all__ = ["Diarist", "Leaf", "Starter"]
 
 
-class Leaf(GenServer):
-    """Keeps a diary with its siblings. What it does in its start depends on its name."""
+class Diarist(GenServer):
+    """Keeps a diary with its siblings: a sign and its name for whatever happens to it."""
 
     def __init__(self, name: str, diary: str) -> None:
         self.name = name
         self.diary = Path(diary)
+
+    def _note(self, what: str) -> None:
+        with open(self.diary, "a") as file:
+            file.write(f"{what}{self.name}\n")
+
+    @call
+    def os_pid(self) -> int:
+        """Return its process."""
+        return os.getpid()
+
+    @call
+    def me(self) -> Ref[Any]:
+        """Return its address."""
+        return self.ref
+
+
+class Leaf(Diarist):
+    """What it does in its start depends on its name."""
 
     @override
     def init(self) -> None:
@@ -40,20 +58,6 @@ class Leaf(GenServer):
             left.write_text(text[1:])
             self._note("!")
             raise ValueError("not yet")
-
-    def _note(self, what: str) -> None:
-        with open(self.diary, "a") as file:
-            file.write(f"{what}{self.name}\n")
-
-    @call
-    def os_pid(self) -> int:
-        """Return its process."""
-        return os.getpid()
-
-    @call
-    def me(self) -> Ref[Any]:
-        """Return its address."""
-        return self.ref
 
     @call
     def finish(self) -> Reply[None]:
