@@ -130,6 +130,11 @@ class Child(Member):
     # --- questions ---------------------------------------------------------------------
 
     @property
+    def was_ignored(self) -> bool:
+        """Whether its last start had nothing to do: its `init` returned `Ignore()`."""
+        return self.answer == "ignored"
+
+    @property
     def role(self) -> Role:
         """What it is."""
         return "server"

@@ -180,6 +180,11 @@ class Member:
         return self.stop_reason is not None
 
     @property
+    def was_ignored(self) -> bool:
+        """Whether its last start had nothing to do: its `init` returned `Ignore()`."""
+        return False
+
+    @property
     def role(self) -> Role:
         """What it is."""
         return "supervisor"

@@ -41,8 +41,9 @@ from noex_mp.node.output import Sink
 from noex_mp.node.requests import SupervisorRequests
 from noex_mp.node.signals import Signals
 from noex_mp.node.sources import Sources
+from noex_mp.node.starts import StartFailedError
 from noex_mp.node.strays import Strays
-from noex_mp.node.supervisor import StartFailedError, Supervision
+from noex_mp.node.supervisor import Supervision
 from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
 from noex_mp.transport import fds, lifeline

@@ -26,7 +26,7 @@ from noex_mp.node.workers import Worker
 from noex_mp.supervision.shutdown import GRACE
 from noex_mp.wire.envelopes import KILL, START
 
-__all__ = ["Ended", "Starts"]
+__all__ = ["Ended", "StartFailedError", "Starts"]
 
 # The system has no descriptor, process or memory for a worker. That passes, so it is no fault of
 # the server's, and does not count against its restarts.
@@ -52,6 +52,20 @@ class Ended(NamedTuple):
     error: bytes = b""
     worker: Worker | None = None
     failure: StartError | None = None
+
+
+class StartFailedError(Exception):
+    """A first start failed.
+
+    Attributes:
+        error: What the caller of `spawn` is to be told.
+        cause: What the server raised, as a payload.
+    """
+
+    def __init__(self, error: StartError, cause: bytes) -> None:
+        super().__init__(error, cause)
+        self.error = error
+        self.cause = cause
 
 
 class Starts:

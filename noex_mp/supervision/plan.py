@@ -8,8 +8,8 @@
 
 ```
 
-`node/supervisor.py` reads the clock, calls `plan_exit`, carries the plan out, and keeps
-`plan.restarts` for the next time. It decides nothing. Promise: no I/O, no state.
+`node/branches.py` reads the clock, calls `plan_exit` and keeps `plan.restarts` for the next time;
+`node/restarts.py` carries the plan out. They decide nothing. Promise: no I/O, no state.
 """
 
 from __future__ import annotations

@@ -425,7 +425,7 @@ def test_a_name_that_nobody_asked_for_gives_way() -> None:
 OURS = """
 import sys
 from noex_mp.cli.main import main
-import noex_mp.node.root, noex_mp.node.supervisor
+import noex_mp.node.root, noex_mp.supervision.plan
 def broken(*args, **kwargs):
     raise RuntimeError("our own bug")
 {place} = broken
