@@ -43,7 +43,7 @@ from noex_mp.core.specs import ChildSpec
 if TYPE_CHECKING:
     from noex_mp.client.blocking_supervisors import BlockingSupervisor
     from noex_mp.client.supervisors import SupervisorRef
-    from noex_mp.node.node import BlockingNode
+    from noex_mp.node.blocking_node import BlockingNode
 
 __all__ = [
     "BlockingNode",
@@ -280,7 +280,7 @@ def _end(name: str) -> ThreadEnd:
 def __getattr__(name: str) -> Any:
     # The root's side of things is loaded when somebody starts a node.
     if name == "BlockingNode":
-        from noex_mp.node.node import BlockingNode
+        from noex_mp.node.blocking_node import BlockingNode
 
         return BlockingNode
     if name == "BlockingSupervisor":

@@ -31,9 +31,10 @@ from noex_mp.errors import (
     PreloadError,
     StartError,
 )
+from noex_mp.node.config import RootConfig
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
-from noex_mp.node.root import Root, RootConfig
+from noex_mp.node.root import Root
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]

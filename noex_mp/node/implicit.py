@@ -9,7 +9,9 @@ import threading
 from noex_mp.client import current
 from noex_mp.client.blocking import this_thread
 from noex_mp.errors import NoNodeError
-from noex_mp.node.node import BlockingNode, Node, refuse_while_preloading, running
+from noex_mp.node.blocking_node import BlockingNode
+from noex_mp.node.node import Node, running
+from noex_mp.node.preloading import refuse_while_preloading
 
 __all__ = [
     "blocking_current_node",

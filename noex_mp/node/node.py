@@ -12,14 +12,14 @@ import atexit
 import concurrent.futures
 import contextlib
 import os
-import sys
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import Token
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec
@@ -34,36 +34,34 @@ from noex_mp.client.api import (
     spec_of,
 )
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
-from noex_mp.client.client import Client, connect_client
 from noex_mp.client.events import Event, Listener
+from noex_mp.client.reports import exits_on, ps_on
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
-from noex_mp.core.report_plain import from_plain
 from noex_mp.core.specs import ChildSpec, Tree
-from noex_mp.errors import ConfigError, NodeDownError, PreloadError
+from noex_mp.errors import ConfigError, NodeDownError
+from noex_mp.node.blocking_node import BlockingNode
+from noex_mp.node.clients import Clients
+from noex_mp.node.config import RootConfig
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.event_log import EventLog
 from noex_mp.node.listeners import BUFFER, BlockingEvents, EventStream, Listeners
 from noex_mp.node.output import OurOutput, Sink
-from noex_mp.node.root import Root, RootConfig
+from noex_mp.node.preloading import refuse_while_preloading
+from noex_mp.node.root import Root
 from noex_mp.supervision.validate import validate
-from noex_mp.transport import fds
-from noex_mp.transport.blocking_loop import BlockingLoop
 from noex_mp.transport.loops import keep_apart, new_event_loop
-from noex_mp.wire.classes import MAIN_IN_WORKERS, goes_by_name
+from noex_mp.wire.classes import goes_by_name
 from noex_mp.wire.codec import Encoder
 
-__all__ = ["BlockingNode", "Node", "refuse_while_preloading", "running"]
+__all__ = ["Node", "running"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
 
 # How long the servers may take to stop when a program just ends, in seconds.
 EXIT_PATIENCE: Final = 5.0
-
-# How long it may take to send what event loops have left that do not run any more, in seconds.
-FLUSH_PATIENCE: Final = 2.0
 
 _NOT_STARTED: Final = "this node has not been started"
 
@@ -139,7 +137,7 @@ class Node:
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
+        self._clients: Clients | None = None
         self._token: Token[str | None] | None = None
         self._stopping: concurrent.futures.Future[None] | None = None
         self._is_up = False
@@ -233,7 +231,8 @@ class Node:
 
     def _open(self) -> None:
         self._is_up = True
-        current.join(self.id, self._client_of)
+        assert self._clients is not None
+        current.join(self.id, self._clients.of)
 
     def _launch(self) -> concurrent.futures.Future[None]:
         refuse_while_preloading()
@@ -246,6 +245,9 @@ class Node:
         config = self.root_config(sink=self._output, listener=self._log)
         config = replace(config, embedded=True)
         self._root = Root(self._loop, config)
+        self._clients = Clients(
+            self._connect, self._root.id, allow_pickle=self._pickle, spin=self._spin
+        )
         self._root.ended.add_done_callback(lambda ended: self._set_over(ended.result()))
         self._thread = threading.Thread(target=self._run, name="noex-mp control", daemon=True)
         self._thread.start()
@@ -257,6 +259,12 @@ class Node:
         await root.start()
         if tree is not None:
             await root.start_tree(tree)
+
+    def _connect(self, sock: socket.socket, label: str, *, asks_again: bool) -> None:
+        assert self._root is not None
+        assert self._loop is not None
+        connect = partial(self._root.connect, sock, label, asks_again=asks_again)
+        self._loop.call_soon_threadsafe(connect)
 
     def _run(self) -> None:
         loop, root = self._loop, self._root
@@ -275,12 +283,13 @@ class Node:
         """
         if not self._is_ours_to_stop():
             return
+        assert self._clients is not None
         client = self._clients.get(asyncio.get_running_loop())
         try:
             if client is not None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(client.all_drained(), EXIT_PATIENCE)
-            self._forget_closed_loops()
+            self._clients.forget_closed_loops()
         finally:
             # Also if this caller is cancelled: what has begun to stop goes on to its end.
             stopping = self._begin_stop()
@@ -291,10 +300,11 @@ class Node:
         """Stop the node from a thread without an event loop; as `stop`."""
         if not self._is_ours_to_stop():
             return
+        assert self._clients is not None
         try:
             with contextlib.suppress(TimeoutError, NodeDownError):
                 this_thread().run(this_thread().client(self.id).all_drained(), EXIT_PATIENCE)
-            self._forget_closed_loops()
+            self._clients.forget_closed_loops()
         finally:
             stopping = self._begin_stop()
         stopping.result()
@@ -315,18 +325,13 @@ class Node:
     def _finish(self) -> None:
         assert self._root is not None
         assert self._loop is not None
+        assert self._clients is not None
         if self not in running:
             return
         running.discard(self)
         self._set_over(None)
         current.leave(self._root.id)
-        for client in self._clients.values():
-            try:
-                client.loop.call_soon_threadsafe(client.close)
-            except RuntimeError:
-                # Its loop is closed.
-                client.close()
-        self._clients.clear()
+        self._clients.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None:
             self._thread.join()
@@ -337,9 +342,8 @@ class Node:
     def stop_at_exit(self) -> None:
         """Stop the node from a program that is about to end, within 5 s."""
         end = monotonic() + EXIT_PATIENCE
-        for loop, client in list(self._clients.items()):
-            if not loop.is_running():
-                client.flush_blocking(FLUSH_PATIENCE)
+        assert self._clients is not None
+        self._clients.flush_idle_loops()
         try:
             self._begin_stop().result(max(0.0, end - monotonic()))
         except TimeoutError:
@@ -444,7 +448,7 @@ class Node:
 
     async def ps(self) -> list[dict[str, Any]]:
         """Return the servers of this node, each as plain values."""
-        return await _ps(current.client(self.id))
+        return await ps_on(current.client(self.id))
 
     def events(self, buffer: int = BUFFER) -> EventStream:
         """Return what happens to servers and supervisors, from now on, as a stream.
@@ -506,122 +510,7 @@ class Node:
                 print(report.text)
             ```
         """
-        return await _exits(current.client(self.id), server)
-
-    def _client_of(self, loop: asyncio.AbstractEventLoop) -> Client:
-        client = self._clients.get(loop)
-        if client is None or client.closed:
-            self._forget_closed_loops()
-            assert self._root is not None
-            assert self._loop is not None
-            ours, theirs = fds.socketpair()
-            label = f"{sys.argv[0] or 'python'} ({threading.current_thread().name})"
-            asks_again = isinstance(loop, BlockingLoop)
-            connect = partial(self._root.connect, theirs, label, asks_again=asks_again)
-            try:
-                self._loop.call_soon_threadsafe(connect)
-            except RuntimeError:
-                fds.close_all([ours.detach(), theirs.detach()])
-                raise NodeDownError("the node has stopped") from None
-            client = connect_client(
-                loop,
-                ours,
-                self._root.id,
-                allow_pickle=self._pickle,
-                asks_again=asks_again,
-                spin=self._spin,
-            )
-            self._clients[loop] = client
-        return client
-
-    def _forget_closed_loops(self) -> None:
-        # Two threads may come here at once.
-        closed = [loop for loop in list(self._clients) if loop.is_closed()]
-        for client in [self._clients.pop(loop, None) for loop in closed]:
-            if client is not None:
-                client.flush_blocking(FLUSH_PATIENCE)
-                client.close()
-
-
-class BlockingNode:
-    """A running node, in the hands of a program without an event loop: its methods block.
-
-    ```python
-    with Node(tree, name="shop") as node:
-        Orders.place.sync(named("orders", Orders), "tea")
-        node.wait()
-    ```
-
-    Inside the `with` it is the current node of this thread, and of every thread as long as it is
-    the only node of the process.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    @property
-    def id(self) -> str:
-        """The id that the refs of this node's servers carry."""
-        return self._node.id
-
-    @property
-    def name(self) -> str | None:
-        """What the command line calls it."""
-        return self._node.name
-
-    @overload
-    def spawn(self, server: ChildSpec[S], /) -> Ref[S]: ...
-    @overload
-    def spawn(self, server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
-    def spawn(self, server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
-        """Start a server on this node; see `noex_mp.sync.spawn`."""
-        spec = spec_of(server, args, kwargs)
-        end = this_thread()
-        return end.run(spawn_on(end.client(self.id), spec))
-
-    def ps(self) -> list[dict[str, Any]]:
-        """Return the servers of this node, each as plain values."""
-        end = this_thread()
-        return end.run(_ps(end.client(self.id)))
-
-    def events(self, buffer: int = BUFFER) -> BlockingEvents:
-        """Return what happens from now on: `for event in node.events()`; see `Node.events`."""
-        return self._node.blocking_events(buffer)
-
-    def on_event(self, callback: Listener, buffer: int = BUFFER) -> Callable[[], None]:
-        """Call a function with each event, in a thread of the node's own; see `Node.on_event`."""
-        return self._node.on_event(callback, buffer)
-
-    def exits(self, server: str | None = None) -> list[ExitReport]:
-        """Return the last exit reports; see `Node.exits`."""
-        end = this_thread()
-        return end.run(_exits(end.client(self.id), server))
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Block until the node has been stopped, or its tree has ended, or gives up.
-
-        Args:
-            timeout: How long to wait, in seconds; None is for ever.
-
-        Raises:
-            MaxRestartsExceededError: Its children died more often than it allows.
-            TimeoutError: The node still runs.
-        """
-        self._node.wait_blocking(timeout)
-
-    def stop(self) -> None:
-        """Stop all servers in reverse order, and the node; every call waits until it is done."""
-        self._node.stop_blocking()
-
-
-async def _ps(client: Client) -> list[dict[str, Any]]:
-    servers: list[dict[str, Any]] = await client.request("ps")
-    return servers
-
-
-async def _exits(client: Client, server: str | None) -> list[ExitReport]:
-    plain: list[dict[str, Any]] = await client.request("exits", server)
-    return [from_plain(report) for report in plain]
+        return await exits_on(current.client(self.id), server)
 
 
 def _share_processes(children: list[dict[str, Any]]) -> None:
@@ -633,30 +522,6 @@ def _share_processes(children: list[dict[str, Any]]) -> None:
     for child in children:
         if child["placement"] is not None:
             child["process"] = asked[child["placement"]] or None
-
-
-def refuse_while_preloading() -> None:
-    """Refuse to start a node in a process that only imports what workers are to have.
-
-    Raises:
-        PreloadError: Says which line starts it, and where to put that.
-    """
-    if not fds.preloading():
-        return
-    frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    if frame is None or frame.f_globals.get("__name__") == MAIN_IN_WORKERS:
-        raise PreloadError(
-            "your script starts a node, and does so again when a worker process imports it\n"
-            'Put what it does under: if __name__ == "__main__":'
-        )
-    raise PreloadError(
-        f"{frame.f_code.co_filename}, line {frame.f_lineno}, starts a node while the module is "
-        f"imported, and worker processes import it too\n"
-        f"Move that into a function, and call it in your script under: "
-        f'if __name__ == "__main__":'
-    )
 
 
 os.register_at_fork(after_in_child=running.clear)

@@ -32,8 +32,8 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client.events import Event, Listener
+from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
-from noex_mp.node.root import RootConfig
 from tests.chaos.ledger import Audit, Ledger, audit
 from tests.chaos.senders import BlockingSender, Load, Sender, Sending, Share, ends
 from tests.chaos.targets import Target

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from noex_mp.node.answers import MAX_REQUESTS
 from noex_mp.node.control_socket import MAX_PROGRAMS
-from noex_mp.node.root import MAX_REQUESTS
 from noex_mp.transport.paths import connect_unix, runtime_folder
 from noex_mp.wire.envelopes import (
     BUFFERS,

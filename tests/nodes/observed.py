@@ -18,8 +18,8 @@ import uvloop
 
 from noex_mp import Node, Ref, child, spawn
 from noex_mp.client.events import Event, Listener
+from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
-from noex_mp.node.root import RootConfig
 from tests.servers.faulty import Start
 
 SERVERS = ("tests.servers.counters", "tests.servers.faulty")
@@ -107,7 +107,7 @@ class ObservedNode(Node):
     def zygote(self) -> int:
         """The zygote's os pid."""
         assert self._root is not None
-        return self._root._zygotes[-1].os_pid  # pyright: ignore[reportPrivateUsage]
+        return self._root._generations.os_pids[-1]  # pyright: ignore[reportPrivateUsage]
 
 
 def set_done(future: asyncio.Future[None]) -> None:

@@ -1,0 +1,42 @@
+"""What a root needs to know of its node, besides the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from noex_mp.client.events import Listener
+from noex_mp.node.output import Sink
+
+__all__ = ["RootConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootConfig:
+    """What a node is made of, besides its tree.
+
+    Attributes:
+        name: What the CLI calls it, or None: it has no control socket then.
+        preload: The modules that the zygote imports.
+        with_main: Whether the zygote runs the user's script too.
+        allow_native_threads: Native threads that the preload may leave.
+        allow_pickle: Whether pickle is the last resort for arguments.
+        core_dumps: Whether a crashing worker may write a core file.
+        debug: Whether exit reports hold what the last message was called with.
+        spin: Whether loops do not go to sleep while an answer may be near.
+        embedded: Whether the program around the root makes calls, with descriptors of its process.
+        listener: Hears of every event.
+        sink: Gets what workers print.
+    """
+
+    name: str | None = None
+    preload: Sequence[str] = ()
+    with_main: bool = False
+    allow_native_threads: Sequence[str] = ()
+    allow_pickle: bool = True
+    core_dumps: bool = False
+    debug: bool = False
+    spin: bool = False
+    embedded: bool = False
+    listener: Listener = field(default=lambda event: None)
+    sink: Sink = field(default=lambda label, stream, line: None)
