@@ -17,7 +17,7 @@ from typing import Any
 from bench.servers import Echo
 from noex_mp.client.route import Route
 from noex_mp.client.window import Window
-from noex_mp.worker.host import Host
+from noex_mp.worker.receiver import Receiver
 
 __all__ = ["BareEcho", "with_lines"]
 
@@ -62,7 +62,7 @@ _invoke: Any = with_lines(
     },
 )
 _receiver: Any = with_lines(
-    Host._receiver,  # pyright: ignore[reportPrivateUsage]
+    Receiver._receiver,  # pyright: ignore[reportPrivateUsage]
     {
         "cells[cell] = frame[2]": "pass",
         "if kind & 1:": "if False:",
@@ -71,7 +71,7 @@ _receiver: Any = with_lines(
 )
 for _owner, _name, _value in (
     (Route, "invoke", _invoke),
-    (Host, "_receiver", _receiver),
+    (Receiver, "_receiver", _receiver),
     (Window, "should_ask", property(_never)),
     (Window, "free", _without_end),
 ):

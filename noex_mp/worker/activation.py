@@ -26,7 +26,8 @@ from noex_mp.wire.envelopes import CALL, CALL_KW, callback_name
 
 if TYPE_CHECKING:
     from noex_mp.core.ref import SentOperation
-    from noex_mp.worker.mailbox import Mailbox, Target
+    from noex_mp.worker.mailbox import Mailbox
+    from noex_mp.worker.queued import Target
 
 __all__ = ["Activation", "NestedClient", "activation", "current", "current_call", "inline"]
 

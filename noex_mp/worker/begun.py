@@ -1,7 +1,7 @@
 """What this worker is working on, written where it outlives it: for the report of its end.
 
-A message that begins costs its number and little more (see `host`): the name of its operation is
-written once, and then only where it stands. `core.black_box` has the layout.
+A message that begins costs its number and little more (see `receiver`): the name of its
+operation is written once, and then only where it stands. `core.black_box` has the layout.
 """
 
 from __future__ import annotations

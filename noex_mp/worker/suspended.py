@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from asyncio.tasks import (
+    _enter_task,  # pyright: ignore[reportPrivateUsage] - documented, in "Extending asyncio"
+    _leave_task,  # pyright: ignore[reportPrivateUsage]
+)
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["GoOn", "Suspended"]
+from noex_mp.worker.activation import Activation, activation, inline
+
+if TYPE_CHECKING:
+    from noex_mp.worker.mailbox import Mailbox
+
+__all__ = ["GoOn", "Suspended", "up_to_its_first_wait"]
 
 
 class Suspended(NamedTuple):
@@ -46,3 +55,44 @@ class GoOn:
                 self._waits_for = step()
             except StopIteration as end:
                 return end.value
+
+
+def up_to_its_first_wait(
+    mailbox: Mailbox, loop: asyncio.AbstractEventLoop, operation: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a function that begins an `async` operation in the name of the server's task.
+
+    Most come to their end without a wait, and never need the task: to wake it costs a turn
+    of the loop. (Python 3.12 has eager tasks for this; a task for each message would cost
+    more.)
+    """
+    run_in_context = mailbox.context.run
+
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        coroutine = operation(*args, **kwargs)
+        # It waits for messages, so it is there.
+        task: Any = mailbox.task
+        target = inline.target
+        assert target is not None
+        began = mailbox.activation = Activation(mailbox, target, target.frame)
+        _enter_task(loop, task)
+        try:
+            waits_for = run_in_context(_begin_as, began, coroutine)
+        except StopIteration as end:
+            began.active = False
+            mailbox.activation = None
+            return end.value
+        except BaseException:
+            mailbox.is_over(began)
+            raise
+        else:
+            return Suspended(coroutine, waits_for)
+        finally:
+            _leave_task(loop, task)
+
+    return begin
+
+
+def _begin_as(began: Activation, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    activation.set(began)
+    return coroutine.send(None)

@@ -8,6 +8,7 @@ behind a heavy message what it weighs; what the others count is known.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from typing_extensions import override
@@ -15,7 +16,7 @@ from typing_extensions import override
 from noex_mp.client.window import weight_of_small
 
 if TYPE_CHECKING:
-    from noex_mp.worker.mailbox import Target
+    from noex_mp.worker.queued import Target
 
 __all__ = ["WeighedQueue"]
 
@@ -70,6 +71,16 @@ class WeighedQueue(deque["tuple[Target | None, Any]"]):
     def _forget(self, frame: Any) -> None:
         self._heavy_bytes -= self._weights.pop(id(frame), 0)
 
+    def drop_excess(self) -> Iterator[tuple[Target, Any]]:
+        """Drop the oldest messages, one by one, until the others fit; yield each."""
+        while self.is_over:
+            oldest = self._oldest()
+            if oldest is None:
+                return
+            place, target, frame = oldest
+            del self[place]
+            yield target, frame
+
     @property
     def is_over(self) -> bool:
         """Whether it holds more than the mailbox may."""
@@ -77,9 +88,9 @@ class WeighedQueue(deque["tuple[Target | None, Any]"]):
         size = self._heavy_bytes + small * self._small
         return len(self) > self._max_messages or size > self._max_bytes
 
-    def oldest(self) -> tuple[int, Target, Any] | None:
-        """Return the place of the oldest message; None if it is the newest too, which stays."""
-        # Nothing here has begun: such a server takes every message from its queue.
+    def _oldest(self) -> tuple[int, Target, Any] | None:
+        # None if it is the newest too, which stays. Nothing here has begun: such a server takes
+        # every message from its queue.
         messages = (
             (place, target, item) for place, (target, item) in enumerate(self) if target is not None
         )

@@ -24,8 +24,7 @@ def queue_of(max_messages: int, max_bytes: int, *messages: tuple[Any, int]) -> W
 
 
 def keep_bounds(queue: WeighedQueue) -> list[int]:
-    while queue.is_over and (oldest := queue.oldest()) is not None:
-        del queue[oldest[0]]
+    list(queue.drop_excess())
     return [item[0] for _, item in queue]
 
 
