@@ -1,93 +1,206 @@
-"""A supervisor in a few lines, after OTP's manual.
+"""A tree of supervisors in a few lines, after OTP's manual.
 
-It keeps what an Erlang engineer would: which children run, and when there were restarts. It knows
-nothing of plans, and nothing of processes: those are compared with it.
+It keeps what an Erlang engineer would: who runs, and when there were restarts. It knows nothing of
+plans, and nothing of processes: those are compared with it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 from noex_mp.core.specs import AutoShutdown, Restart, Strategy
 
+How = Literal["normal", "abnormal", "in init"]
+"""How somebody ended: in good order, in any other way, or before it was ready."""
 
-@dataclass
-class Model:
-    """A supervisor as OTP's manual describes it.
+
+@dataclass(frozen=True)
+class Described:
+    """A server as its supervisor's description has it.
 
     Attributes:
-        restart: Of each child it knows, in start order.
-        up: Those that run.
-        log: What it did: `+a` for a start, `-a` for a stop.
-        over: How it ended, or empty.
+        name: Nobody else in the tree has it.
+        restart: When it comes back.
+        significant: Whether its end may end its supervisor.
     """
 
-    strategy: Strategy
-    auto: AutoShutdown
-    limits: dict[str, int]
-    seconds: float
-    restart: dict[str, Restart] = field(default_factory=dict[str, Restart])
-    significant: set[str] = field(default_factory=set[str])
-    up: set[str] = field(default_factory=set[str])
-    times: dict[str, list[float]] = field(
-        default_factory=lambda: {"restarts": [], "failed inits": []}
-    )
+    name: str
+    restart: Restart = "permanent"
+    significant: bool = False
+
+
+@dataclass(frozen=True)
+class DescribedSupervisor(Described):
+    """A supervisor, with those it starts with."""
+
+    strategy: Strategy = "one_for_one"
+    auto: AutoShutdown = "never"
+    max_restarts: int = 3
+    max_failed_inits: int | None = None
+    seconds: float = 5.0
+    children: tuple[Described, ...] = ()
+
+
+@dataclass
+class World:
+    """What is around a tree.
+
+    Attributes:
+        now: The time.
+        log: What happened: `+a` for a start, `!a` for one that failed, `-a` for a stop.
+        failing: How many of its next starts fail, by name.
+        over: How the tree ended, or empty.
+    """
+
+    now: float = 100.0
     log: list[str] = field(default_factory=list[str])
+    failing: Counter[str] = field(default_factory=Counter[str])
     over: str = ""
 
-    def exit(self, who: str, *, normal: bool, now: float, in_init: bool, counted: bool) -> None:
-        """A child has ended."""
-        self.up.discard(who)
-        wanted = {"permanent": True, "transient": not normal, "temporary": False}
-        if not wanted[self.restart[who]]:
-            self.end_for_good(who)
-            return
-        kind = "failed inits" if in_init else "restarts"
-        self.times[kind] = [at for at in self.times[kind] if at >= now - self.seconds]
-        if not counted:
-            self.times[kind].append(now)
-        if len(self.times[kind]) > self.limits[kind]:
+    def starts(self, who: str) -> bool:
+        """A server is started; return whether it comes up."""
+        comes_up = not self.failing[who]
+        self.failing[who] -= not comes_up
+        self.log.append(f"+{who}" if comes_up else f"!{who}")
+        return comes_up
+
+
+class Entry:
+    """One of a supervisor's children."""
+
+    def __init__(self, described: Described, world: World, above: Model) -> None:
+        self.described = described
+        self.up = False
+        self.inside: Model | None = None
+        if isinstance(described, DescribedSupervisor):
+            self.inside = Model(described, world, above)
+
+
+class Model:
+    """A supervisor as OTP's manual describes it, with all that is in it.
+
+    Attributes:
+        children: Those that it knows, in start order.
+        times: When there were restarts, and when they failed.
+    """
+
+    def __init__(
+        self, described: DescribedSupervisor, world: World, above: Model | None = None
+    ) -> None:
+        self.described = described
+        self.world = world
+        self.above = above
+        self.children: dict[str, Entry] = {}
+        self.times: dict[str, list[float]] = {}
+
+    def begin(self) -> bool:
+        """Start, as the description has it, or not at all; return which of the two."""
+        self.times = {"restarts": [], "failed inits": []}
+        self.children = {
+            each.name: Entry(each, self.world, self) for each in self.described.children
+        }
+        if all(self.start(each) for each in self.children):
+            self.world.log.append(f"+{self.described.name}")
+            return True
+        self.take_down(list(self.children))
+        self.world.log.append(f"!{self.described.name}")
+        return False
+
+    def start(self, who: str) -> bool:
+        """Start a child; return whether it came up."""
+        child = self.children[who]
+        child.up = child.inside.begin() if child.inside else self.world.starts(who)
+        return child.up
+
+    def add(self, described: Described) -> None:
+        """Start one more child; if that fails, nothing has been."""
+        self.children[described.name] = Entry(described, self.world, self)
+        if not self.start(described.name):
+            del self.children[described.name]
+
+    def exit(self, who: str, how: How, *, counted: bool = False) -> None:
+        """A child has ended.
+
+        Args:
+            counted: It shared its process with one whose end this supervisor has counted.
+        """
+        child = self.children[who]
+        child.up = False
+        restart = child.described.restart
+        wanted = {"permanent": True, "transient": how != "normal", "temporary": False}
+        if not wanted[restart]:
+            self.end_for_good(child)
+        elif self.is_too_often("failed inits" if how == "in init" else "restarts", counted):
             self.finish("gave up")
-            return
-        order = list(self.restart)
+        else:
+            self.restart(who)
+
+    def is_too_often(self, kind: str, counted: bool) -> bool:
+        """Count a restart; return whether that was one too many."""
+        own = self.described
+        limits = {"restarts": own.max_restarts, "failed inits": own.max_failed_inits}
+        limit = limits[kind]
+        recent = [at for at in self.times[kind] if at >= self.world.now - own.seconds]
+        self.times[kind] = recent if counted else [*recent, self.world.now]
+        return len(self.times[kind]) > (own.max_restarts if limit is None else limit)
+
+    def restart(self, who: str) -> None:
+        """Start a child again, with all who share its fate."""
+        order = list(self.children)
         place = order.index(who)
         # Who is affected: nobody else, everybody, or those that were started later.
-        first = {"one_for_one": place, "one_for_all": 0, "rest_for_one": place}[self.strategy]
-        affected = order[first : place + 1] if self.strategy == "one_for_one" else order[first:]
+        first = {"one_for_one": place, "one_for_all": 0, "rest_for_one": place}
+        last = place + 1 if self.described.strategy == "one_for_one" else len(order)
+        affected = order[first[self.described.strategy] : last]
         self.take_down(affected)
         for each in affected:
-            if self.restart[each] == "temporary":
-                self.forget(each)
-            else:
-                self.start(each)
+            if self.children[each].described.restart == "temporary":
+                del self.children[each]
+            elif not self.start(each):
+                # That is an exit, too; those behind it wait for what comes of it.
+                self.exit(each, "in init")
+                return
 
-    def end_for_good(self, who: str) -> None:
+    def end_for_good(self, child: Entry) -> None:
         """A child has ended and does not come back."""
-        last = not (self.significant - {who}) & self.up
-        done = {"never": False, "any_significant": True, "all_significant": last}[self.auto]
-        if who in self.significant and done:
+        others = [each for each in self.children.values() if each.described.significant]
+        last = not any(each.up for each in others)
+        done = {"never": False, "any_significant": True, "all_significant": last}
+        if child.described.significant and done[self.described.auto]:
             self.finish("shut down")
-        elif self.restart[who] == "temporary":
-            self.forget(who)
-
-    def forget(self, who: str) -> None:
-        """Keep nothing of a child: a temporary one that has ended, or a deleted one."""
-        del self.restart[who]
-        self.significant.discard(who)
+        elif child.described.restart == "temporary":
+            del self.children[child.described.name]
 
     def take_down(self, some: list[str]) -> None:
         """Stop those of them that run, from right to left."""
         for each in reversed(some):
-            if each in self.up:
-                self.log.append(f"-{each}")
-                self.up.discard(each)
+            child = self.children[each]
+            if child.up:
+                if child.inside:
+                    child.inside.take_down(list(child.inside.children))
+                self.world.log.append(f"-{each}")
+                child.up = False
 
-    def start(self, who: str) -> None:
-        """Start a child."""
-        self.log.append(f"+{who}")
-        self.up.add(who)
+    def terminate(self, who: str) -> None:
+        """Stop a child because somebody wants it to."""
+        self.take_down([who])
+        if self.children[who].described.restart == "temporary":
+            del self.children[who]
 
     def finish(self, how: str) -> None:
-        """End, and all that runs before it."""
-        self.take_down(list(self.restart))
-        self.over = how
+        """End, and all that runs before it; whoever is above sees an end in good order."""
+        self.take_down(list(self.children))
+        if self.above is None:
+            self.world.over = how
+        else:
+            self.above.exit(self.described.name, "normal")
+
+    def running(self) -> list[str]:
+        """Return who runs, at any depth, in start order."""
+        found: list[str] = []
+        for name, child in self.children.items():
+            if child.up:
+                found += [*(child.inside.running() if child.inside else []), name]
+        return found

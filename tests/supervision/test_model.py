@@ -1,11 +1,13 @@
-"""Random supervisors, exits and operations: the plans agree with OTP's rules, in a few lines.
+"""Random trees, exits and operations: the plans agree with OTP's rules, in a few lines.
 
-The machine carries the plans out on a second set of children, as the root
-does, and compares the two after every step.
+The machine carries the plans out on names, as the root does on servers, and compares the outcome
+with the model's after every step.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
@@ -13,7 +15,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
-    initialize,
     invariant,
     precondition,
     rule,
@@ -23,203 +24,252 @@ from noex_mp.core.reasons import (
     Crash,
     Exited,
     ExitReason,
-    InitFailed,
-    InitTimedOut,
     Killed,
+    Linked,
     Normal,
+    OutOfMemory,
     Shutdown,
+    ShutdownTimedOut,
+    Unknown,
 )
 from noex_mp.core.specs import AutoShutdown, Restart, Strategy
-from noex_mp.supervision.plan import Child, Plan, Tree, plan_exit
-from noex_mp.supervision.shutdown import plan_shutdown
-from tests.supervision.model import Model
+from tests.supervision.carried_out import CarriedOut
+from tests.supervision.model import Described, DescribedSupervisor, Model, World
 
-NORMAL: list[ExitReason] = [Normal(), Shutdown("done")]
-ABNORMAL: list[ExitReason] = [Killed("SIGKILL"), Crash("ValueError", "no"), Exited(0)]
-NOT_STARTED: list[ExitReason] = [InitFailed("no database"), InitTimedOut(5.0)]
+NORMAL: list[ExitReason] = [Normal(), Shutdown("done"), Linked("orders", Shutdown())]
+ABNORMAL: list[ExitReason] = [
+    Killed("SIGKILL"),
+    Crash("ValueError", "no"),
+    Exited(0),
+    OutOfMemory(),
+    ShutdownTimedOut(5.0),
+    Unknown("no status"),
+    Linked("orders", Linked("visits", Exited(1))),
+]
+
+RESTARTS = st.sampled_from(get_args(Restart))
+
+
+@st.composite
+def a_server(draw: st.DrawFn) -> Described:
+    restart = draw(RESTARTS)
+    # As the validation has it: only of a child that may end for good.
+    return Described("", restart, significant=restart != "permanent" and draw(st.booleans()))
+
+
+def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[DescribedSupervisor]:
+    return st.builds(
+        _inside,
+        a_server(),
+        st.builds(
+            DescribedSupervisor,
+            name=st.just(""),
+            strategy=st.sampled_from(get_args(Strategy)),
+            auto=st.sampled_from(get_args(AutoShutdown)),
+            max_restarts=st.integers(0, 3),
+            max_failed_inits=st.none() | st.integers(0, 3),
+            seconds=st.sampled_from([1.0, 5.0]),
+            children=st.lists(children, max_size=4).map(tuple),
+        ),
+    )
+
+
+def _inside(outside: Described, inside: DescribedSupervisor) -> DescribedSupervisor:
+    return replace(inside, restart=outside.restart, significant=outside.significant)
+
+
+INNERMOST = a_supervisor(a_server())
+INNER = a_supervisor(a_server() | INNERMOST)
+TREES = a_supervisor(a_server() | INNER)
 
 
 class Machine(RuleBasedStateMachine):
-    """A supervisor whose plans are carried out, beside the model."""
+    """A tree whose plans are carried out, beside the model."""
 
-    tree: Tree
+    carried: CarriedOut
     model: Model
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 100.0
-        self.names = 0
-        self.log: list[str] = []
-        self.over = ""
-        self.dead: tuple[str, ExitReason] | None = None
+        self.numbers = itertools.count(1)
+        self.deaths = itertools.count(1)
+        # What is around the model, and around what is carried out.
+        self.theirs, self.ours = World(), World()
 
-    # --- the other side: what the root does with a plan ----------------------------------
+    # --- who is who ----------------------------------------------------------------------
 
-    def carry_out(self, plan: Plan) -> None:
-        for each in plan.stop:
-            self.set_down(each, said=True)
-        for each in plan.start:
-            self.log.append(f"+{each}")
-        children = tuple(
-            replace(each, is_down=False) if each.id in plan.start else each
-            for each in self.tree.children
-        )
-        self.tree = replace(
-            self.tree, children=children, restarts=plan.restarts, failed_inits=plan.failed_inits
-        )
-        if plan.give_up or plan.shut_down:
-            self.over = "gave up" if plan.give_up else "shut down"
-        self.drop_temporary()
+    def named(self, shape: Described) -> Described:
+        letter = "s" if isinstance(shape, DescribedSupervisor) else "c"
+        new = replace(shape, name=f"{letter}{next(self.numbers)}")
+        if isinstance(new, DescribedSupervisor):
+            new = replace(new, children=tuple(self.named(each) for each in new.children))
+        return new
 
-    def set_down(self, who: str, *, said: bool) -> None:
-        for each in self.tree.children:
-            if each.id == who and not each.is_down:
-                if said:
-                    self.log.append(f"-{who}")
-                self.replace_child(replace(each, is_down=True))
+    def supervisors(self) -> dict[str, Model]:
+        """Return those that run, the topmost first."""
 
-    def replace_child(self, new: Child) -> None:
-        children = tuple(new if each.id == new.id else each for each in self.tree.children)
-        self.tree = replace(self.tree, children=children)
+        def inside(model: Model) -> Iterator[Model]:
+            yield model
+            for child in model.children.values():
+                if child.up and child.inside:
+                    yield from inside(child.inside)
 
-    def drop_temporary(self) -> None:
-        kept = (c for c in self.tree.children if c.restart != "temporary" or not c.is_down)
-        self.tree = replace(self.tree, children=tuple(kept))
+        return {model.described.name: model for model in inside(self.model)}
 
-    def running(self) -> list[str]:
-        return [each.id for each in self.tree.children if not each.is_down]
+    def children(self, *, up: bool) -> dict[str, Model]:
+        """Return whose children run, or are kept, by their names."""
+        return {
+            name: model
+            for model in self.supervisors().values()
+            for name, child in model.children.items()
+            if child.up == up
+        }
+
+    def servers(self) -> list[str]:
+        return [name for name in self.children(up=True) if name.startswith("c")]
+
+    def carried_of(self, model: Model) -> CarriedOut:
+        name = model.described.name
+        return next(each for each in self.carried.supervisors() if each.described.name == name)
+
+    @property
+    def runs(self) -> bool:
+        return hasattr(self, "model") and not self.theirs.over
 
     # --- what happens --------------------------------------------------------------------
 
-    @initialize(
-        strategy=st.sampled_from(get_args(Strategy)),
-        auto=st.sampled_from(get_args(AutoShutdown)),
-        max_restarts=st.integers(0, 4),
-        max_failed_inits=st.none() | st.integers(0, 4),
-        seconds=st.sampled_from([1.0, 5.0]),
-    )
-    def begin(
-        self,
-        strategy: Strategy,
-        auto: AutoShutdown,
-        max_restarts: int,
-        max_failed_inits: int | None,
-        seconds: float,
-    ) -> None:
-        self.tree = Tree((), strategy, auto, max_restarts, seconds, max_failed_inits)
-        failed = max_restarts if max_failed_inits is None else max_failed_inits
-        limits = {"restarts": max_restarts, "failed inits": failed}
-        self.model = Model(strategy, auto, limits, seconds)
+    @precondition(lambda self: not self.runs)
+    @rule(shape=TREES)
+    def begin(self, shape: DescribedSupervisor) -> None:
+        self.theirs, self.ours = World(), World()
+        described = self.named(shape)
+        assert isinstance(described, DescribedSupervisor)
+        self.model = Model(described, self.theirs)
+        self.carried = CarriedOut(described, self.ours)
+        assert self.model.begin()
+        assert self.carried.begin() is None
 
-    @precondition(lambda self: not self.over)
-    @rule(restart=st.sampled_from(get_args(Restart)), significant=st.booleans())
-    def start_child(self, restart: Restart, significant: bool) -> None:
-        self.names += 1
-        name = f"c{self.names}"
-        # As the validation has it: only of a child that may end for good.
-        significant = significant and restart != "permanent"
-        child = Child(name, restart, significant=significant)
-        self.tree = replace(self.tree, children=(*self.tree.children, child))
-        self.log.append(f"+{name}")
-        self.model.restart[name] = restart
-        self.model.significant |= {name} if significant else set()
-        self.model.start(name)
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), shape=a_server() | INNERMOST)
+    def start_child(self, data: st.DataObject, shape: Described) -> None:
+        model = data.draw(st.sampled_from(list(self.supervisors().values())))
+        carried, new = self.carried_of(model), self.named(shape)
+        model.add(new)
+        carried.add(new)
 
-    @precondition(lambda self: not self.over and self.running())
+    @precondition(lambda self: self.runs and self.servers())
     @rule(data=st.data(), reason=st.sampled_from(NORMAL + ABNORMAL))
     def exit(self, data: st.DataObject, reason: ExitReason) -> None:
-        self.end(data.draw(st.sampled_from(self.running())), reason)
+        self.end(data.draw(st.sampled_from(self.servers())), reason)
 
-    @precondition(lambda self: not self.over and self.running())
-    @rule(data=st.data(), fails=st.lists(st.sampled_from(NOT_STARTED), max_size=3))
-    def restart_that_fails(self, data: st.DataObject, fails: list[ExitReason]) -> None:
-        who = data.draw(st.sampled_from(self.running()))
-        for reason in [Killed("SIGKILL"), *fails]:
-            if self.over or who not in self.running():
-                break
-            self.end(who, reason)
+    @precondition(lambda self: self.runs and self.servers())
+    @rule(data=st.data(), part=st.sampled_from([0.5, 1.0, 1.5]))
+    def exits_in_a_row(self, data: st.DataObject, part: float) -> None:
+        who = data.draw(st.sampled_from(self.servers()))
+        seconds = self.children(up=True)[who].described.seconds
+        self.end(who, Killed("SIGKILL"))
+        self.wait(part * seconds)
+        if self.runs and who in self.servers():
+            self.end(who, Killed("SIGKILL"))
 
-    @precondition(lambda self: not self.over and len(self.running()) > 1)
+    @precondition(lambda self: self.runs and self.servers())
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def restart_that_fails(self, data: st.DataObject, times: int) -> None:
+        who = data.draw(st.sampled_from(self.servers()))
+        other = data.draw(st.sampled_from(self.servers()))
+        for world in (self.theirs, self.ours):
+            world.failing[other] = times
+        self.end(who, Killed("SIGKILL"))
+
+    @precondition(lambda self: self.runs and len(self.servers()) > 1)
     @rule(data=st.data())
     def death_of_a_process_that_two_share(self, data: st.DataObject) -> None:
-        one, other = data.draw(
-            st.lists(st.sampled_from(self.running()), min_size=2, max_size=2, unique=True)
+        pair = st.lists(st.sampled_from(self.servers()), min_size=2, max_size=2, unique=True)
+        one, other = data.draw(pair)
+        model = self.children(up=True)[other]
+        counted, logged, death = (
+            list(model.times["restarts"]),
+            len(self.theirs.log),
+            next(self.deaths),
         )
-        before = self.tree.restarts
-        self.end(one, Killed("SIGKILL"))
-        if not self.over and other in self.running():
-            # Counted once, if the first of them was counted at all.
-            self.end(other, Killed("SIGKILL"), counted=self.tree.restarts != before)
+        self.end(one, Killed("SIGKILL"), death=death)
+        if self.runs and f"-{other}" not in self.theirs.log[logged:]:
+            # Counted once, if its supervisor has counted the first of them at all.
+            was_counted = model.times["restarts"] != counted
+            self.end(other, Killed("SIGKILL"), death=death, counted=was_counted)
 
-    def end(self, who: str, reason: ExitReason, *, counted: bool = False) -> None:
-        self.set_down(who, said=False)
-        self.carry_out(plan_exit(self.tree, who, reason, now=self.now, counted=counted))
-        self.model.exit(
-            who,
-            normal=reason in NORMAL,
-            now=self.now,
-            in_init=reason in NOT_STARTED,
-            counted=counted,
-        )
+    def end(self, who: str, reason: ExitReason, *, death: int = 0, counted: bool = False) -> None:
+        model = self.children(up=True)[who]
+        carried = self.carried_of(model)
+        model.exit(who, "normal" if reason in NORMAL else "abnormal", counted=counted)
+        carried.ended(who, reason, death=death)
 
-    @precondition(lambda self: not self.over and self.running())
+    @precondition(lambda self: self.runs and self.children(up=True))
     @rule(data=st.data())
     def terminate_child(self, data: st.DataObject) -> None:
-        who = data.draw(st.sampled_from(self.running()))
-        self.set_down(who, said=True)
-        self.drop_temporary()
-        self.model.take_down([who])
-        if self.model.restart[who] == "temporary":
-            self.model.forget(who)
+        who = data.draw(st.sampled_from(list(self.children(up=True))))
+        model = self.children(up=True)[who]
+        self.carried_of(model).terminate(who)
+        model.terminate(who)
 
-    @precondition(lambda self: not self.over and len(self.running()) < len(self.tree.children))
-    @rule(data=st.data(), again=st.booleans())
-    def restart_or_delete_child(self, data: st.DataObject, again: bool) -> None:
-        down = [each for each in self.tree.children if each.is_down]
-        child = data.draw(st.sampled_from(down))
-        if again:
-            self.log.append(f"+{child.id}")
-            self.replace_child(replace(child, is_down=False))
-            self.model.start(child.id)
-        else:
-            kept = tuple(each for each in self.tree.children if each is not child)
-            self.tree = replace(self.tree, children=kept)
-            self.model.forget(child.id)
+    @precondition(lambda self: self.runs and self.children(up=False))
+    @rule(data=st.data(), fails=st.booleans())
+    def restart_child(self, data: st.DataObject, fails: bool) -> None:
+        who = data.draw(st.sampled_from(list(self.children(up=False))))
+        model = self.children(up=False)[who]
+        for world in (self.theirs, self.ours):
+            world.failing[who] = int(fails)
+        self.carried_of(model).start(who)
+        model.start(who)
 
-    @precondition(lambda self: not self.over)
-    @rule(reason=st.sampled_from(ABNORMAL))
-    def exit_of_one_that_was_deleted(self, reason: ExitReason) -> None:
-        self.carry_out(plan_exit(self.tree, "gone", reason, now=self.now))
+    @precondition(lambda self: self.runs and self.children(up=False))
+    @rule(data=st.data())
+    def delete_child(self, data: st.DataObject) -> None:
+        who = data.draw(st.sampled_from(list(self.children(up=False))))
+        model = self.children(up=False)[who]
+        self.carried_of(model).forget(who)
+        del model.children[who]
 
-    @rule(part=st.sampled_from([0.25, 1.0, 1.0, 1.5]))
-    def time_passes(self, part: float) -> None:
-        # Just as long as the window, too: what was so long ago still counts.
-        self.now += part * self.tree.max_seconds
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), reason=st.sampled_from(ABNORMAL))
+    def exit_of_one_that_was_deleted(self, data: st.DataObject, reason: ExitReason) -> None:
+        model = data.draw(st.sampled_from(list(self.supervisors().values())))
+        self.carried_of(model).ended("gone", reason)
 
-    @precondition(lambda self: not self.over)
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), part=st.sampled_from([0.25, 1.0, 1.0, 1.5]))
+    def time_passes(self, data: st.DataObject, part: float) -> None:
+        # Just as long as somebody's window, too: what was so long ago still counts.
+        model = data.draw(st.sampled_from(list(self.supervisors().values())))
+        self.wait(part * model.described.seconds)
+
+    def wait(self, seconds: float) -> None:
+        for world in (self.theirs, self.ours):
+            world.now += seconds
+
+    @precondition(lambda self: self.runs)
     @rule()
     def stop(self) -> None:
-        limits = [(each.id, 5.0) for each in self.tree.children if not each.is_down]
-        for wave in plan_shutdown(limits):
-            for stop in wave:
-                self.set_down(stop.id, said=True)
-        self.over = "stopped"
+        self.carried.stop_all()
+        self.ours.over = "stopped"
         self.model.finish("stopped")
 
     # --- what holds ----------------------------------------------------------------------
 
     @invariant()
-    def plan_and_model_agree(self) -> None:
-        if not hasattr(self, "model"):
+    def plans_and_model_agree(self) -> None:
+        assert self.ours == self.theirs
+        if not self.runs:
             return
-        assert self.log == self.model.log
-        assert self.over == self.model.over
-        assert set(self.running()) == self.model.up
-        if not self.over:
-            assert [each.id for each in self.tree.children] == list(self.model.restart)
-            assert list(self.tree.restarts) == self.model.times["restarts"]
-            assert list(self.tree.failed_inits) == self.model.times["failed inits"]
+        carried = list(self.carried.supervisors())
+        models = list(self.supervisors().values())
+        assert [each.described for each in carried] == [each.described for each in models]
+        for ours, theirs in zip(carried, models, strict=True):
+            kept = [(each.id, not each.is_down) for each in ours.tree.children]
+            assert kept == [(name, child.up) for name, child in theirs.children.items()]
+            assert list(ours.tree.restarts) == theirs.times["restarts"]
+            assert list(ours.tree.failed_inits) == theirs.times["failed inits"]
 
 
 TestPlansAgainstTheModel = Machine.TestCase
-TestPlansAgainstTheModel.settings = settings(max_examples=150, stateful_step_count=25)
+TestPlansAgainstTheModel.settings = settings(max_examples=100, stateful_step_count=20)
