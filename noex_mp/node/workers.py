@@ -170,6 +170,9 @@ class Workers:
         self._on_frame = on_frame
         self._on_dead = on_dead
         self._allow_pickle = allow_pickle
+        # One for all: with its buffer of 256 KiB it holds itself, so each death would leave one
+        # behind until somebody collects garbage.
+        self._encoder = Encoder(allow_pickle=allow_pickle)
         self._oom_counter = OomCounter()
         self._next = 0
         # How many have been asked for and have no pidfd yet.
@@ -277,7 +280,7 @@ class Workers:
                 peer=f"{worker.label} (worker {worker.number})",
                 on_frame=lambda link, frame: self._on_frame(connection, frame),
                 on_close=lambda link, problem: self._control_closed(worker, problem),
-                encoder=Encoder(allow_pickle=self._allow_pickle),
+                encoder=self._encoder,
                 allow_pickle=self._allow_pickle,
             )
         )

@@ -9,6 +9,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -52,14 +53,23 @@ WORKERS: Final = 3
 
 SIGNALS: Final = (signal.SIGKILL,) * 8 + (signal.SIGSEGV, signal.SIGTERM)
 
-MORE_MEMORY: Final = 24.0
+MORE_MEMORY: Final = 12.0
 """So many MB more a process may have afterwards: a burst leaves holes in what it had allocated."""
+
+MORE_IN_USE: Final = 1.0
+"""So many MB more of it may be in use in the program: there the holes do not count."""
 
 MORE_OBJECTS: Final = 2000
 """So many objects more there may be in the program; a leak at each death would be thousands."""
 
-WARM_UP: Final = 2.0
-"""Before the first look at memory, the run goes on for so many seconds."""
+MORE_BLOCKS: Final = 10_000
+"""So many pieces of memory more it may have for small objects; likewise tens of thousands."""
+
+WARM_UP: Final = 8.0
+"""Before the first look at memory, the run goes on for so many seconds ..."""
+
+WARM_UP_KILLS: Final = 300
+"""... and so many servers are killed: then what keeps the last so many of anything is full."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ class Resources:
         fds: How many descriptors the program has open.
         names: The servers: their names and numbers.
         objects: How many objects Python keeps track of in the program.
+        blocks: How many pieces of memory Python has for small objects there.
+        in_use: What else the program has allocated and not freed, in MB. All that it has beyond
+            these two is room that the allocators keep.
         memory: What each process has for itself, in MB, by os pid.
     """
 
@@ -99,6 +112,8 @@ class Resources:
     fds: int
     names: frozenset[tuple[Any, ...]]
     objects: int
+    blocks: int
+    in_use: float
     memory: dict[int, float]
 
     @property
@@ -112,7 +127,8 @@ class Resources:
         ours = self.memory[os.getpid()]
         return (
             f"{self.processes} processes, {self.fds} descriptors, {len(self.names)} names, "
-            f"{self.objects:,} objects, {ours:.1f} MB in the program"
+            f"{self.objects:,} objects, {self.blocks:,} blocks, {self.in_use:.1f} MB beside them, "
+            f"{ours:.1f} MB in the program"
         )
 
 
@@ -277,8 +293,7 @@ class _Run:
 
                 # So that each way is known, also to who has a name, before it is numbered.
                 await reach_all()
-                rate = self._plan.kills / self._plan.seconds
-                await send(WARM_UP, round(rate * WARM_UP))
+                await send(WARM_UP, WARM_UP_KILLS)
                 before = await self._settled()
                 counts, self._kills = self._node.counts.copy(), 0
                 start = time.monotonic()
@@ -353,6 +368,8 @@ class _Run:
             fds=len(os.listdir("/proc/self/fd")),
             names=frozenset((each["name"], each["sid"]) for each in await self._node.ps()),
             objects=len(gc.get_objects()),
+            blocks=sys.getallocatedblocks(),
+            in_use=_in_use(),
             memory={
                 os_pid: _memory_of(os_pid) for os_pid in (os.getpid(), *(c.pid for c in children))
             },
@@ -411,6 +428,28 @@ def _tenth(plan: Plan) -> int:
     return max(1, plan.servers // 10)
 
 
+# glibc's `struct mallinfo2`. Made by a call: the checkers take a list in the class for a mistake.
+_NAMES: Final = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+_MallInfo: Any = type(
+    "MallInfo", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in _NAMES]}
+)
+
+
+def _in_use() -> float:
+    """Return what has been allocated and not freed in this process, in MB.
+
+    Small objects are not in it: Python has arenas of its own for them.
+    """
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _MallInfo
+    found = mallinfo()
+    in_use: float = (found.uordblks + found.hblkhd) / 1e6
+    return in_use
+
+
 def _memory_of(os_pid: int) -> float:
     """Return what a process has for itself and its forks, in MB; not the ledger."""
     with contextlib.suppress(OSError):
@@ -428,6 +467,10 @@ def _differences(before: Resources, after: Resources) -> list[str]:
         )
     if after.objects > before.objects + MORE_OBJECTS:
         found.append(f"{before.objects:,} objects became {after.objects:,}")
+    if after.blocks > before.blocks + MORE_BLOCKS:
+        found.append(f"{before.blocks:,} blocks became {after.blocks:,}")
+    if after.in_use > before.in_use + MORE_IN_USE:
+        found.append(f"{before.in_use:.1f} MB in use became {after.in_use:.1f}")
     # Who lives through the run: the program with the root, the zygote, the senders.
     for os_pid in before.memory.keys() & after.memory.keys():
         was, now = before.memory[os_pid], after.memory[os_pid]

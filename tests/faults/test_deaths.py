@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
+import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +18,7 @@ from noex_mp import (
     Exited,
     ExitReason,
     Killed,
+    Node,
     Ref,
     ServerExitedError,
     Supervisor,
@@ -24,9 +28,11 @@ from noex_mp import (
 )
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import FALLBACKS
+from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
 from tests.processes.harness import wait_for_ends
 from tests.servers.faulty import Faulty, TwoArgumentsError
+from tests.servers.journals import Journal
 
 Deed = Callable[[Ref[Faulty]], Awaitable[Any]]
 
@@ -184,11 +190,53 @@ async def test_the_buffers_of_a_dead_worker_are_free_without_a_search_for_garbag
         gc.collect()
         gc.disable()
         try:
+            encoders = live(Encoder)
             node.kill(faulty)
             await node.event("restarted", faulty)
+            # Each has a buffer of 256 KiB.
+            assert live(Encoder) == encoders
             links = [each for each in gc.get_objects() if type(each) is ControlLink]
             assert links
             # The rest are this thread's to nodes of other tests, which it has not looked at since.
             assert not [link.peer for link in links if link.closed and link.peer != "the root"]
         finally:
             gc.enable()
+
+
+async def test_twenty_more_deaths_leave_no_more_objects_in_the_root(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Whatever is logged is kept for the report of this test.
+    caplog.set_level(logging.CRITICAL, "noex_mp")
+    tree = Supervisor(child(Journal, os.devnull).options(name="journal"), max_restarts=1000)
+    async with Node(tree, preload=["tests.servers.journals"]):
+        journal = named("journal", Journal)
+        # The reports of its last 10 deaths are kept: let there be so many before.
+        await die(journal, times=12)
+        before = await at_rest()
+        await die(journal, times=20)
+        more = await at_rest(before) - before
+        # Reports differ a little: one has a message, and one has none.
+        assert sum(more.values()) < 15, more
+
+
+async def die(ref: Ref[Journal], times: int) -> None:
+    for _ in range(times):
+        os.kill(await Journal.os_pid(ref), signal.SIGKILL)
+        # Sent again until there is an answer.
+        await Journal.os_pid(ref)
+
+
+async def at_rest(before: Counter[str] | None = None) -> Counter[str]:
+    """Return how many objects of each type there are, once the last worker is forgotten."""
+    while True:
+        gc.collect()
+        # What a death has called for later holds the worker for a second.
+        there = Counter(type(each).__name__ for each in gc.get_objects())
+        if there["Worker"] == (1 if before is None else before["Worker"]):
+            return there
+        await asyncio.sleep(0.02)
+
+
+def live(kind: type) -> int:
+    return sum(type(each) is kind for each in gc.get_objects())
