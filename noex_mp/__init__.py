@@ -44,6 +44,7 @@ from noex_mp.client.api import named, spawn, stop, whereis
 from noex_mp.client.events import Event, EventKind
 from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
+from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.messages import Call, Cast, Down, Exit, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
@@ -95,12 +96,14 @@ from noex_mp.errors import (
     MailboxFullError,
     MaxChildrenError,
     MaxRestartsExceededError,
+    NoDeadLetterError,
     NodeDownError,
     NoexError,
     NoNodeError,
     NoServerError,
     NotImportableError,
     OutOfDescriptorsError,
+    PoisonedMessageError,
     PreloadError,
     ProtocolError,
     RemoteError,
@@ -157,6 +160,8 @@ __all__ = [
     "Crash",
     # core.current_call
     "CurrentCall",
+    # core.dead_letters
+    "DeadLetter",
     "Down",
     "DuplicateChildError",
     "DynamicSupervisor",
@@ -184,6 +189,7 @@ __all__ = [
     "MaxChildrenError",
     "MaxRestartsExceededError",
     "Monitor",
+    "NoDeadLetterError",
     "NoNodeError",
     "NoReply",
     "NoServer",
@@ -200,6 +206,7 @@ __all__ = [
     "OutOfMemory",
     "Outcome",
     "PartitionSupervisor",
+    "PoisonedMessageError",
     "PreloadError",
     "ProtocolError",
     # core.ref

@@ -26,6 +26,8 @@ NoexError
 │   ├── ServerExitedError        the server ended while it had the call
 │   ├── MailboxFullError         too many messages wait for the server
 │   ├── CallCycleError           servers wait for each other in a circle
+│   ├── PoisonedMessageError     its server ended in the middle of it, again and again
+│   ├── NoDeadLetterError        the message is not kept (any more), to be sent again
 │   ├── NodeDownError            the node has stopped
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
@@ -70,12 +72,14 @@ __all__ = [
     "MailboxFullError",
     "MaxChildrenError",
     "MaxRestartsExceededError",
+    "NoDeadLetterError",
     "NoNodeError",
     "NoServerError",
     "NodeDownError",
     "NoexError",
     "NotImportableError",
     "OutOfDescriptorsError",
+    "PoisonedMessageError",
     "PreloadError",
     "ProtocolError",
     "RemoteError",
@@ -488,6 +492,64 @@ class CallCycleError(CallError):
             f"these servers wait for each other: {circle}\n"
             f"Let one of them cast, or call from a task of its own and reply later."
         )
+
+
+class PoisonedMessageError(CallError):
+    """The server ended in the middle of this call each time that it got it; it gets it no more.
+
+    For operations marked `@call(idempotent=True)`. If the last end was an exception of the handler,
+    that is the `__cause__`.
+
+    Attributes:
+        operation: What was called, for example `Parser.parse`.
+        server: The name or id of the server.
+        deliveries: How often the call had begun.
+        reports: How the server ended each time, the last ten of them.
+        letter: The number of the dead letter that keeps the message, or None where the node had no
+            time left to keep it.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        server: str,
+        deliveries: int,
+        reports: tuple[ExitReport, ...] = (),
+        letter: int | None = None,
+    ) -> None:
+        super().__init__(operation, server, deliveries, reports, letter)
+        self.operation = operation
+        self.server = server
+        self.deliveries = deliveries
+        self.reports = reports
+        self.letter = letter
+
+    def __str__(self) -> str:
+        times = "time" if self.deliveries == 1 else "times"
+        text = f"{self.server} ended {self.deliveries} {times} in the middle of {self.operation}"
+        last = f"; the last: {self.server} {self.reports[-1].summary}" if self.reports else ""
+        if self.letter is None:
+            return f"{text}, which is not sent again{last}"
+        return (
+            f"{text}, which is a dead letter now{last}\nLook at it: noex-mp dlq show {self.letter}"
+        )
+
+
+class NoDeadLetterError(CallError):
+    """There is no such dead letter, or its message was not kept.
+
+    Attributes:
+        letter: Its number.
+        reason: Why it cannot be sent again.
+    """
+
+    def __init__(self, letter: int, reason: str) -> None:
+        super().__init__(letter, reason)
+        self.letter = letter
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"dead letter {self.letter} cannot be sent again: {self.reason}"
 
 
 class NodeDownError(CallError):

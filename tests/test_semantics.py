@@ -35,6 +35,7 @@ from noex_mp import (
     Node,
     NoServer,
     NoServerError,
+    PoisonedMessageError,
     Ref,
     RemoteError,
     RemoteProtocolError,
@@ -64,6 +65,7 @@ from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
+from tests.servers.poisonous import Poisonous
 from tests.servers.trees import Leaf
 from tests.servers.watching import Watcher
 from tests.wire.anatomy import NATIVE, anatomy
@@ -274,6 +276,77 @@ async def test_a_full_server_stalls_nobody_else(whistles: Whistles) -> None:
         await Busy.flood(neighbour.within(None), full, 1000)
         while await Busy.count(full.within(None)) < 1102:  # noqa: ASYNC110 - in another process
             await asyncio.sleep(0.01)
+
+
+# --- poison ------------------------------------------------------------------------------------
+
+
+@holds("poison-1")
+async def test_a_call_of_which_its_server_ends_three_times_is_given_up() -> None:
+    async with ObservedNode():
+        ref = await spawn(Poisonous)
+        poisonous = Poisonous.swallow(ref, "kill")
+        behind = [Poisonous.note(ref, n) for n in range(5)]
+        with pytest.raises(PoisonedMessageError) as failure:
+            await poisonous
+        reasons = [report.reason for report in failure.value.reports]
+        assert reasons == [Killed("SIGKILL")] * 3
+        assert await asyncio.gather(*behind) == list(range(5))
+        assert await Poisonous.all(ref) == list(range(5))
+
+
+@holds("poison-2")
+async def test_ends_in_which_a_call_had_no_part_are_not_counted(whistles: Whistles) -> None:
+    started = whistles()
+    tree = Supervisor(
+        child(Poisonous).options(name="one"),
+        child(Poisonous).options(id="two", name="two"),
+        strategy="one_for_all",
+    )
+    async with ObservedNode(tree) as node:
+        waiting = Poisonous.wait(named("one", Poisonous), started.path)
+        two = await Poisonous.me(named("two", Poisonous))
+        for _ in range(3):
+            await started.heard()
+            blocking = Poisonous.block(two, started.path)
+            behind = Poisonous.swallow(two, "kill", __file__)
+            await started.heard()
+            node.kill(two)
+            assert await outcomes(blocking, behind) == [ServerExitedError, "well"]
+        await started.heard()
+        await Poisonous.answer(named("one", Poisonous))
+        assert await waiting == "answered"
+        assert await node.dead_letters() == []
+
+
+@holds("poison-3")
+async def test_the_letter_is_there_when_the_caller_hears_of_it() -> None:
+    async with ObservedNode() as node:
+        ref = await spawn(Poisonous)
+        with pytest.raises(PoisonedMessageError) as failure:
+            await Poisonous.swallow_once(ref, "kill")
+        # Asked for on another link.
+        kept = await asyncio.to_thread(asyncio.run, node.dead_letters())
+        assert [letter.id for letter in kept] == [failure.value.letter]
+        await node.drop(kept[0])
+        assert await node.dead_letters() == []
+
+
+@holds("poison-4")
+async def test_a_retry_counts_anew_and_the_letter_goes_with_the_reply(tmp_path: Path) -> None:
+    cure = tmp_path / "cure"
+    tree = Supervisor(child(Poisonous).options(name="lair"), max_restarts=100)
+    async with ObservedNode(tree) as node:
+        lair = named("lair", Poisonous)
+        assert await outcomes(Poisonous.swallow(lair, "kill", str(cure))) == [PoisonedMessageError]
+        [letter] = await node.dead_letters()
+        with pytest.raises(PoisonedMessageError) as failure:
+            await node.retry(letter)
+        assert (failure.value.deliveries, failure.value.letter) == (3, letter.id)
+        [letter] = await node.dead_letters()
+        cure.touch()
+        assert await node.retry(letter) == "well"
+        assert await node.dead_letters() == []
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -24,7 +24,14 @@ from noex_mp.errors import (
     UnknownOperationError,
 )
 
-__all__ = ["call", "parse_arguments"]
+__all__ = [
+    "OperationByName",
+    "call",
+    "complain",
+    "parse_arguments",
+    "show_reply",
+    "take_replies_as_they_are",
+]
 
 # A node that runs answers in a few milliseconds. One that takes longer is waited for only as long
 # as no other has the server.
@@ -46,11 +53,12 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Operation:
+class OperationByName:
     """An operation as far as its name, which is all that another program knows of it."""
 
     name: str
     idempotent: bool = False
+    max_deliveries: None = None
 
 
 def call(
@@ -78,15 +86,25 @@ def call(
     except ConfigError as error:
         print(f"noex-mp: {error}", file=sys.stderr)
         return statuses.USAGE
-    import_no_applications()
-    # The limit protects services from what strangers send. A reply is to be seen as it is.
-    sys.set_int_max_str_digits(0)
+    take_replies_as_they_are()
     message = Message(operation, args, kwargs)
     try:
         reply = asyncio.run(_call(server, message, node, timeout))
     except Exception as error:
-        _complain(error, verbose=verbose)
+        complain(error, verbose=verbose)
         return statuses.FAILED
+    return show_reply(reply)
+
+
+def take_replies_as_they_are() -> None:
+    """Let this process take any reply, and use none of it."""
+    import_no_applications()
+    # The limit protects services from what strangers send. A reply is to be seen as it is.
+    sys.set_int_max_str_digits(0)
+
+
+def show_reply(reply: object) -> int:
+    """Print what a server has replied, as JSON; return the exit status."""
     # People get lines; programs that read lines get one.
     indent = 2 if sys.stdout is not None and sys.stdout.isatty() else None
     try:
@@ -173,7 +191,7 @@ async def _call(server: str, message: Message, node: str | None, timeout: float 
     try:
         where, found = await _find(server, nodes, timeout)
         route = where.client.route(found["sid"], found["server"])
-        operation = _Operation(message.operation)
+        operation = OperationByName(message.operation)
         return await route.invoke(operation, tuple(message.args), message.kwargs, timeout)
     finally:
         close_all(nodes)
@@ -242,7 +260,13 @@ def _no_server(wanted: str, nodes: list[RunningNode], everybody: list[Place]) ->
 # --- errors -------------------------------------------------------------------------------------
 
 
-def _complain(error: Exception, *, verbose: bool) -> None:
+def complain(error: Exception, *, verbose: bool) -> None:
+    """Say on standard error why there is no reply.
+
+    Args:
+        error: What came instead.
+        verbose: Show where it happened at the server.
+    """
     print(f"noex-mp: {_in_words(error)}", file=sys.stderr)
     remote = _remote_traceback(error)
     if verbose and remote:

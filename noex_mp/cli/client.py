@@ -54,7 +54,8 @@ class RunningNode:
             CallTimedOutError: The node does not answer.
             NodeDownError: It has stopped.
         """
-        return await self._ask("ps", patience)
+        servers: list[dict[str, Any]] = await self._ask("ps", patience)
+        return servers
 
     async def exits(self, server: str | None) -> list[dict[str, Any]]:
         """Return the last exit reports of the node, or of one server, each as plain values.
@@ -63,9 +64,49 @@ class RunningNode:
             CallTimedOutError: The node does not answer.
             NodeDownError: It has stopped.
         """
-        return await self._ask("exits", PATIENCE, server)
+        reports: list[dict[str, Any]] = await self._ask("exits", PATIENCE, server)
+        return reports
 
-    async def _ask(self, method: str, patience: float, *parameters: Any) -> list[dict[str, Any]]:
+    async def dead_letters(self) -> dict[str, Any]:
+        """Return the `letters` of the node, each as plain values, and how many were `dropped`.
+
+        Raises:
+            CallTimedOutError: The node does not answer.
+            NodeDownError: It has stopped.
+        """
+        answer: dict[str, Any] = await self._ask("dead_letters", PATIENCE)
+        return answer
+
+    async def dead_letter(self, number: int) -> dict[str, Any] | None:
+        """Return one letter as plain values, with its reports; None if it is not there.
+
+        Raises:
+            CallTimedOutError, NodeDownError: As `dead_letters`.
+        """
+        letter: dict[str, Any] | None = await self._ask("dead_letter", PATIENCE, number)
+        return letter
+
+    async def drop_dead_letter(self, number: int) -> bool:
+        """Forget a letter; return whether it was there.
+
+        Raises:
+            CallTimedOutError, NodeDownError: As `dead_letters`.
+        """
+        was_there: bool = await self._ask("drop_dead_letter", PATIENCE, number)
+        return was_there
+
+    async def send_courier(self, number: int) -> tuple[int, str]:
+        """Let the node start the server that sends a letter again; return its number and class.
+
+        Raises:
+            NoDeadLetterError: The letter cannot be sent again.
+            StartError: The courier did not start.
+            CallTimedOutError, NodeDownError: As `dead_letters`.
+        """
+        sid, label = await self._ask("send_courier", PATIENCE, number)
+        return sid, label
+
+    async def _ask(self, method: str, patience: float, *parameters: Any) -> Any:
         try:
             return await asyncio.wait_for(self.client.request(method, *parameters), patience)
         except TimeoutError:

@@ -104,6 +104,11 @@ def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str
             return _exit_in_words(event.kind, event.report)
         case "messages_lost":
             return "warning", lost_in_words(event.count), {"count": event.count}
+        case "dead_letter" if event.letter is not None:
+            letter = event.letter
+            times = amount(letter.deliveries, "time")
+            what = f"ended {times} in the middle of {letter.operation}: now dead letter {letter.id}"
+            return "error", what, {"letter": letter.id, "operation": letter.operation}
         case "mailbox_full" if event.count:
             messages = amount(event.count, "message")
             what = f"has a full mailbox: {messages} refused or dropped"

@@ -28,6 +28,7 @@ examples:
   noex-mp run app:tree                     run the tree called tree in app.py
   noex-mp ps                               list the servers of the running nodes
   noex-mp exits                            say why servers have ended
+  noex-mp dlq list                         list messages that are not delivered any more
   noex-mp call visits increment 3          visits is a server's name, id or os pid
   noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
 """
@@ -103,9 +104,27 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 timeout=args.timeout,
                 verbose=args.verbose,
             )
+        case "dlq":
+            return _run_dlq(args)
         case _:
             show(parser.format_help().rstrip())
             return statuses.OK
+
+
+def _run_dlq(args: argparse.Namespace) -> int:
+    from noex_mp.cli import dlq
+
+    match args.action:
+        case "list":
+            return dlq.list_letters(node=args.node, as_json=args.json)
+        case "show":
+            return dlq.show_letter(args.letter, node=args.node, as_json=args.json)
+        case "retry":
+            return dlq.retry_letter(
+                args.letter, node=args.node, timeout=args.timeout, verbose=args.verbose
+            )
+        case _:
+            return dlq.drop_letter(args.letter, node=args.node)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_call(commands.add_parser("call", help="call an operation of a running server"))
     _add_ps(commands.add_parser("ps", help="list the servers of the running nodes"))
     _add_exits(commands.add_parser("exits", help="say why servers have ended"))
+    _add_dlq(commands.add_parser("dlq", help="look at messages that are given up, or send them"))
     return parser
 
 
@@ -162,15 +182,8 @@ def _add_call(call: argparse.ArgumentParser) -> None:
         default=(),
         help="""3, '"text"', '[1, 2]', by=3, to='"Ann"'""",
     )
-    call.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=5.0,
-        metavar="S",
-        help="seconds to wait for the reply (default: 5), or none to wait for ever",
-    )
+    _add_patience(call)
     call.add_argument("--node", help="the node's name; else whichever has the server")
-    call.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of the server")
 
 
 def _add_ps(ps: argparse.ArgumentParser) -> None:
@@ -192,6 +205,39 @@ def _add_exits(exits: argparse.ArgumentParser) -> None:
     )
     exits.add_argument("--json", action="store_true", help="for programs: an object on each line")
     exits.add_argument("--node", help="the node's name; else all")
+
+
+def _add_dlq(dlq: argparse.ArgumentParser) -> None:
+    dlq.description = (
+        "Dead letters: messages that are not delivered any more, since their server has ended in "
+        "the middle of them again and again."
+    )
+    actions = dlq.add_subparsers(dest="action", metavar="ACTION", required=True)
+    every = actions.add_parser("list", help="one line for each, the oldest first")
+    every.add_argument("--json", action="store_true", help="for programs: an object on each line")
+    one = actions.add_parser("show", help="all that is known of one, with its exit reports")
+    one.add_argument("--json", action="store_true", help="for programs: as one object")
+    retry = actions.add_parser("retry", help="send it again, print the reply, and forget it")
+    _add_patience(retry)
+    drop = actions.add_parser("drop", help="forget it")
+    for action in (one, retry, drop):
+        action.add_argument("letter", metavar="ID", type=int, help="its number")
+    every.add_argument("--node", help="the node's name; else all")
+    for action in (one, retry, drop):
+        action.add_argument("--node", help="the node's name; else whichever has it")
+
+
+def _add_patience(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds to wait for the reply (default: 5), or none to wait for ever",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show tracebacks of the server"
+    )
 
 
 def _seconds(text: str) -> float | None:

@@ -116,6 +116,8 @@ class Client:
         self._allow_pickle = allow_pickle
         self._control = control
         self.routes: dict[int, Route] = {}
+        # The highest number of a route that was forgotten: no other has a number twice.
+        self._last_number = 0
         self._names: dict[str, int] = {}
         # What waits until the root has told who has a name.
         self._named: dict[str, Route] = {}
@@ -144,6 +146,7 @@ class Client:
         route = self.routes.get(sid)
         if route is None:
             route = self.routes[sid] = self.route_class(self, sid, label)
+            route.seq = self._last_number
         return route
 
     def way_to(self, ref: Ref[Any]) -> Route:
@@ -425,6 +428,7 @@ class Client:
             # Nor does it hear whether the server comes back.
             del self.routes[route.sid]
             route.thread = 0
+            self._last_number = max(self._last_number, route.seq)
 
     def _on_end(self, link: Link, frame: list[Any]) -> None:
         _, sid, incarnation = frame

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Ref
 
@@ -45,6 +46,7 @@ EventKind = Literal[
     "name_freed",
     "mailbox_full",
     "messages_lost",
+    "dead_letter",
 ]
 """What may happen.
 
@@ -66,6 +68,8 @@ EventKind = Literal[
 - `mailbox_full`: Messages wait at their senders for want of room, or `count` of them were refused
   or dropped since the last of these events; at most one a second and server.
 - `messages_lost`: An incarnation has ended before it came to `count` casts of one sender.
+- `dead_letter`: It has ended in the middle of one message again and again, and does not get it any
+  more: `letter`. Older ones had to go for it: `count`.
 """
 
 
@@ -84,9 +88,11 @@ class Event:
         reason: Why it ended, stops, was not started, or has to be started again; else None.
         time: When, in seconds since the epoch.
         os_pid: Its process, or 0.
-        report: How its incarnation ended, where one did; of `gave_up`, that of the last straw.
+        report: How its incarnation ended, where one did; of `gave_up`, that of the last straw, and
+            of `dead_letter`, that of the last end in the middle of the message.
         delay: How long its restart waits, in seconds.
         count: How many messages, where messages were lost, refused or dropped.
+        letter: The message that is not delivered any more; else None.
         detail: What a supervisor says when it gives up; else empty.
         missed: How many events this listener has lost just before this one, since it was slow.
 
@@ -111,6 +117,7 @@ class Event:
     delay: float = 0.0
     count: int = 0
     detail: str = ""
+    letter: DeadLetter | None = None
     missed: int = 0
 
     @property

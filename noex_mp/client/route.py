@@ -6,7 +6,8 @@ the messages, keeps each call until its reply has come, and outlives the server'
 1. While the server runs and the sender has window, a message goes to the `link` to its worker.
 2. Without window, or while there is no server, messages wait here, in their order.
 3. When the server dies, the link is drained, and `ended` sorts the pending calls by the
-   worker's started cell: what had begun fails (unless it is idempotent), the rest waits.
+   worker's started cell: what had begun fails (unless it is idempotent; see `poison`), the rest
+   waits.
 4. `located` sends what waits to the next incarnation, in its old order.
 5. When the server is gone for good, `gone` fails whatever waits.
 
@@ -27,9 +28,9 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from msgpack import Unpacker
-
+from noex_mp.client import poison
 from noex_mp.client.named import addressed
+from noex_mp.client.packed import operation_in, renewed, size_of
 from noex_mp.client.window import Ranges, Window
 from noex_mp.errors import (
     CallTimedOutError,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import SentOperation
 
-__all__ = ["Route"]
+__all__ = ["Pending", "Route"]
 
 # This many casts leave at once if the sender does not let the loop run by itself.
 BATCH: Final = 1024
@@ -100,6 +101,7 @@ class Route:
         "_buffers",
         "_client",
         "_create_future",
+        "_deliveries",
         "_done",
         "_hurried",
         "_late_casts",
@@ -167,6 +169,8 @@ class Route:
         # those were casts.
         self._base = 0
         self._late_casts: list[int] = []
+        # The calls that are sent again though they had begun, by number.
+        self._deliveries: dict[int, poison.Deliveries] = {}
 
     # --- sending -----------------------------------------------------------------------
 
@@ -221,6 +225,29 @@ class Route:
             link.out.append(data)
             if not link.scheduled:
                 link.flush_soon()
+        return future
+
+    def send_again(
+        self, operation: SentOperation, packed: Any, timeout: float | None
+    ) -> asyncio.Future[Any]:
+        """Send a call that somebody has packed before, as a new one; return its reply's future.
+
+        Args:
+            operation: What it asks for.
+            packed: The call, or its chunks.
+            timeout: How long to wait for the reply, in seconds.
+        """
+        seq = self.seq + 1
+        due = inf if timeout is None else monotonic() + timeout
+        data = renewed(packed, self.sid, seq, due)
+        self._look(self.seq)
+        self.limit = 0
+        if due <= self.soonest:
+            self._watch(due)
+        self.seq = seq
+        future: asyncio.Future[Any] = self._create_future()
+        self.pending[seq] = (future, data, operation, due, timeout)
+        self._call_slowly(seq, data, future)
         return future
 
     def cast(
@@ -324,7 +351,7 @@ class Route:
     def _try(self, seq: int, data: Any) -> bool:
         """Send a new message if there is a server, and window; return whether it was sent."""
         self._look(seq - 1)
-        link, size = self.link, _size(data)
+        link, size = self.link, size_of(data)
         if link is None or self._waiting or not self._window.takes(size):
             return False
         self._send(link, seq, data, size)
@@ -384,7 +411,7 @@ class Route:
             if self._when_full != "drop_newest" or timeout == AT_ONCE:
                 raise self._full()
             return self._done
-        self._check_room(_size(data))
+        self._check_room(size_of(data))
         # What was reported as taken is not given up for want of time.
         is_taken = timeout == AT_ONCE or self._overdrawn or self._when_full == "drop_oldest"
         if is_taken:
@@ -439,7 +466,7 @@ class Route:
 
     def _wait(self, seq: int, data: Any) -> None:
         self.limit = 0
-        self._waiting[seq] = size = _size(data)
+        self._waiting[seq] = size = size_of(data)
         self._waiting_bytes += size
         if self.incarnation == 0:
             self._client.locate(self)
@@ -564,7 +591,7 @@ class Route:
             future = self._remove(seq)
             if not future.done():
                 operation = entry[2]
-                name = operation.name if operation else _operation_in(entry[1])
+                name = operation.name if operation else operation_in(entry[1])
                 name = callback_name(name, is_call=operation is not None)
                 what, limit = f"{self.label}.{name}", entry[4] or 0.0
                 _fail(entry, CallTimedOutError(what, limit, is_cast=operation is None))
@@ -623,7 +650,7 @@ class Route:
             self.seq = seq = self.seq + 1
             data = addressed(packed, number, self.sid, seq, pack_plain)
             self.pending[seq] = (future, data, operation, due, timeout)
-            self._waiting[seq] = size = _size(data)
+            self._waiting[seq] = size = size_of(data)
             self._waiting_bytes += size
             named.moved[number] = (self, seq)
         self.limit = 0
@@ -650,18 +677,36 @@ class Route:
         lost = self._count_lost(begun)
         self._leave()
         self.report = report
-        for seq, (future, _, operation, _, _) in list(self.pending.items()):
-            if seq > begun or (operation is not None and operation.idempotent):
-                continue
-            del self.pending[seq]
+        for seq in [seq for seq in self.pending if seq <= begun]:
+            if not self._outlives(seq, report, cause):
+                del self.pending[seq]
+        # All that is left waits for the next incarnation.
+        if self._deliveries:
+            counted = self._deliveries.items()
+            self._deliveries = {seq: each for seq, each in counted if seq in self.pending}
+        self._waiting = OrderedDict((seq, size_of(entry[1])) for seq, entry in self.pending.items())
+        self._waiting_bytes = sum(self._waiting.values())
+        return lost
+
+    def _outlives(self, seq: int, report: ExitReport, cause: BaseException | None) -> bool:
+        """Tell whether a call is to be sent again though it had begun; fail it if not."""
+        future, _, operation, _, _ = entry = self.pending[seq]
+        if operation is None or not operation.idempotent:
             if not future.done():
                 error = ServerExitedError(report)
                 error.__cause__ = cause
                 future.set_exception(error)
-        # All that is left waits for the next incarnation.
-        self._waiting = OrderedDict((seq, _size(entry[1])) for seq, entry in self.pending.items())
-        self._waiting_bytes = sum(self._waiting.values())
-        return lost
+            return False
+        limit = operation.max_deliveries
+        if limit is None or report.requested:
+            return True
+        deliveries = poison.one_more(self._deliveries.get(seq), report)
+        if deliveries.times < limit:
+            self._deliveries[seq] = deliveries
+            return True
+        if not future.done():
+            poison.bury(self._client, self.sid, self.label, entry, deliveries, cause)
+        return False
 
     def _leave(self) -> None:
         self.link = None
@@ -704,6 +749,7 @@ class Route:
         self._leave()
         self._waiting.clear()
         self._waiting_bytes = 0
+        self._deliveries.clear()
         self._note_if_all_is_sent()
         pending, self.pending = self.pending, {}
         return [entry for entry in pending.values() if not entry[0].done()]
@@ -715,18 +761,3 @@ def _fail(entry: Pending, error: Exception) -> None:
     if operation is None:
         # Whoever does not wait for a cast has said that its fate is no matter: no log entry.
         future.exception()
-
-
-def _operation_in(data: Any) -> str:
-    """Return the operation in a packed message: that of a cast is not kept."""
-    unpacker = Unpacker()
-    unpacker.feed(bytes((data if data.__class__ is bytes else data[-1])[:256]))
-    unpacker.read_array_header()
-    for _ in range(3):
-        unpacker.skip()
-    name: str = unpacker.unpack()
-    return name
-
-
-def _size(data: Any) -> int:
-    return len(data) if data.__class__ is bytes else sum(len(chunk) for chunk in data)

@@ -51,6 +51,7 @@ class _Info:
 
     name = INFO
     idempotent = False
+    max_deliveries = None
 
 
 _INFO: Final = _Info()

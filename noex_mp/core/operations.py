@@ -59,7 +59,15 @@ from noex_mp.core.ref import Ref, connect
 if TYPE_CHECKING:
     from noex_mp.core.gen_server import From, GenServer
 
-__all__ = ["CALLBACKS", "Operation", "OperationInfo", "call", "cast", "operation_info"]
+__all__ = [
+    "CALLBACKS",
+    "MAX_DELIVERIES",
+    "Operation",
+    "OperationInfo",
+    "call",
+    "cast",
+    "operation_info",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +84,12 @@ CALLBACKS: Final = frozenset(
 """The names of OTP's callbacks, which no operation may have."""
 
 _RESERVED: Final = CALLBACKS | {"ref"}
+
+MAX_DELIVERIES: Final = 3
+"""How often a server may end in the middle of one idempotent call, unless the call says so."""
+
+# Stands for an option that was not given, where None means something.
+_NOT_GIVEN: Final[Any] = object()
 
 # Bits of a code object's co_flags; `inspect` has names for them and takes 10 ms to import.
 _GENERATOR: Final = 0x20
@@ -94,6 +108,8 @@ class OperationInfo:
         wants_sender: Whether the method takes a `From` before the client's arguments.
         is_async: Whether the method returns a coroutine.
         idempotent: Whether it may be run again after a death; always False for a cast.
+        max_deliveries: How often one call may have begun when its server ends, before it is
+            poison; None is without limit. Of no meaning where it is not idempotent.
     """
 
     name: str
@@ -102,6 +118,7 @@ class OperationInfo:
     wants_sender: bool = False
     is_async: bool = False
     idempotent: bool = False
+    max_deliveries: int | None = MAX_DELIVERIES
 
 
 class Operation(Protocol[S_contra, P, R, M_co]):
@@ -167,13 +184,22 @@ class _CallDecorator:
     replies at once is annotated `Reply[R] | NoReply`, and then returns no bare value.
 
     `@call(idempotent=True)` says that running it twice does no harm: after a death in the
-    middle of it, the next incarnation gets it again instead of the caller an error.
+    middle of it, the next incarnation gets it again instead of the caller an error. If the server
+    ends in the middle of it `max_deliveries` times (3; None is without limit), the call fails with
+    `PoisonedMessageError` and becomes a dead letter, and the server goes on with the next.
+
+    Raises:
+        TypeError: That is no method for an operation, or there is no such option.
+        ValueError: `max_deliveries` is below 1.
     """
 
-    __slots__ = ("_idempotent",)
+    __slots__ = ("_idempotent", "_max_deliveries")
 
-    def __init__(self, *, idempotent: bool = False) -> None:
+    def __init__(
+        self, *, idempotent: bool = False, max_deliveries: int | None = MAX_DELIVERIES
+    ) -> None:
         self._idempotent = idempotent
+        self._max_deliveries = max_deliveries
 
     # The order matters. A plain reply may be of any type, and comes last. A first parameter that
     # takes anything would pass for a sender, so what tells the two apart is the `NoReply`.
@@ -206,13 +232,31 @@ class _CallDecorator:
         self, method: Callable[Concatenate[S, P], R], /
     ) -> Operation[S, P, R, Callable[P, R]]: ...
     @overload
-    def __call__(self, /, *, idempotent: bool) -> _CallDecorator: ...
-    def __call__(self, method: Any = None, /, *, idempotent: bool = False, **unknown: Any) -> Any:
+    def __call__(
+        self, /, *, idempotent: bool, max_deliveries: int | None = MAX_DELIVERIES
+    ) -> _CallDecorator: ...
+    def __call__(
+        self,
+        method: Any = None,
+        /,
+        *,
+        idempotent: bool = False,
+        max_deliveries: Any = _NOT_GIVEN,
+        **unknown: Any,
+    ) -> Any:
         if unknown:
             raise TypeError(_no_option(unknown))
         if method is None:
-            return _CallDecorator(idempotent=idempotent)
-        return _sending_call(_describe("call", method, idempotent=self._idempotent))
+            limit = _checked_deliveries(max_deliveries, idempotent=idempotent)
+            return _CallDecorator(idempotent=idempotent, max_deliveries=limit)
+        return _sending_call(
+            _describe(
+                "call",
+                method,
+                idempotent=self._idempotent,
+                max_deliveries=self._max_deliveries,
+            )
+        )
 
 
 call: Final = _CallDecorator()
@@ -359,7 +403,13 @@ def _shown(value: object) -> str:
 # --- decorating: what a method looks like, and what is wrong with it ---
 
 
-def _describe(kind: Kind, method: object, *, idempotent: bool = False) -> OperationInfo:
+def _describe(
+    kind: Kind,
+    method: object,
+    *,
+    idempotent: bool = False,
+    max_deliveries: int | None = MAX_DELIVERIES,
+) -> OperationInfo:
     if not isinstance(method, FunctionType):
         raise TypeError(_no_method(kind, method))
     name = method.__name__
@@ -379,7 +429,15 @@ def _describe(kind: Kind, method: object, *, idempotent: bool = False) -> Operat
     # signature of its own: the method that was written knows.
     chain = list(_unwrapped(method))
     is_async = any(function.__code__.co_flags & _COROUTINE for function in chain)
-    return OperationInfo(name, kind, method, _wants_sender(kind, chain[-1]), is_async, idempotent)
+    return OperationInfo(
+        name,
+        kind,
+        method,
+        _wants_sender(kind, chain[-1]),
+        is_async,
+        idempotent,
+        max_deliveries,
+    )
 
 
 def _unwrapped(function: Any) -> Iterator[FunctionType]:
@@ -389,8 +447,30 @@ def _unwrapped(function: Any) -> Iterator[FunctionType]:
         function = getattr(function, "__wrapped__", None)
 
 
+def _checked_deliveries(given: Any, *, idempotent: bool) -> int | None:
+    if given is _NOT_GIVEN:
+        return MAX_DELIVERIES
+    if not idempotent:
+        raise TypeError(
+            "@call takes max_deliveries only with idempotent=True: what is not idempotent is "
+            "delivered once\n"
+            f"Write @call(idempotent=True, max_deliveries={_shown(given)}), if it does no harm to "
+            "run it twice."
+        )
+    if given is None:
+        return None
+    if type(given) is not int:
+        raise TypeError(
+            f"expected max_deliveries to be a number of deliveries, or None for no limit, got "
+            f"{_shown(given)}"
+        )
+    if given < 1:
+        raise ValueError(f"expected max_deliveries to be at least 1, got {given}")
+    return given
+
+
 def _no_option(unknown: dict[str, Any]) -> str:
-    problem = f"@call has no option {', '.join(unknown)}; there is: idempotent"
+    problem = f"@call has no option {', '.join(unknown)}; there are: idempotent, max_deliveries"
     if "timeout" not in unknown:
         return problem
     limit = _shown(unknown["timeout"])
@@ -406,7 +486,8 @@ def _no_method(kind: Kind, got: Any) -> str:
         remedy = "Put it on each method that clients may use."
     else:
         problem = _shown(got)
-        extra = ", and @call takes only idempotent=..., by name" if kind == "call" else ""
+        options = "idempotent=... and max_deliveries=..."
+        extra = f", and @call takes only {options}, by name" if kind == "call" else ""
         remedy = f"Write @{kind} above def or async def{extra}."
     return f"@{kind} marks a method of a GenServer, got {problem}\n{remedy}"
 

@@ -269,8 +269,8 @@ class Begun:
             measured, nor is one that came together with others and not first of them.
         age: How long ago it had begun, in seconds. Messages that are handled in a row have one time
             for all, so it may be 0.2 ms too long, and more after casts of which one was slow.
-        attempts: How often it has begun, in incarnations that followed each other: more than 1 only
-            for `@call(idempotent=True)`.
+        attempts: At how many ends of the server it was this message that it worked on: more than 1
+            only for `@call(idempotent=True)`.
         arguments: What it was called with, cut; empty without `Node(debug=True)`.
     """
 

@@ -88,6 +88,7 @@ class SentOperation(Protocol):
     Attributes:
         name: What the server calls it; empty for a message to `handle_call` or `handle_cast`.
         idempotent: Whether it may be run again by the next incarnation after a death.
+        max_deliveries: How often at most, if it may; None is without limit.
     """
 
     @property
@@ -98,6 +99,11 @@ class SentOperation(Protocol):
     @property
     def idempotent(self) -> bool:
         """Whether it may run twice."""
+        ...
+
+    @property
+    def max_deliveries(self) -> int | None:
+        """How often it may run."""
         ...
 
 
@@ -484,6 +490,7 @@ class _Callback:
 
     name = ""
     idempotent = False
+    max_deliveries = None
 
 
 CALLBACK: Final = _Callback()

@@ -15,7 +15,9 @@ from noex_mp.errors import ConfigError, NoServerError, RemoteProtocolError
 from noex_mp.node.branches import Branch
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
+from noex_mp.node.dead_letters import DeadLetters
 from noex_mp.node.directory import Directory
+from noex_mp.node.events import Events
 from noex_mp.node.generations import Generations
 from noex_mp.node.members import Member
 from noex_mp.node.requests import SupervisorRequests
@@ -32,8 +34,22 @@ MAX_REQUESTS: Final = 256
 # What ends servers: none may wait for its own end. The last parameter says who asks.
 _ENDS: Final = frozenset({"stop", "terminate_child", "stop_supervisor"})
 
-# What a program outside of the node may ask for: nothing that runs code of its choice.
-FOR_PROGRAMS: Final = frozenset({"stop", "whereis", "is_running", "names", "ps", "exits"})
+# What a program outside of the node may ask for: nothing that runs code of its choice. (A courier
+# sends what a process of the node's own has sent before.)
+FOR_PROGRAMS: Final = frozenset(
+    {
+        "stop",
+        "whereis",
+        "is_running",
+        "names",
+        "ps",
+        "exits",
+        "dead_letters",
+        "dead_letter",
+        "drop_dead_letter",
+        "send_courier",
+    }
+)
 
 
 class Answers:
@@ -41,11 +57,13 @@ class Answers:
 
     def __init__(
         self,
+        node: str,
         loop: asyncio.AbstractEventLoop,
         directory: Directory,
         supervision: Supervision,
         signals: Signals,
         generations: Generations,
+        events: Events,
     ) -> None:
         self._loop = loop
         self._directory = directory
@@ -55,6 +73,7 @@ class Answers:
         self._supervisors = SupervisorRequests(
             directory, supervision, prepare_code=generations.prepare_code
         )
+        dead_letters = DeadLetters(node, directory, events, spawn=self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Callable[..., Any]] = {
             "spawn": self._spawn,
@@ -66,6 +85,7 @@ class Answers:
             "ps": self._ps,
             "exits": self._exits,
             **self._supervisors.methods,
+            **dead_letters.methods,
             "stop_supervisor": self._stop_supervisor,
         }
 

@@ -9,8 +9,10 @@ from typing_extensions import ParamSpec
 
 from noex_mp.client.api import spawn_on, spec_of
 from noex_mp.client.blocking import this_thread
+from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Listener
 from noex_mp.client.reports import exits_on, ps_on
+from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
@@ -89,6 +91,21 @@ class BlockingNode:
         """Return the last exit reports; see `Node.exits`."""
         end = this_thread()
         return end.run(exits_on(end.client(self.id), server))
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the messages that are not delivered any more; see `Node.dead_letters`."""
+        end = this_thread()
+        return end.run(dead_letters_on(end.client(self.id)))
+
+    def retry(self, letter: DeadLetter, timeout: float | None = 5.0) -> Any:
+        """Send a dead letter's message again; see `Node.retry`."""
+        end = this_thread()
+        return end.run(retry_on(end.client(self.id), letter, timeout))
+
+    def drop(self, letter: DeadLetter) -> None:
+        """Forget a dead letter; see `Node.drop`."""
+        end = this_thread()
+        end.run(drop_on(end.client(self.id), letter))
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the node has been stopped, or its tree has ended, or gives up.

@@ -39,8 +39,8 @@ class Child(Member):
         exited: What it said of its own end: reason, error payload, traceback.
         begun: The last message it had begun, by link id, where it could say so.
         evidence: What else it said, for the report.
-        attempts: The message that it had begun when it died last: whose, which, and how often that
-            has been so.
+        attempts: The last messages that it worked on when it ended: how often, by whose they were
+            and their numbers there.
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`.
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
@@ -89,7 +89,7 @@ class Child(Member):
         self.exited: tuple[ExitReason, bytes, str] | None = None
         self.begun: dict[int, int] | None = None
         self.evidence: dict[str, Any] = {}
-        self.attempts: tuple[Connection | None, int, int] = (None, 0, 0)
+        self.attempts: dict[tuple[Connection, int], int] = {}
         self.killed_after: float | None = None
         self.killed_on_request = False
         self.killed_in_a_hurry = False

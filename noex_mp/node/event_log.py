@@ -59,6 +59,8 @@ class EventLog:
         report = event.report
         if event.kind == "messages_lost":
             return logging.WARNING, "%s %s", (event.server, lost_in_words(event.count))
+        if event.letter is not None:
+            return logging.ERROR, "dead letter %d: %s", (event.letter.id, event.letter.summary)
         if report is None or event.kind not in ("crashed", "gave_up"):
             return None
         if event.kind == "gave_up":

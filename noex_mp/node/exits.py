@@ -31,6 +31,9 @@ from noex_mp.node.workers import Worker
 
 __all__ = ["reason_of_death", "reason_of_end", "report_exit"]
 
+# Of so many messages of a server the attempts are counted, those that were tried last.
+_REMEMBERED: Final = 8
+
 _WORKER: Final = Path(__file__).parent.parent / "worker"
 
 # How faulthandler shows what is at the bottom of every worker's stack.
@@ -171,11 +174,8 @@ def _message(member: Member, worker: Worker) -> Begun | None:
     last = Message(*said) if said else worker.last_words.messages.get(member.sid)
     if last is None:
         return None
-    # Its sender keeps the number where it sends it again.
     whose = worker.links.get(last.link_id) or _lost(worker, last.link_id)
-    before = member.attempts
-    attempts = before[2] + 1 if before[:2] == (whose, last.seq) else 1
-    member.attempts = (whose, last.seq, attempts)
+    attempts = _attempts(member, whose, last.seq) if whose is not None else 1
     return Begun(
         operation=last.operation,
         size=last.size,
@@ -183,6 +183,16 @@ def _message(member: Member, worker: Worker) -> Begun | None:
         attempts=attempts,
         arguments=last.arguments,
     )
+
+
+def _attempts(member: Child, whose: Connection, seq: int) -> int:
+    """Return how often a server has ended while it worked on a message, this time included."""
+    known = member.attempts
+    # Its sender keeps the number where it sends it again.
+    known[whose, seq] = attempts = known.pop((whose, seq), 0) + 1
+    if len(known) > _REMEMBERED:
+        del known[next(iter(known))]
+    return attempts
 
 
 def _lost(worker: Worker, link_id: int) -> Connection | None:

@@ -34,8 +34,10 @@ from noex_mp.client.api import (
     spec_of,
 )
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
+from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, Listener
 from noex_mp.client.reports import exits_on, ps_on
+from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
@@ -511,6 +513,41 @@ class Node:
             ```
         """
         return await exits_on(current.client(self.id), server)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the messages that are not delivered any more, the oldest first.
+
+        A call to an operation marked `@call(idempotent=True)` becomes one when its server has ended
+        in the middle of it three times, or as often as its `max_deliveries` says.
+
+        Example:
+            ```python
+            for letter in await node.dead_letters():
+                print(letter.summary)
+            ```
+        """
+        return await dead_letters_on(current.client(self.id))
+
+    async def retry(self, letter: DeadLetter, timeout: float | None = 5.0) -> Any:
+        """Send a dead letter's message again, to the same server, and return the reply.
+
+        Its deliveries are counted anew. Once the reply has come the letter is forgotten; if the
+        server ends of it as often as before, it stays what it is, under its number.
+
+        Args:
+            letter: What `dead_letters` returns, or a `dead_letter` event has.
+            timeout: How long to wait for the reply, in seconds; None is for ever.
+
+        Raises:
+            NoDeadLetterError: It is not there any more, or too large to be kept.
+            PoisonedMessageError: The server ended of it again.
+            NoServerError, CallTimedOutError, ServerExitedError: As of any call.
+        """
+        return await retry_on(current.client(self.id), letter, timeout)
+
+    async def drop(self, letter: DeadLetter) -> None:
+        """Forget a dead letter. To drop one that is not there any more is no error."""
+        await drop_on(current.client(self.id), letter)
 
 
 def _share_processes(children: list[dict[str, Any]]) -> None:

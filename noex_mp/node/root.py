@@ -115,7 +115,13 @@ class Root:
         )
         self.ended = self._supervision.ended
         self._answers = Answers(
-            loop, self._directory, self._supervision, self._signals, self._generations
+            self.id,
+            loop,
+            self._directory,
+            self._supervision,
+            self._signals,
+            self._generations,
+            self._events,
         )
         self._connections: set[Connection] = set()
         self._door: ControlSocket | None = None

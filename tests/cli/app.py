@@ -10,7 +10,18 @@ import sys
 import time
 from typing import NamedTuple
 
-from noex_mp import Event, From, GenServer, Node, NoReply, Supervisor, call, child
+from noex_mp import (
+    Event,
+    From,
+    GenServer,
+    Node,
+    NoReply,
+    PoisonedMessageError,
+    Supervisor,
+    call,
+    child,
+    named,
+)
 
 
 class Refused(Exception):
@@ -107,6 +118,22 @@ class Explorer(GenServer):
         return int(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
 
 
+class Taster(GenServer):
+    """Dies of what it tastes, unless there is a cure."""
+
+    @call(idempotent=True)
+    def taste(self, item: Item, cure: str) -> Item:
+        if not os.path.exists(cure):
+            os._exit(3)
+        return item
+
+
+class Cook(GenServer, expected=(PoisonedMessageError,)):
+    @call
+    async def serve(self, cure: str) -> None:
+        await Taster.taste(named("taster", Taster), Item("tea", frozenset("a")), cure)
+
+
 class FailingInit(GenServer):
     def init(self) -> None:
         raise Refused("no init today")
@@ -136,6 +163,9 @@ tree = Supervisor(
 life = Supervisor(child(Explorer).options(name="explorer"))
 library = Supervisor(child(Library).options(name="bücher"))
 loud = Supervisor(child(Loud))
+kitchen = Supervisor(
+    child(Taster).options(name="taster"), child(Cook).options(name="cook"), max_restarts=100
+)
 node = Node(Supervisor(child(Counter)), name="of-its-own")
 listened_to = Node(tree)
 

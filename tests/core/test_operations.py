@@ -421,20 +421,48 @@ def test_a_cast_has_no_sender() -> None:
 
 
 def test_options_are_given_by_name() -> None:
-    with pytest.raises(TypeError, match="takes only idempotent="):
+    with pytest.raises(TypeError, match=r"takes only idempotent=.* by name"):
         call(True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timeout": 3}, r"@call has no option timeout; .*idempotent\n.*counter.within\(3\)"),
-        ({"idempotent": True, "retry": 2}, "@call has no option retry; there is: idempotent$"),
+        ({"timeout": 3}, r"no option timeout; .*idempotent, .*\n.*counter.within\(3\)"),
+        ({"retry": 2}, "@call has no option retry; there are: idempotent, max_deliveries$"),
+        ({"max_deliveries": 2}, "only with idempotent=True.*\n.*idempotent=True, max_deliveries=2"),
+        ({"max_deliveries": None}, "only with idempotent=True"),
+        ({"idempotent": True, "max_deliveries": "3"}, "a number of deliveries, or None .* '3'$"),
+        ({"idempotent": True, "max_deliveries": True}, "a number of deliveries, .* got True$"),
     ],
 )
-def test_an_option_that_there_is_not_is_named(options: Any, message: str) -> None:
+def test_an_option_that_is_wrong_is_named(options: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call(**options)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_what_is_delivered_is_delivered_once_at_least(count: int) -> None:
+    with pytest.raises(ValueError, match=f"max_deliveries to be at least 1, got {count}$"):
+        call(idempotent=True, max_deliveries=count)
+
+
+def test_an_operation_says_how_often_it_is_delivered() -> None:
+    def method(self: Any) -> None: ...
+
+    deliveries: list[int | None] = [3, 1, None]
+    for decorator, expected in zip(
+        (
+            call(idempotent=True),
+            call(idempotent=True, max_deliveries=1),
+            call(idempotent=True, max_deliveries=None),
+        ),
+        deliveries,
+        strict=True,
+    ):
+        info = operations.operation_info(decorator(method))
+        assert info is not None
+        assert (info.idempotent, info.max_deliveries) == (True, expected)
 
 
 def test_every_reserved_name_is_one_of_the_base_class() -> None:

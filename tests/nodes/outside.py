@@ -16,6 +16,7 @@ class SentEcho:
 
     name = "echo"
     idempotent = False
+    max_deliveries = None
 
 
 @asynccontextmanager
