@@ -40,6 +40,7 @@ class CarriedOut:
     def begin(self) -> ExitReason | None:
         """Start with those it is described with; return None, or why that failed."""
         self.tree = replace(self.tree, children=(), restarts=(), failed_inits=())
+        self.inside.clear()
         for each in self.described.children:
             self._enter(each)
         for child in self.tree.children:
@@ -97,6 +98,8 @@ class CarriedOut:
             self.stop(each)
         self._drop_temporary()
         if plan.give_up or plan.shut_down:
+            # The root looks for those to start first.
+            assert not plan.start
             how = "gave up" if plan.give_up else "shut down"
             if self.above is None:
                 self.world.over = how
