@@ -553,7 +553,21 @@ class NoDeadLetterError(CallError):
 
 
 class NodeDownError(CallError):
-    """The node has stopped, or its root process is gone."""
+    """The node has stopped, or its root process has died.
+
+    Attributes:
+        text: What happened, in a sentence.
+        report: How the server ended that was called, where the root has died (`RootDied`); None
+            where the node was stopped, or it was no server that was asked.
+    """
+
+    def __init__(self, text: str, report: ExitReport | None = None) -> None:
+        super().__init__(text, report)
+        self.text = text
+        self.report = report
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class RemoteError(CallError):

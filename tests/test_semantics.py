@@ -57,7 +57,7 @@ from noex_mp import (
 from noex_mp.client import current
 from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
-from tests.nodes.outside import SentEcho, outside
+from tests.nodes.outside import Sent, outside
 from tests.nodes.test_trees import leaf
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.busy import Busy, Ticking
@@ -478,10 +478,10 @@ async def test_programs_send_plain_values_only() -> None:
         route = client.route((await spawn(Echo)).sid, "Echo")
         for value in (Plain(1), Point(1), Guarded(1)):
             with pytest.raises(RemoteProtocolError, match="forbidden extension type"):
-                await route.invoke(SentEcho(), (value,), {}, 5.0)
+                await route.invoke(Sent("echo"), (value,), {}, 5.0)
         with pytest.raises(ConfigError):
             await client.request("spawn", {})
-        assert await route.invoke(SentEcho(), ((1,),), {}, 5.0) == (1,)
+        assert await route.invoke(Sent("echo"), ((1,),), {}, 5.0) == (1,)
 
 
 # --- refs and names ----------------------------------------------------------------------------

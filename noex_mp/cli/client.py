@@ -112,7 +112,8 @@ class RunningNode:
         except TimeoutError:
             raise CallTimedOutError(str(self), patience) from None
         except NodeDownError:
-            raise NodeDownError(f"{self} has stopped") from None
+            how = "has died" if self.client.root_died else "has stopped"
+            raise NodeDownError(f"{self} {how}") from None
 
     def __str__(self) -> str:
         return f"node {self.name} (os pid {self.os_pid})" if self.os_pid else f"node {self.name}"

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from noex_mp.client.named import NOBODY_YET
-from noex_mp.client.route import Route
+from noex_mp.client.route import Route, died_in_words
+from noex_mp.core.reasons import RootDied
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
-from noex_mp.transport import fds
+from noex_mp.transport import fds, lifeline
 from noex_mp.transport.blocking_link import BlockingLink
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import keep_apart
+from noex_mp.transport.platform import peer_of
 from noex_mp.transport.spin import Spinner
 from noex_mp.transport.ticker import Ticker
 from noex_mp.wire.classes import path_of
@@ -49,6 +51,7 @@ from noex_mp.wire.envelopes import (
     REPLY,
     REQUEST,
     RESPONSE,
+    STOPPED,
 )
 from noex_mp.wire.payload import unpack_error
 from noex_mp.wire.stream import FrameReader
@@ -85,6 +88,8 @@ class Client:
         done: A future that is done, for casts that had no need to wait.
         routes: The way to each server that it has called, by sid.
         serving: Returns the sid of the server in whose name the current task runs, or 0.
+        root_died: Whether the root has died, and which it was; None while it runs, and where the
+            node was stopped.
     """
 
     route_class: type[Route] = Route
@@ -107,6 +112,7 @@ class Client:
         self.done: asyncio.Future[None] = loop.create_future()
         self.done.set_result(None)
         self.serving: Callable[[], int] = int
+        self.root_died: RootDied | None = None
         _clients.add(self)
         self._ticks = 0
         self._ticking = False
@@ -137,7 +143,9 @@ class Client:
             GONE: self._on_gone,
             RESPONSE: self._on_response,
             MONITORED: self._on_monitored,
+            STOPPED: self._on_stopped,
         }
+        self._has_stopped = False
 
     # --- routes ------------------------------------------------------------------------
 
@@ -173,7 +181,7 @@ class Client:
         error = answer.exception()
         found = None if error else answer.result()
         if self._control.closed:
-            route.node_down()
+            route.node_down(self.root_died)
         elif found is None:
             route.gone(None, error)
         else:
@@ -190,7 +198,7 @@ class Client:
     def locate(self, route: Route) -> None:
         """Ask the root where the server is; it answers now and after every restart."""
         if self._control.closed:
-            route.node_down()
+            route.node_down(self.root_died)
         elif route.incarnation == 0:
             route.incarnation = -1
             self._control.post([LOCATE, route.sid])
@@ -271,7 +279,7 @@ class Client:
         """Ask the root to do something, and return the future of its answer."""
         future: asyncio.Future[Any] = self.loop.create_future()
         if self._control.closed:
-            future.set_exception(NodeDownError("the node has stopped"))
+            future.set_exception(NodeDownError(self._end_in_words))
             return future
         self._request_id += 1
         self._control.post_big([REQUEST, self._request_id, method, *parameters])
@@ -460,7 +468,7 @@ class Client:
             NodeDownError: The root is gone.
         """
         if self._control.closed:
-            raise NodeDownError("the node has stopped")
+            raise NodeDownError(self._end_in_words)
         if self._watching is None:
             from noex_mp.client.monitors import Watching
 
@@ -571,21 +579,39 @@ class Client:
             self._requests.clear()
         self._control.close()
 
+    def _on_stopped(self, frame: list[Any]) -> None:
+        self._has_stopped = True
+
+    def root_gone(self, os_pid: int) -> None:
+        """Take the end of the control link: the node has stopped, or its root has died.
+
+        Args:
+            os_pid: The root process, or 0 where nobody knows.
+        """
+        # A root that lives on has closed the link for another reason.
+        if not self._has_stopped and lifeline.is_ending(os_pid):
+            self.root_died = RootDied(os_pid)
+        self.node_down()
+
     def node_down(self) -> None:
         """Fail everything that waits: the root is gone."""
         self._ticker.close()
         for route in self._all_routes():
-            route.node_down()
+            route.node_down(self.root_died)
         self._named.clear()
         for future in self._requests.values():
             if not future.done():
-                future.set_exception(NodeDownError("the node has stopped"))
+                future.set_exception(NodeDownError(self._end_in_words))
         self._requests.clear()
         if self._watching is not None:
             self._watching.node_down()
         self.routes.clear()
         for link in list(self._links.values()):
             link.close()
+
+    @property
+    def _end_in_words(self) -> str:
+        return died_in_words(self.root_died) if self.root_died else "the node has stopped"
 
     def forked(self) -> None:
         """Let every ref ask for its route again, in a process that the user's program forked."""
@@ -643,12 +669,13 @@ def connect_client(
             (See `Connection`.)
         client_class: What it is to be.
     """
+    root, _ = peer_of(sock)
 
     def on_frame(link: ControlLink, frame: list[Any]) -> None:
         client.handle(frame)
 
     def on_close(link: ControlLink, problem: Exception | None) -> None:
-        client.node_down()
+        client.root_gone(root)
 
     control = ControlLink(
         loop,

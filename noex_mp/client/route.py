@@ -25,13 +25,14 @@ import asyncio
 from _thread import get_ident
 from collections import OrderedDict
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.client import poison
 from noex_mp.client.named import addressed
 from noex_mp.client.packed import operation_in, renewed, size_of
 from noex_mp.client.window import Ranges, Window
+from noex_mp.core.reasons import ExitReport, RootDied
 from noex_mp.errors import (
     CallTimedOutError,
     MailboxFullError,
@@ -56,10 +57,9 @@ from noex_mp.wire.envelopes import (
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
-    from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import SentOperation
 
-__all__ = ["Pending", "Route"]
+__all__ = ["Pending", "Route", "died_in_words"]
 
 # This many casts leave at once if the sender does not let the loop run by itself.
 BATCH: Final = 1024
@@ -739,10 +739,28 @@ class Route:
             error.__cause__ = cause
             _fail(entry, error)
 
-    def node_down(self) -> None:
-        """Fail whatever waits: the node has stopped."""
+    def node_down(self, died: RootDied | None) -> None:
+        """Fail whatever waits: the node has stopped, or its root has died."""
+        if died is not None:
+            text = f"{died_in_words(died)}, and {self.label} with it"
+            self.report = self._report_of(died)
+        else:
+            text = "the node has stopped"
         for entry in self._end():
-            _fail(entry, NodeDownError("the node has stopped"))
+            _fail(entry, NodeDownError(text, self.report if died else None))
+
+    def _report_of(self, died: RootDied) -> ExitReport:
+        return ExitReport(
+            server=self.label,
+            sid=self.sid,
+            # Of one that was being located it is not known.
+            incarnation=max(0, self.incarnation),
+            reason=died,
+            os_pid=0,
+            uptime=0.0,
+            time=time(),
+            next="nobody starts it again",
+        )
 
     def _end(self) -> list[Pending]:
         self.thread = 0
@@ -753,6 +771,12 @@ class Route:
         self._note_if_all_is_sent()
         pending, self.pending = self.pending, {}
         return [entry for entry in pending.values() if not entry[0].done()]
+
+
+def died_in_words(died: RootDied) -> str:
+    """Return a sentence about a root that has died."""
+    which = f" (os pid {died.os_pid})" if died.os_pid else ""
+    return f"the root process of the node has died{which}"
 
 
 def _fail(entry: Pending, error: Exception) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "NoServer",
     "Normal",
     "OutOfMemory",
+    "RootDied",
     "Rule",
     "Shutdown",
     "ShutdownTimedOut",
@@ -153,6 +154,20 @@ class Linked:
 
 
 @dataclass(frozen=True)
+class RootDied:
+    """The root process of the server's node has died, and all of the node with it.
+
+    There is nobody who could have seen how the server ended: a program outside of the node
+    concludes it, from the end of the root.
+
+    Attributes:
+        os_pid: The root process, as the operating system counts; 0 where nobody knows.
+    """
+
+    os_pid: int
+
+
+@dataclass(frozen=True)
 class NoServer:
     """There is no such server, or no more: what `monitor` and `link` say of it."""
 
@@ -179,6 +194,7 @@ ExitReason: TypeAlias = (
     | InitTimedOut
     | ShutdownTimedOut
     | Linked
+    | RootDied
     | NoServer
     | Unknown
 )
@@ -226,6 +242,9 @@ def render(reason: ExitReason) -> str:
             return f"did not stop within {limit:g} s and was killed"
         case Linked(server, first):
             return f"ended with {server}, to which it was linked and which {render(first)}"
+        case RootDied(os_pid):
+            which = f" (os pid {os_pid})" if os_pid else ""
+            return f"ended with the root process of its node{which}, which has died"
         case NoServer():
             return "does not exist"
         case Unknown(detail):

@@ -53,6 +53,7 @@ from noex_mp.wire.envelopes import (
     PROTOCOL_VERSION,
     READY,
     REQUEST,
+    STOPPED,
     TIE,
     TRAP,
     UNLINKED,
@@ -201,6 +202,7 @@ class Root:
 
     def _close(self) -> None:
         for connection in list(self._connections):
+            connection.post([STOPPED])
             connection.control.close()
         if self._door is not None:
             self._door.close()

@@ -114,5 +114,9 @@ MONITORED: Final = 52  # numbers, sid, reason, report, restart: a `Down` for eac
 # traps exits.
 SIGNAL: Final = 53
 
+# -: the node has stopped, in good order, and nothing comes behind this. A link that ends without it
+# was closed since its peer talked nonsense, or the root has died.
+STOPPED: Final = 54
+
 # Said in HELLO; a process of another version is refused.
 PROTOCOL_VERSION: Final = 1

@@ -68,6 +68,7 @@ class Counter(GenServer, expected=(Refused,)):
 
     @call
     def never(self, sender: From[None]) -> NoReply:
+        print("never replies")
         return NoReply()
 
 

@@ -6,17 +6,19 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from noex_mp.client.client import Client, connect_client
 from noex_mp.transport.paths import connect_unix, runtime_folder
 
 
-class SentEcho:
-    """The operation, as a program names it that does not know its class."""
+@dataclass(frozen=True)
+class Sent:
+    """An operation, as a program names it that does not know its class."""
 
-    name = "echo"
-    idempotent = False
-    max_deliveries = None
+    name: str
+    idempotent: bool = False
+    max_deliveries: int | None = None
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from noex_mp.client.api import spec_to_wire
 from noex_mp.wire import codec, extensions, registration
 from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import ObservedNode, on_both_loops
-from tests.nodes.outside import SentEcho, outside
+from tests.nodes.outside import Sent, outside
 from tests.servers.echoing import Echo
 from tests.wire.anatomy import NATIVE, PICKLED, anatomy
 from tests.wire.registered import Guarded, Moody, Unshared
@@ -129,8 +129,8 @@ async def test_nothing_from_outside_makes_a_server_load_classes_or_pickles(value
         echo = await spawn(Echo)
         route = client.route(echo.sid, "Echo")
         with pytest.raises(RemoteProtocolError, match="forbidden extension type"):
-            await route.invoke(SentEcho(), (value,), {}, 5.0)
-        assert await route.invoke(SentEcho(), ((1, {2}),), {}, 5.0) == (1, {2})
+            await route.invoke(Sent("echo"), (value,), {}, 5.0)
+        assert await route.invoke(Sent("echo"), ((1, {2}),), {}, 5.0) == (1, {2})
 
 
 async def test_nobody_outside_starts_servers() -> None:
