@@ -40,7 +40,7 @@ if _early.is_the_command():
 # isort: split
 from noex_mp import node as _node
 from noex_mp.client import current as _current
-from noex_mp.client.api import named, spawn, stop, whereis
+from noex_mp.client.api import named, spawn, stop
 from noex_mp.client.events import Event, EventKind
 from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
@@ -97,16 +97,19 @@ from noex_mp.errors import (
     MailboxFullError,
     MaxChildrenError,
     MaxRestartsExceededError,
+    NameTimedOutError,
     NoDeadLetterError,
     NodeDownError,
     NoexError,
     NoNodeError,
     NoServerError,
     NotImportableError,
+    NotRegisteredError,
     OutOfDescriptorsError,
     PoisonedMessageError,
     PreloadError,
     ProtocolError,
+    RegistryKeysError,
     RemoteError,
     RemoteProtocolError,
     ServerExitedError,
@@ -118,6 +121,7 @@ from noex_mp.errors import (
 )
 
 if TYPE_CHECKING:
+    from noex_mp.client.groups import Group, GroupChange, GroupWatch
     from noex_mp.client.monitors import (
         Watch,
         demonitor,
@@ -127,6 +131,7 @@ if TYPE_CHECKING:
         unlink,
         watch,
     )
+    from noex_mp.client.registry import Registration, Registry, registry, whereis
     from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
     from noex_mp.node.implicit import current_node, shutdown
     from noex_mp.node.node import Node
@@ -177,6 +182,10 @@ __all__ = [
     # core.gen_server
     "From",
     "GenServer",
+    # client.groups
+    "Group",
+    "GroupChange",
+    "GroupWatch",
     "Ignore",
     "InitFailed",
     "InitFailedError",
@@ -190,6 +199,7 @@ __all__ = [
     "MaxChildrenError",
     "MaxRestartsExceededError",
     "Monitor",
+    "NameTimedOutError",
     "NoDeadLetterError",
     "NoNodeError",
     "NoReply",
@@ -201,6 +211,7 @@ __all__ = [
     "NoexError",
     "Normal",
     "NotImportableError",
+    "NotRegisteredError",
     # core.operations
     "Operation",
     "OutOfDescriptorsError",
@@ -212,6 +223,10 @@ __all__ = [
     "ProtocolError",
     # core.ref
     "Ref",
+    # client.registry
+    "Registration",
+    "Registry",
+    "RegistryKeysError",
     "RemoteError",
     "RemoteProtocolError",
     "Reply",
@@ -247,6 +262,7 @@ __all__ = [
     "named",
     # wire.registration
     "register_type",
+    "registry",
     "send_after",
     "send_interval",
     "shutdown",
@@ -269,7 +285,12 @@ _current.set_implicit(_node.implicit_node)
 _ON_DEMAND = {
     "ChildCounts": "noex_mp.client.supervisors",
     "ChildInfo": "noex_mp.client.supervisors",
+    "Group": "noex_mp.client.groups",
+    "GroupChange": "noex_mp.client.groups",
+    "GroupWatch": "noex_mp.client.groups",
     "Node": "noex_mp.node.node",
+    "Registration": "noex_mp.client.registry",
+    "Registry": "noex_mp.client.registry",
     "SupervisorRef": "noex_mp.client.supervisors",
     "Watch": "noex_mp.client.monitors",
     "current_node": "noex_mp.node.implicit",
@@ -277,11 +298,13 @@ _ON_DEMAND = {
     "link": "noex_mp.client.monitors",
     "monitor": "noex_mp.client.monitors",
     "register_type": "noex_mp.wire.registration",
+    "registry": "noex_mp.client.registry",
     "shutdown": "noex_mp.node.implicit",
     "supervisor": "noex_mp.client.supervisors",
     "trap_exits": "noex_mp.client.monitors",
     "unlink": "noex_mp.client.monitors",
     "watch": "noex_mp.client.monitors",
+    "whereis": "noex_mp.client.registry",
 }
 
 

@@ -11,11 +11,14 @@ NoexError
 │   ├── UnencodableError         a value cannot be sent to another process
 │   ├── BadRegistrationError     a type cannot be registered like this
 │   ├── UnregisteredTypeError    a value came whose type is registered at its sender only
+│   ├── RegistryKeysError        the registry was made with other keys
 │   └── NoNodeError              there is no node here to do this
 ├── StartError               a server did not come up
 │   ├── InitFailedError          its `init` raised, or its worker died in it
 │   ├── InitTimedOutError        its `init` took too long
 │   ├── AlreadyRegisteredError   its name belongs to another server or node
+│   ├── NotRegisteredError       nobody has the name
+│   │   └── NameTimedOutError        nor has anybody claimed it in time (also a TimeoutError)
 │   ├── DuplicateChildError      its id belongs to another child
 │   ├── ChildNotFoundError       its supervisor has no such child
 │   ├── ChildStateError          it runs, and should not, for what is asked
@@ -72,16 +75,19 @@ __all__ = [
     "MailboxFullError",
     "MaxChildrenError",
     "MaxRestartsExceededError",
+    "NameTimedOutError",
     "NoDeadLetterError",
     "NoNodeError",
     "NoServerError",
     "NodeDownError",
     "NoexError",
     "NotImportableError",
+    "NotRegisteredError",
     "OutOfDescriptorsError",
     "PoisonedMessageError",
     "PreloadError",
     "ProtocolError",
+    "RegistryKeysError",
     "RemoteError",
     "RemoteProtocolError",
     "ServerExitedError",
@@ -230,6 +236,28 @@ class UnregisteredTypeError(ConfigError):
         )
 
 
+class RegistryKeysError(ConfigError):
+    """A registry is there with other keys than this handle says.
+
+    Attributes:
+        registry: The registry.
+        expected: What the handle says: `"unique"` or `"duplicate"`.
+        keys: What the registry has.
+    """
+
+    def __init__(self, registry: str, expected: str, keys: str) -> None:
+        super().__init__(registry, expected, keys)
+        self.registry = registry
+        self.expected = expected
+        self.keys = keys
+
+    def __str__(self) -> str:
+        return (
+            f"registry {self.registry!r} has {self.keys} keys, and this handle says {self.expected}"
+            f"\nWrite Registry({self.registry!r}, keys={self.keys!r}) everywhere."
+        )
+
+
 class NoNodeError(ConfigError):
     """There is no node in this process, thread or loop that could do this."""
 
@@ -282,19 +310,64 @@ class AlreadyRegisteredError(StartError):
     """The name belongs to another server, or to another node.
 
     Attributes:
-        name: The name.
-        holder: What has it: `"server"` or `"node"`.
+        name: The name, or the key.
+        holder: What has it: `"server"`, `"node"`, or `"itself"` for who wants to have it twice.
+        registry: The registry; empty for the node's own, and for nodes.
     """
 
-    def __init__(self, name: str, holder: str = "server") -> None:
-        super().__init__(name, holder)
+    def __init__(self, name: str, holder: str = "server", registry: str = "") -> None:
+        super().__init__(name, holder, registry)
         self.name = name
         self.holder = holder
+        self.registry = registry
 
     def __str__(self) -> str:
+        where = f" in registry {self.registry!r}" if self.registry else ""
+        if self.holder == "itself":
+            return f"it is registered under {self.name!r}{where} already"
         return (
-            f"the name {self.name!r} is taken by a running {self.holder}; stop it or choose another"
+            f"the name {self.name!r} is taken{where} by a running {self.holder}; "
+            f"stop it or choose another"
         )
+
+
+class NotRegisteredError(StartError):
+    """Nobody is registered under the name.
+
+    Attributes:
+        name: The name, or the key.
+        registry: The registry; empty for the node's own.
+        near: Names that there are and that look like it.
+    """
+
+    def __init__(self, name: str, registry: str = "", near: tuple[str, ...] = ()) -> None:
+        super().__init__(name, registry, near)
+        self.name = name
+        self.registry = registry
+        self.near = tuple(near)
+
+    def __str__(self) -> str:
+        where = f" in registry {self.registry!r}" if self.registry else ""
+        hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        return f"nobody is registered as {self.name!r}{where}{hint}"
+
+
+class NameTimedOutError(NotRegisteredError, TimeoutError):
+    """Nobody has registered under the name in time.
+
+    Attributes:
+        timeout: How long it was waited for, in seconds.
+    """
+
+    def __init__(
+        self, name: str, registry: str = "", near: tuple[str, ...] = (), timeout: float = 0.0
+    ) -> None:
+        super().__init__(name, registry, near)
+        self.args = (name, registry, near, timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, also after {self.timeout:g} s"
 
 
 class OutOfDescriptorsError(StartError):

@@ -7,7 +7,8 @@ counter = sync.spawn(Counter, start=10)
 Counter.increment.sync(counter, by=3)  # 13
 ```
 
-The functions have the names of those in `noex_mp` that are awaited, and do the same. The implicit
+The functions have the names of those in `noex_mp` that are awaited, and do the same; `whereis`
+blocks nowhere, and is the same one. Registries and groups have a `.sync` of their own. The implicit
 node is one for the whole process: the first `spawn` starts it in the background, and it ends with
 the interpreter or by `shutdown`. `with Node(tree) as node` starts one of your own, and gives you a
 `BlockingNode`.
@@ -30,10 +31,10 @@ from noex_mp.client.api import (
     spawn_on,
     spec_of,
     stop_on,
-    whereis_on,
 )
 from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
 from noex_mp.client.monitors import Watch, exit_on, watch_on
+from noex_mp.client.registry import whereis
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call, Down
 from noex_mp.core.reasons import ExitReason
@@ -167,19 +168,6 @@ def _ends_of(end: ThreadEnd, ends: Watch) -> Iterator[Down]:
         return
     finally:
         ends.close()
-
-
-def whereis(name: str, server: type[S]) -> Ref[S] | None:
-    """Return the address registered as `name`, or None if there is none.
-
-    Args:
-        server: The class you expect; it types the result.
-
-    Raises:
-        NoNodeError: An event loop runs in this thread, or there is no node.
-    """
-    end = _end("whereis")
-    return end.run(whereis_on(end.client(), name))
 
 
 def supervisor(name: str | SupervisorRef) -> BlockingSupervisor:

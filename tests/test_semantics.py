@@ -66,6 +66,7 @@ from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
 from tests.servers.poisonous import Poisonous
+from tests.servers.registered import PLAYERS, ROOMS, Room
 from tests.servers.trees import Leaf
 from tests.servers.watching import Watcher
 from tests.wire.anatomy import NATIVE, anatomy
@@ -506,7 +507,7 @@ async def test_a_name_is_unique_and_kept_through_restarts() -> None:
             await spawn(child(Counter).options(name="counter"))
         node.kill(counter)
         await node.event("restarted", counter)
-        assert await whereis("counter", Counter) == counter
+        assert whereis("counter", Counter) == counter
 
 
 @holds("refs-3")
@@ -543,6 +544,56 @@ async def test_is_running_is_the_roots_word(tmp_path: Path, whistles: Whistles) 
         await stop(start)
         assert not await start.is_running()
         assert not await named("nobody", Counter).is_running()
+
+
+@holds("names-1")
+async def test_a_key_that_was_claimed_is_found_everywhere_and_once() -> None:
+    async with ObservedNode(preload=("tests.servers.registered",)):
+        rooms = [await spawn(Room) for _ in range(3)]
+        claims = [Room.claim(room, "lobby") for room in rooms]
+        done = await outcomes(*claims)
+        assert done.count(None) == 1
+        assert done.count(AlreadyRegisteredError) == 2
+        winner = rooms[done.index(None)]
+        for room in rooms:
+            assert await Room.find(room, "lobby") == winner
+
+
+@holds("names-2")
+async def test_a_key_is_free_before_anybody_hears_of_the_end() -> None:
+    async with ObservedNode(preload=("tests.servers.registered",)) as node:
+        watcher = await spawn(Room)
+        for n in range(5):
+            dying = await spawn(child(Room, f"key/{n}").options(restart="temporary"))
+            await Room.watch_out_for(watcher, dying)
+            node.kill(dying)
+            while len(await Room.found_at_down(watcher)) <= n:
+                pass
+        assert await Room.found_at_down(watcher) == [[None, [], 0, []]] * 5
+
+
+@holds("names-3")
+async def test_no_change_of_metadata_is_lost() -> None:
+    async with ObservedNode(preload=("tests.servers.registered",)):
+        rooms = [await spawn(Room) for _ in range(3)]
+        await ROOMS.register("lobby", rooms[0], metadata=0)
+        await asyncio.gather(*(Room.count_up(room.within(60), "lobby", 10) for room in rooms))
+        assert ROOMS.metadata("lobby") == 30
+
+
+@holds("names-4")
+async def test_a_watched_group_tells_of_its_members() -> None:
+    async with ObservedNode(preload=("tests.servers.registered",)) as node:
+        changes, members = PLAYERS.watch(), set[Ref[Any]]()
+        rooms = [await spawn(child(Room).options(restart="temporary")) for _ in range(4)]
+        for room in rooms:
+            await Room.join(room)
+        node.kill(rooms[0])
+        await Room.leave(rooms[1])
+        await node.event("crashed", rooms[0])
+        while members != set(rooms[2:]):
+            kind, ref = await anext(changes)
+            (members.add if kind == "joined" else members.remove)(ref)
 
 
 # --- time --------------------------------------------------------------------------------------
@@ -719,7 +770,7 @@ async def test_a_tree_that_fails_to_start_is_undone() -> None:
 async def test_the_restart_type_decides() -> None:
     async with ObservedNode(Supervisor(child(Turns).options(name="permanent"))) as node:
         transient = await spawn(Turns)
-        permanent = await whereis("permanent", Turns)
+        permanent = whereis("permanent", Turns)
         assert permanent is not None
         for ref in (permanent, transient):
             await Turns.reply_and(ref, Stop())
@@ -784,7 +835,7 @@ async def test_a_monitor_tells_of_one_end_once_behind_what_was_sent() -> None:
         *notes, down = await Watcher.heard(watcher, 201)
         assert notes == list(range(200))
         assert (down.ref, down.reason, down.restart) == (sender, Killed("SIGKILL"), None)
-        assert await whereis("sender", Watcher) is None
+        assert whereis("sender", Watcher) is None
 
 
 @holds("watch-2")

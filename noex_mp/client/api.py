@@ -1,4 +1,4 @@
-"""What a program does with servers besides calling them: spawn, stop, find."""
+"""What a program does with servers besides calling them: spawn, stop, name."""
 
 from __future__ import annotations
 
@@ -37,8 +37,6 @@ __all__ = [
     "spec_to_wire",
     "stop",
     "stop_on",
-    "whereis",
-    "whereis_on",
 ]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
@@ -290,24 +288,6 @@ async def stop_on(
     await client.request(
         "stop", ref.sid or ref.name, reason or Shutdown(), timeout, client.serving()
     )
-
-
-async def whereis(name: str, server: type[S]) -> Ref[S] | None:
-    """Return the address registered as `name`, or None if there is none.
-
-    Args:
-        server: The class you expect; it types the result.
-    """
-    return await whereis_on(await current.client_or_implicit(), name)
-
-
-async def whereis_on(client: Client, name: str) -> Ref[Any] | None:
-    """Return the address registered as `name` on a client's node."""
-    found = await client.request("whereis", name)
-    if found is None:
-        return None
-    sid, label = found
-    return Ref(client.node, sid, label=label)
 
 
 def named(name: str, server: type[S]) -> Ref[S]:

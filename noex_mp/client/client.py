@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
+from noex_mp.client import current
 from noex_mp.client.named import NOBODY_YET
 from noex_mp.client.route import Route, died_in_words
 from noex_mp.core.reasons import RootDied
@@ -36,6 +37,7 @@ from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     BUFFERS,
+    CHANGED,
     DOWN,
     DROPPED,
     END,
@@ -57,6 +59,7 @@ from noex_mp.wire.payload import unpack_error
 from noex_mp.wire.stream import FrameReader
 
 if TYPE_CHECKING:
+    from noex_mp.client.key_watches import KeyWatches
     from noex_mp.client.monitors import Watcher, Watching
 
 __all__ = ["Client", "connect_client"]
@@ -136,6 +139,7 @@ class Client:
         self._request_id = 0
         # Made when somebody watches.
         self._watching: Watching | None = None
+        self._key_watches: KeyWatches | None = None
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             LOCATED: self._on_located,
             LINK_DOWN: self._on_link_down,
@@ -144,6 +148,7 @@ class Client:
             RESPONSE: self._on_response,
             MONITORED: self._on_monitored,
             STOPPED: self._on_stopped,
+            CHANGED: self._on_changed,
         }
         self._has_stopped = False
 
@@ -165,6 +170,9 @@ class Client:
         sid = self._names.get(name)
         if sid is not None:
             return self.routes[sid]
+        claim = current.claimed_at_run_time(self.node, name)
+        if claim is not None:
+            return self.route(claim.sid, claim.label)
         return self._named.get(name) or self._ask_for(name)
 
     def _ask_for(self, name: str) -> Route:
@@ -185,8 +193,10 @@ class Client:
         elif found is None:
             route.gone(None, error)
         else:
-            sid, label = found
-            self._names[name] = sid
+            sid, label, is_own = found
+            if is_own:
+                # It is the server's as long as that is there. Else it is looked up each time.
+                self._names[name] = sid
             self.route(sid, label).adopt(route)
 
     def _forget_names_of(self, sid: int) -> None:
@@ -204,7 +214,11 @@ class Client:
             self._control.post([LOCATE, route.sid])
 
     def _known_route(self, ref: Ref[Any]) -> Route | None:
-        return self.routes.get(ref.sid or self._names.get(ref.name or "", 0))
+        name = ref.name or ""
+        sid = ref.sid or self._names.get(name, 0)
+        if not sid and (claim := current.claimed_at_run_time(self.node, name)) is not None:
+            sid = claim.sid
+        return self.routes.get(sid)
 
     def sent(self, ref: Ref[Any]) -> asyncio.Future[None]:
         """Return a future that is done once the socket has what the window of a server took."""
@@ -483,6 +497,25 @@ class Client:
         elif self._watching is not None:
             self._watching.heard(frame)
 
+    @property
+    def key_watches(self) -> KeyWatches:
+        """The watched keys of registries.
+
+        Raises:
+            NodeDownError: The root is gone.
+        """
+        if self._control.closed:
+            raise NodeDownError("the node has stopped")
+        if self._key_watches is None:
+            from noex_mp.client.key_watches import KeyWatches
+
+            self._key_watches = KeyWatches(self.loop, self._control.post)
+        return self._key_watches
+
+    def _on_changed(self, frame: list[Any]) -> None:
+        if self._key_watches is not None:
+            self._key_watches.heard(frame[1])
+
     def forget_watcher(self, watcher: Watcher) -> None:
         """Note that a server has ended: nobody is to hear for it."""
         if self._watching is not None and not self._control.closed:
@@ -605,6 +638,8 @@ class Client:
         self._requests.clear()
         if self._watching is not None:
             self._watching.node_down()
+        if self._key_watches is not None:
+            self._key_watches.node_down()
         self.routes.clear()
         for link in list(self._links.values()):
             link.close()

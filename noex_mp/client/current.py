@@ -13,18 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+from asyncio import (
+    _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
+)
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from noex_mp.core import ref as core_ref
 from noex_mp.core.ref import Ref
+from noex_mp.core.registrations import GLOBAL, IS_OWN
 from noex_mp.errors import NodeDownError, NoNodeError
 from noex_mp.transport import fds
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
+    from noex_mp.client.local_names import LocalNames
     from noex_mp.core.reasons import ExitReason
+    from noex_mp.core.ref import Route
+    from noex_mp.core.registrations import Claim
 
     ClientOf = Callable[[asyncio.AbstractEventLoop], Client]
 
@@ -40,6 +47,7 @@ __all__ = [
 ]
 
 _clients: dict[str, ClientOf] = {}
+_names: dict[str, LocalNames] = {}
 _process_node: str | None = None
 _implicit: Callable[[str | None], Awaitable[str]] | None = None
 
@@ -50,14 +58,18 @@ implicit: dict[asyncio.AbstractEventLoop, str] = {}
 current: ContextVar[str | None] = ContextVar("noex_mp_node", default=None)
 
 
-def join(node: str, client_of: ClientOf, *, whole_process: bool = False) -> None:
+def join(node: str, client_of: ClientOf, names: LocalNames, *, whole_process: bool = False) -> None:
     """Make a node reachable from this process.
 
     Args:
+        node: Its id.
+        client_of: Returns the client of an event loop.
+        names: Its registries.
         whole_process: It is the node of everything here: a worker's own.
     """
     global _process_node
     _clients[node] = client_of
+    _names[node] = names
     if whole_process:
         _process_node = node
 
@@ -65,6 +77,9 @@ def join(node: str, client_of: ClientOf, *, whole_process: bool = False) -> None
 def leave(node: str) -> None:
     """Forget a node that has ended."""
     _clients.pop(node, None)
+    names = _names.pop(node, None)
+    if names is not None:
+        names.close()
 
 
 def set_implicit(start: Callable[[str | None], Awaitable[str]]) -> None:
@@ -119,6 +134,38 @@ def client_on(node: str, loop: asyncio.AbstractEventLoop) -> Client:
     return client_of(loop)
 
 
+def local_names(node: str | None = None) -> LocalNames:
+    """Return this process's copy of a node's registries, in any thread.
+
+    Args:
+        node: The node's id; None means the current one.
+
+    Raises:
+        NoNodeError: There is no node here, or several run and nothing says which one is meant.
+        NodeDownError: The node has stopped.
+    """
+    node = node or current.get() or _process_node
+    if node is None:
+        loop = _get_running_loop()
+        node = (loop and implicit.get(loop)) or node_of_thread()
+    found = _names.get(node or "")
+    if found is not None:
+        return found
+    if fds.forked():
+        raise _forked_error()
+    if node is None:
+        raise NoNodeError("there is no node here\nStart one: async with Node(...).")
+    raise NodeDownError(f"the node {node} has stopped, or is not of this process")
+
+
+def claimed_at_run_time(node: str, name: str) -> Claim | None:
+    """Return who has claimed a name of a node at run time: not the child that is called so."""
+    names = _names.get(node)
+    table = names.state.tables.get(GLOBAL) if names is not None else None
+    claim = table.first(name) if table is not None else None
+    return claim if claim is not None and not claim.flags & IS_OWN else None
+
+
 def node_of_thread() -> str | None:
     """Return the node that a thread without an event loop means; None if none runs here.
 
@@ -151,6 +198,7 @@ def _forget_the_parents() -> None:
     # In a child that the program has forked: its parent's nodes cannot be used here.
     global _process_node
     _clients.clear()
+    _names.clear()
     implicit.clear()
     _process_node = None
 
@@ -192,7 +240,21 @@ async def _send_exit(ref: Ref[Any], reason: ExitReason) -> None:
 
 
 def _connect(ref: Ref[Any]) -> Any:
-    return client(ref.node or None).way_to(ref)
+    its_client = client(ref.node or None)
+    route = its_client.way_to(ref)
+    if not ref.sid and claimed_at_run_time(its_client.node, ref.name or "") is not None:
+        return _Borrowed(route)
+    return route
+
+
+class _Borrowed:
+    """The route of a ref by a name that was claimed at run time: the ref asks again each time."""
+
+    thread = 0
+
+    def __init__(self, route: Route) -> None:
+        self.is_running = route.is_running
+        self.invoke, self.cast, self.cast_nowait = route.invoke, route.cast, route.cast_nowait
 
 
 def _this_thread() -> Any:

@@ -81,7 +81,8 @@ class Event:
         kind: What happened.
         ref: Whose event it is: the same address through all restarts.
         server: Its name or id, for people.
-        name: Its name, or None.
+        name: Its name, or None. Where a name was claimed or freed, that name.
+        registry: Where a name was claimed or freed, in which registry; empty for the node's own.
         incarnation: Which start of it, from 1; 0 before the first. In `restarting`, the next one.
         attempt: Which try to bring it up this is, from 1; 0 while it runs. It counts on until
             one succeeds.
@@ -108,6 +109,7 @@ class Event:
     ref: Ref[Any] | SupervisorRef
     server: str
     name: str | None = None
+    registry: str = ""
     incarnation: int
     attempt: int = 0
     reason: ExitReason | None = None

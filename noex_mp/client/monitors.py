@@ -39,6 +39,7 @@ __all__ = [
     "Watch",
     "Watcher",
     "Watching",
+    "current_server",
     "demonitor",
     "exit_on",
     "install",
@@ -68,7 +69,22 @@ class Watcher(Protocol):
 
 
 class Server(Watcher, Protocol):
-    """The server in whose name code runs."""
+    """The server in whose name code runs.
+
+    Attributes:
+        sid: Its number in the node.
+        incarnation: Which start of it this is.
+    """
+
+    @property
+    def sid(self) -> int:
+        """Its number in the node."""
+        ...
+
+    @property
+    def incarnation(self) -> int:
+        """Which start of it this is."""
+        ...
 
     def link(self, other: Address) -> None:
         """Link it with another."""
@@ -94,6 +110,15 @@ def install(current_server: Callable[[], Server | None]) -> None:
     """Set how the server in whose name code runs is found. For the worker, when it starts."""
     global _current_server
     _current_server = current_server
+
+
+def current_server() -> Server | None:
+    """Return the server in whose name code runs, or None.
+
+    Raises:
+        NoNodeError: This is another thread of its process.
+    """
+    return _current_server()
 
 
 class Watching:

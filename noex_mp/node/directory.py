@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from noex_mp.core.reasons import ExitReport, Unknown
-from noex_mp.errors import AlreadyRegisteredError
 from noex_mp.node.children import Child
 from noex_mp.node.connection import Connection
-from noex_mp.node.events import Events
 from noex_mp.node.members import Member
+from noex_mp.node.registries import Registries
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
 from noex_mp.wire.envelopes import DOWN, GONE, LINK, LINK_DOWN, LOCATED, UNLINK
@@ -39,16 +38,15 @@ class Directory:
     """The servers of one node."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None], events: Events
+        self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None], registries: Registries
     ) -> None:
         self._loop = loop
-        self._events = events
+        self._registries = registries
         self._say = say
         self._silent_until = 0.0
         self._children: dict[int, Child] = {}
         # Supervisors are no servers: nobody sends to them.
         self._supervisors: dict[int, Member] = {}
-        self._names: dict[str, Member] = {}
         self._gone: dict[int, Child] = {}
         self._sids = itertools.count(1)
         self._link_ids = itertools.count(1)
@@ -70,17 +68,12 @@ class Directory:
         Raises:
             AlreadyRegisteredError: Another has the name.
         """
-        if member.name is not None:
-            if member.name in self._names:
-                raise AlreadyRegisteredError(member.name)
-            self._names[member.name] = member
+        self._registries.claim_own(member)
         if isinstance(member, Child):
             self._gone.pop(member.sid, None)
             self._children[member.sid] = member
         else:
             self._supervisors[member.sid] = member
-        if member.name is not None:
-            self._events.tell("name_claimed", member)
 
     def get(self, sid: int) -> Child | None:
         """Return the server with this number, unless it is gone."""
@@ -96,16 +89,12 @@ class Directory:
 
     def named(self, name: str) -> Member | None:
         """Return the server or supervisor that has this name."""
-        return self._names.get(name)
-
-    def whereis(self, name: str) -> Child | None:
-        """Return the server that has this name."""
-        member = self._names.get(name)
-        return member if isinstance(member, Child) else None
+        sid = self._registries.holder_of(name)
+        return None if sid is None else self._children.get(sid) or self._supervisors.get(sid)
 
     def names(self) -> list[str]:
         """Return the names in use."""
-        return sorted(self._names)
+        return self._registries.names()
 
     # --- who is told what --------------------------------------------------------------
 
@@ -148,9 +137,7 @@ class Directory:
 
     def gone(self, member: Member) -> None:
         """Free the name of one that does not come back by itself, then say so."""
-        if member.name is not None and self._names.get(member.name) is member:
-            del self._names[member.name]
-            self._events.tell("name_freed", member)
+        self._registries.free_own(member)
         self._supervisors.pop(member.sid, None)
         if not isinstance(member, Child):
             return

@@ -36,6 +36,7 @@ from noex_mp.client.api import (
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, Listener
+from noex_mp.client.local_names import LocalNames
 from noex_mp.client.reports import exits_on, ps_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
@@ -234,7 +235,9 @@ class Node:
     def _open(self) -> None:
         self._is_up = True
         assert self._clients is not None
-        current.join(self.id, self._clients.of)
+        assert self._root is not None
+        names = LocalNames(self.id, self._root.names_fd(), allow_pickle=self._pickle)
+        current.join(self.id, self._clients.of, names)
 
     def _launch(self) -> concurrent.futures.Future[None]:
         refuse_while_preloading()

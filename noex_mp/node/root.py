@@ -32,6 +32,7 @@ from noex_mp.node.events import Events
 from noex_mp.node.generations import Generations
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
+from noex_mp.node.registries import Registries
 from noex_mp.node.signals import Signals
 from noex_mp.node.starts import StartFailedError
 from noex_mp.node.supervisor import Supervision
@@ -58,6 +59,8 @@ from noex_mp.wire.envelopes import (
     TRAP,
     UNLINKED,
     UNTIE,
+    UNWATCH_KEY,
+    WATCH_KEY,
 )
 from noex_mp.wire.payload import unpack_error
 
@@ -85,10 +88,12 @@ class Root:
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
         self._events = Events(self.id, loop, config.listener)
-        self._directory = Directory(loop, self._say, self._events)
+        self._registries = Registries(self._events, self._known)
+        self._directory = Directory(loop, self._say, self._registries)
         self._workers = Workers(
             loop,
             black_box=self._black_box,
+            names_fd=self._registries.log.fd,
             sink=config.sink,
             fields={
                 "node": self.id,
@@ -123,6 +128,7 @@ class Root:
             self._signals,
             self._generations,
             self._events,
+            self._registries.methods,
         )
         self._connections: set[Connection] = set()
         self._door: ControlSocket | None = None
@@ -144,6 +150,8 @@ class Root:
             TIE: self._on_tie,
             UNTIE: self._on_untie,
             TRAP: self._on_trap,
+            WATCH_KEY: self._on_watch_key,
+            UNWATCH_KEY: self._on_unwatch_key,
             REQUEST: self._answers.take,
         }
 
@@ -207,10 +215,15 @@ class Root:
         if self._door is not None:
             self._door.close()
         self._black_box.close()
+        self._registries.log.close()
         fds.close(self._lifeline_read)
         fds.close(self._lifeline_write)
 
     def _on_dead(self, worker: Worker) -> None:
+        # First of all: nobody who hears of an end may find what the server was registered as.
+        for child in worker.residents.values():
+            self._registries.ended(child)
+        self._registries.watches.forget(worker.connection)
         self._monitors.forget(worker.connection)
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
@@ -263,6 +276,7 @@ class Root:
         if self._door is not None:
             self._door.forget(connection)
         self._monitors.forget(connection)
+        self._registries.watches.forget(connection)
         self._directory.forget(connection)
 
     def _open_control_socket(self, name: str) -> None:
@@ -323,6 +337,7 @@ class Root:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
+            self._registries.ended(child)
             ignored = isinstance(frame[3], Normal) and child.stop_reason is None
             child.answered("ignored" if ignored else "refused")
 
@@ -331,6 +346,7 @@ class Root:
         if child is not None:
             child.exited = (frame[3], frame[4], frame[5])
             child.begun, child.evidence = frame[6], frame[7]
+            self._registries.ended(child)
             self._supervision.server_ended(child)
 
     # --- what clients say --------------------------------------------------------------
@@ -390,7 +406,7 @@ class Root:
             problem = "a monitor, which is for the node's own processes"
             raise RemoteProtocolError(connection.label, problem)
         _, number, target, is_lasting = frame
-        self._monitors.add(connection, number, self._answers.known(target), is_lasting=is_lasting)
+        self._monitors.add(connection, number, self._known(target), is_lasting=is_lasting)
 
     def _on_demonitor(self, connection: Connection, frame: list[Any]) -> None:
         self._monitors.remove(connection, frame[1])
@@ -398,21 +414,38 @@ class Root:
     def _on_tie(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
-            self._signals.link(child, self._answers.known(frame[3]))
+            self._signals.link(child, self._known(frame[3]))
 
     def _on_untie(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
-            self._signals.unlink(child, self._answers.known(frame[3]))
+            self._signals.unlink(child, self._known(frame[3]))
 
     def _on_trap(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
             child.traps = frame[3]
 
+    def _on_watch_key(self, connection: Connection, frame: list[Any]) -> None:
+        if not connection.trusted:
+            problem = "a watch of a key, which is for the node's own processes"
+            raise RemoteProtocolError(connection.label, problem)
+        self._registries.watches.add(connection, *frame[1:])
+
+    def _on_unwatch_key(self, connection: Connection, frame: list[Any]) -> None:
+        self._registries.watches.remove(connection, frame[1])
+
+    def _known(self, target: int | str) -> Member | None:
+        return self._answers.known(target)
+
     def _on_end(self, member: Member, restart: int | None) -> None:
+        self._registries.ended(member)
         self._signals.ended(member, for_good=restart is None)
         self._monitors.ended(member, restart)
+
+    def names_fd(self) -> int:
+        """Return a new descriptor that reads the log of names."""
+        return self._registries.log.open()
 
     def servers(self) -> list[Child]:
         """Return the servers that there are."""

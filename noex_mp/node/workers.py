@@ -149,6 +149,7 @@ class Workers:
         loop: asyncio.AbstractEventLoop,
         *,
         black_box: BlackBox,
+        names_fd: int,
         sink: Sink,
         fields: dict[str, Any],
         on_frame: Callable[[Connection, list[Any]], None],
@@ -159,12 +160,14 @@ class Workers:
         """Make the register of a node's workers.
 
         Args:
+            names_fd: A descriptor that reads the log of names; each worker gets a copy.
             linked: Returns those that the program around the root has links to; None if it makes
                 no calls.
         """
         self._loop = loop
         self._linked = linked
         self._black_box = black_box
+        self._names_fd = names_fd
         self._sink = sink
         self._fields = fields
         self._on_frame = on_frame
@@ -224,7 +227,7 @@ class Workers:
             passed.append(self._output_pipe(worker, "stdout"))
             passed.append(self._output_pipe(worker, "stderr"))
             worker.os_pid, worker.pidfd = await zygote.fork(
-                (*passed, worker.slot.fd), self._fields_of(worker, process or {})
+                (*passed, worker.slot.fd, self._names_fd), self._fields_of(worker, process or {})
             )
         except BaseException as error:
             self._discard(worker)

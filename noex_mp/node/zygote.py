@@ -183,7 +183,8 @@ class Zygote:
         cancelled, the worker that may come all the same is killed.
 
         Args:
-            passed: The worker's control socket, standard output, standard error, black box. They
+            passed: The worker's control socket, standard output, standard error, black box,
+                log of names. They
                 stay the caller's, and open until this returns.
             fields: What the worker's `Boot` holds; small (128 KiB).
 

@@ -346,6 +346,16 @@ def anonymous_file(name: str) -> int:
     return fd
 
 
+def open_for_reading(fd: int) -> int:
+    """Return another descriptor of an anonymous file, which cannot write.
+
+    Where a file without a name cannot be opened once more, it is one that can.
+    """
+    if sys.platform == "linux" and not FALLBACKS:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    return os.dup(fd)
+
+
 # --- pidfds -------------------------------------------------------------------------------------
 
 # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes), linux/pidfd.h.

@@ -86,6 +86,9 @@ DEMONITOR: Final = 32  # number
 TIE: Final = 33  # sid, incarnation, target: the end of one is to be the end of the other
 UNTIE: Final = 34  # sid, incarnation, target
 TRAP: Final = 35  # sid, incarnation, traps: exit signals are to come as messages, or not
+# number, registry, key: tell me (CHANGED) now, and whenever something changes under that key.
+WATCH_KEY: Final = 36
+UNWATCH_KEY: Final = 37  # number
 
 # Control plane, the root to a process.
 START: Final = 40  # sid, incarnation, spec
@@ -113,6 +116,7 @@ MONITORED: Final = 52  # numbers, sid, reason, report, restart: a `Down` for eac
 # sid, incarnation, sender (sid, label, kind; or None), reason, report: an `Exit`, to a server that
 # traps exits.
 SIGNAL: Final = 53
+CHANGED: Final = 54  # numbers: look at your copy of the registries, for these WATCH_KEYs
 
 # -: the node has stopped, in good order, and nothing comes behind this. A link that ends without it
 # was closed since its peer talked nonsense, or the root has died.

@@ -14,7 +14,15 @@ from noex_mp.wire.classes import find_class, goes_by_name, path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.stream import FrameReader
 
-__all__ = ["pack_arguments", "pack_error", "pack_payload", "unpack_error", "unpack_payload"]
+__all__ = [
+    "pack_arguments",
+    "pack_error",
+    "pack_payload",
+    "pack_value",
+    "unpack_error",
+    "unpack_payload",
+    "unpack_value",
+]
 
 
 def pack_payload(
@@ -122,6 +130,35 @@ def unpack_error(data: bytes, *, allow_pickle: bool) -> BaseException | None:
         return failures[0]
     error = frame[1]
     return error if isinstance(error, BaseException) else None
+
+
+def pack_value(encoder: Encoder, what: str, value: Any) -> bytes:
+    """Return a value as bytes.
+
+    Args:
+        encoder: Packs it.
+        what: What an error calls it.
+        value: The value.
+
+    Raises:
+        UnencodableError: It cannot be sent.
+    """
+    try:
+        return b"".join(encoder.pack_big([0, value]))
+    except Exception as error:
+        raise encoder.explain_value(what, value, error) from None
+
+
+def unpack_value(data: bytes, *, allow_pickle: bool) -> Any:
+    """Return the value that `pack_value` packed.
+
+    Raises:
+        Exception: It cannot be rebuilt in this process; says why.
+    """
+    frame, failures = _unpack(data, "a process", allow_pickle=allow_pickle)
+    if failures:
+        raise failures[0]
+    return frame[1]
 
 
 def _unpack(data: bytes, peer: str, *, allow_pickle: bool) -> tuple[list[Any], list[Exception]]:

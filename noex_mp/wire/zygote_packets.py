@@ -15,8 +15,8 @@ import msgpack
 
 # Root to zygote.
 CONFIGURE: Final = 0  # - ; fds: a file that holds the packed configuration, lifeline's read end
-# request id, fields; fds: control socket, stdout, stderr, black box. With a field "exec", which
-# holds variables for the new interpreter, the worker is executed instead of forked.
+# request id, fields; fds: control socket, stdout, stderr, black box, log of names. With a field
+# "exec", which holds variables for the new interpreter, the worker is executed instead of forked.
 FORK: Final = 1
 UNLINK: Final = 2  # path: remove this file when the root is gone
 

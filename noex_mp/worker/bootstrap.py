@@ -37,6 +37,7 @@ class Boot:
     Attributes:
         control_fd: Its end of the control socket to the root; non-blocking.
         black_box_fd: The file in memory that the root reads after a death.
+        names_fd: The log of names, which it reads.
         stderr_fd: The pipe for standard error once more, out of the way of user code.
         black_box_offset: Where this worker's region of it begins, in bytes.
         node: The id of the node.
@@ -47,6 +48,7 @@ class Boot:
 
     control_fd: int
     black_box_fd: int
+    names_fd: int
     stderr_fd: int
     black_box_offset: int = 0
     node: str = ""
@@ -67,6 +69,7 @@ class Birth:
         stdout_fd: The pipe for standard output.
         stderr_fd: The pipe for standard error.
         black_box_fd: The file for the last words.
+        names_fd: The log of names.
         lifeline_fd: The zygote's read end of the lifeline.
         kept_fds: What the preload left open on purpose, such as a log file.
         signals: What to do at each signal that the zygote or the preload handles differently.
@@ -78,6 +81,7 @@ class Birth:
     stdout_fd: int
     stderr_fd: int
     black_box_fd: int
+    names_fd: int
     lifeline_fd: int
     kept_fds: frozenset[int] = frozenset()
     signals: Mapping[int, Any] = field(default_factory=dict[int, Any])
@@ -171,8 +175,8 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
 def _take_descriptors(birth: Birth) -> Boot:
     os.dup2(birth.stdout_fd, 1)
     os.dup2(birth.stderr_fd, 2)
-    kept = {0, 1, 2, birth.control_fd, birth.black_box_fd, birth.lifeline_fd, *birth.kept_fds}
-    _close_all_but(kept)
+    mine = {birth.control_fd, birth.black_box_fd, birth.names_fd, birth.lifeline_fd}
+    _close_all_but({0, 1, 2, *mine, *birth.kept_fds})
     fds.start_register()
     lifeline.arm(birth.lifeline_fd)
     os.close(birth.lifeline_fd)
@@ -184,6 +188,7 @@ def _take_descriptors(birth: Birth) -> Boot:
     return Boot(
         control_fd=fds.own(fds.high(birth.control_fd)),
         black_box_fd=fds.own(fds.high(birth.black_box_fd)),
+        names_fd=fds.own(fds.high(birth.names_fd)),
         stderr_fd=fds.own(fds.high(os.dup(2))),
         black_box_offset=fields.get("black_box_offset", 0),
         node=fields.get("node", ""),

@@ -41,6 +41,7 @@ def main(fd: int) -> NoReturn:
             stdout_fd=1,
             stderr_fd=2,
             black_box_fd=brief["black_box"],
+            names_fd=brief["names"],
             lifeline_fd=brief["lifeline"],
         )
     )

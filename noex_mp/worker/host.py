@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from noex_mp.client import current, monitors, timers
+from noex_mp.client.local_names import LocalNames
 from noex_mp.core import current_call
 from noex_mp.core.black_box import (
     OUTBOX_OFFSET,
@@ -157,7 +158,9 @@ class Host:
         current_call.install(activation.current_call)
         timers.install(self._delivery)
         monitors.install(self._current_server)
-        current.join(self._boot.node, self._clients.of, whole_process=True)
+        boot = self._boot
+        names = LocalNames(boot.node, boot.names_fd, allow_pickle=self._allow_pickle)
+        current.join(boot.node, self._clients.of, names, whole_process=True)
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
 
     def _delivery(self, ref: Ref[Any]) -> Arrival | None:

@@ -31,6 +31,16 @@ class WatchingServer:
         self._host = host
         self._traps = False
 
+    @property
+    def sid(self) -> int:
+        """Its number in the node."""
+        return self._mailbox.sid
+
+    @property
+    def incarnation(self) -> int:
+        """Which start of it this is."""
+        return self._mailbox.incarnation
+
     def hear(self, messages: Sequence[Down | Exit]) -> None:
         """Queue the news of an end, behind what the ended server had sent."""
         if not self._mailbox.has_ended:

@@ -215,7 +215,7 @@ class Zygote:
             fds.close_all(passed)
 
     def _fork_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
-        control, stdout, stderr, black_box = passed
+        control, stdout, stderr, black_box, names = passed
         os_pid = os.fork()
         if os_pid == 0:
             run(
@@ -226,6 +226,7 @@ class Zygote:
                     stdout_fd=stdout,
                     stderr_fd=stderr,
                     black_box_fd=black_box,
+                    names_fd=names,
                     lifeline_fd=self._lifeline,
                     kept_fds=self._kept,
                     signals=self._signals,
@@ -234,16 +235,17 @@ class Zygote:
         return os_pid
 
     def _execute_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
-        control, stdout, stderr, black_box = passed
+        control, stdout, stderr, black_box, names = passed
         brief = {
             "config": asdict(self._config),
             "fields": fields,
             "control": control,
             "black_box": black_box,
+            "names": names,
             "lifeline": self._lifeline,
         }
         file = fds.anonymous_file("noex-mp-brief")
-        inherited = (file, control, black_box, self._lifeline)
+        inherited = (file, control, black_box, names, self._lifeline)
         try:
             os.write(file, packets.pack(brief))
             os.lseek(file, 0, os.SEEK_SET)

@@ -312,7 +312,7 @@ class _Run:
         found: list[Ref[Target]] = []
         for n, spec in enumerate(specs):
             assert spec.name is not None
-            ref = await whereis(spec.name, Target)
+            ref = whereis(spec.name, Target)
             assert ref is not None
             found.append(named(spec.name, Target) if n % 2 else ref)
         return found

@@ -187,7 +187,7 @@ async def test_a_stop_during_a_restart_ends_it(tmp_path: Path, whistles: Whistle
         with pytest.raises(NoServerError):
             await waiting
         assert await node.ps() == []
-        assert await whereis("start", Start) is None
+        assert whereis("start", Start) is None
 
 
 async def test_a_node_that_stops_during_a_restart_leaves_nothing(

@@ -45,14 +45,14 @@ async def test_every_failed_start_says_why() -> None:
             error = failure.value
             assert why in str(error) or why == type(error.__cause__).__name__, how
             # It is gone, and its name is free, before we hear of it.
-            assert await whereis("start", Start) is None
+            assert whereis("start", Start) is None
         assert await node.ps() == []
 
 
 async def test_a_tree_goes_on_without_a_child_that_has_nothing_to_do() -> None:
     tree = Supervisor(child(Start, how="ignore").options(name="start"), child(Counter))
     async with ObservedNode(tree) as node:
-        assert await whereis("start", Start) is None
+        assert whereis("start", Start) is None
         assert [row["server"] for row in await node.ps()] == ["Counter"]
 
 

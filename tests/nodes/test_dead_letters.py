@@ -8,7 +8,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from noex_mp.node import dead_letters
 from noex_mp.node.dead_letters import DeadLetters
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
+from noex_mp.node.registries import Registries
 from tests.faults.test_poison import PRELOAD, at, error_of, lair, patient
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.nodes.outside import outside
@@ -135,7 +136,8 @@ class Office:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         events = Events("node", loop, lambda event: None)
-        directory = Directory(loop, lambda text: None, events)
+        self._registries = Registries(events, lambda target: None)
+        directory = Directory(loop, lambda text: None, self._registries)
         self._letters = DeadLetters("node", directory, events, spawn=_nothing)
 
     async def bury(self, payload: bytes = b"x", again: int = 0) -> int:
@@ -149,18 +151,31 @@ class Office:
         answer = await self._letters.methods["dead_letters"]()
         return [letter["id"] for letter in answer["letters"]], answer["dropped"]
 
+    def close(self) -> None:
+        """Give back what it has open."""
+        self._registries.log.close()
 
-async def test_the_oldest_letters_go_first_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_LETTERS", 3)
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
     office = Office()
+    yield office
+    office.close()
+
+
+async def test_the_oldest_letters_go_first_and_are_counted(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "MAX_LETTERS", 3)
     assert [await office.bury() for _ in range(5)] == [1, 2, 3, 4, 5]
     assert await office.kept() == ([3, 4, 5], 2)
 
 
-async def test_letters_have_a_bound_in_bytes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_letters_have_a_bound_in_bytes_together(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Each with its report.
     monkeypatch.setattr(dead_letters, "MAX_BYTES", 3 * 20_000)
-    office = Office()
     for _ in range(5):
         await office.bury(b"x" * 1000)
     assert await office.kept() == ([3, 4, 5], 2)
@@ -170,8 +185,7 @@ async def test_letters_have_a_bound_in_bytes_together(monkeypatch: pytest.Monkey
     assert await office.kept() == ([7], 6)
 
 
-async def test_a_letter_that_was_tried_again_stays_the_same_one() -> None:
-    office = Office()
+async def test_a_letter_that_was_tried_again_stays_the_same_one(office: Office) -> None:
     assert [await office.bury(), await office.bury(), await office.bury(again=1)] == [1, 2, 1]
     assert await office.kept() == ([2, 1], 0)
     # It was dropped meanwhile.

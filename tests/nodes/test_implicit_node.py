@@ -25,7 +25,7 @@ async def test_a_cancelled_spawn_does_not_cost_the_others_their_node() -> None:
 
 async def test_a_name_is_found_in_the_implicit_node() -> None:
     counter = await spawn(child(Counter, start=4).options(name="visits"))
-    assert await whereis("visits", Counter) == counter
+    assert whereis("visits", Counter) == counter
     assert await Counter.increment(named("visits", Counter)) == 5
     await shutdown()
 

@@ -244,7 +244,7 @@ async def test_one_that_is_terminated_while_it_waits_for_a_group_is_not_started(
             with pytest.raises(InitFailedError, match="stopped before its start"):
                 await starting
         assert await states() == {"a": "stopped", "b": "running", "c": "running"}
-        assert await whereis("a", Obedient) is None
+        assert whereis("a", Obedient) is None
         assert scene.told("a", "d") == ["+a", "-a"]
         assert await top.restart_child("a") == a
         assert await Obedient.os_pid(c)

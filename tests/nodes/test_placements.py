@@ -206,7 +206,7 @@ async def test_one_death_of_a_group_counts_once_for_their_supervisor() -> None:
 async def node_ref(node: Node, name: str) -> Ref[Member]:
     from noex_mp import whereis
 
-    found = await whereis(name, Member)
+    found = whereis(name, Member)
     assert found is not None
     return found
 

@@ -140,7 +140,7 @@ async def test_a_tree_says_once_what_the_process_of_a_placement_is_like() -> Non
         room.options(id="a", name="a"), room.options(id="b", nice=7), room.options(id="c")
     )
     async with ObservedNode(tree):
-        first = await whereis("a", Looking)
+        first = whereis("a", Looking)
         assert first is not None
         assert await Looking.nice(first) == 7
 

@@ -103,8 +103,8 @@ async def test_a_name_finds_its_server() -> None:
     async with ObservedNode():
         counter = await spawn(child(Counter, start=1).options(name="counter"))
         assert await Counter.increment(named("counter", Counter)) == 2
-        assert await whereis("counter", Counter) == counter
-        assert await whereis("nobody", Counter) is None
+        assert whereis("counter", Counter) == counter
+        assert whereis("nobody", Counter) is None
         assert await named("counter", Counter).is_running()
         assert not await named("nobody", Counter).is_running()
         with pytest.raises(NoServerError):
@@ -118,7 +118,7 @@ async def test_a_name_stays_with_a_server_through_its_restart() -> None:
         assert await Counter.increment(by_name) == 2
         node.kill(counter)
         assert await Counter.increment(by_name) == 2
-        assert await whereis("counter", Counter) == counter
+        assert whereis("counter", Counter) == counter
 
 
 async def test_a_name_is_free_once_its_server_is_gone_and_means_the_next_one_then() -> None:
@@ -129,7 +129,7 @@ async def test_a_name_is_free_once_its_server_is_gone_and_means_the_next_one_the
             counter = await spawn(spec)
             assert await Counter.increment(by_name) == 2
             await stop(by_name)
-            assert await whereis("counter", Counter) is None
+            assert whereis("counter", Counter) is None
             with pytest.raises(NoServerError):
                 await Counter.increment(by_name)
             with pytest.raises(NoServerError):

@@ -62,7 +62,7 @@ async def test_a_child_is_started_terminated_restarted_and_deleted(diary: Path) 
         assert told(diary) == ["+a", "+b", "-b"]
         with pytest.raises(NoServerError):
             await Leaf.os_pid(b)
-        assert await whereis("b", Leaf) is None
+        assert whereis("b", Leaf) is None
         await front.terminate_child("b")
         assert [(each.id, each.state) for each in await front.which_children()] == [
             ("a", "running"),
@@ -268,12 +268,15 @@ async def test_a_server_is_found_by_its_path(diary: Path) -> None:
         assert [row["path"] for row in await node.ps()] == ["/front/web"]
         await node.spawn(Counter)
         assert [row["path"] for row in await node.ps()] == ["/front/web", None]
-        found = await whereis("/front/web", Counter)
-        assert found is not None
-        assert await Counter.increment(found) == 1
-        assert await supervisor("/front").get_child("web") == found
-        assert await whereis("/front/nobody", Counter) is None
-        assert await whereis("/front", Counter) is None
+        assert await Counter.increment(named("/front/web", Counter)) == 1
+        found = await supervisor("/front").get_child("web")
+        assert isinstance(found, Ref)
+        assert await Counter.increment(found) == 2
+        for path in ("/front/nobody", "/front"):
+            with pytest.raises(NoServerError):
+                await Counter.increment(named(path, Counter))
+        # That is no name.
+        assert whereis("/front/web", Counter) is None
 
 
 async def test_a_stop_of_a_supervisor_ends_a_start_under_way(

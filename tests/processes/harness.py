@@ -62,7 +62,7 @@ class Root:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         black_box = fds.anonymous_file("black-box")
-        passed = [theirs.fileno(), out_write, err_write, black_box]
+        passed = [theirs.fileno(), out_write, err_write, black_box, black_box]
         try:
             os_pid, pidfd = await self.zygote.fork(passed, {"code": code, **fields})
         except BaseException:
