@@ -74,6 +74,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "idle": Measurement(_runtime("idle_memory")),
     "many": Measurement(_runtime("many")),
     "monitors": Measurement(_runtime("monitors")),
+    "names": Measurement(_runtime("names"), pinned=False),
     "groups": Measurement(_runtime("groups"), pinned=False),
 }
 
@@ -147,6 +148,10 @@ ROWS: list[Row] = [
     Row("200 servers: idle", ("many", "idle_percent"), "% of a core", 1.0),
     Row("100,000 monitors: each", ("monitors", "bytes_each"), "bytes", 1000.0),
     Row("100,000 monitors: all told of a death", ("monitors", "told_ms"), "ms"),
+    Row("100,000 names: claims, frees", ("names", "per_second"), "/s", 5e4, more_is_better=True),
+    Row("100,000 names: lookup in a worker", ("names", "lookup_us"), "µs", 1.0),
+    Row("100,000 names: first lookup of a worker", ("names", "first_ms"), "ms"),
+    Row("100,000 names: a pattern", ("names", "pattern_ms"), "ms", 50.0),
     Row("10,000 servers in 4 groups: start", ("groups", "start_s"), "s", 4.0),
     Row("10,000 servers in 4 groups: each", ("groups", "kb_each"), "KB", 5.0),
     Row("10,000 servers in 4 groups: each, called", ("groups", "kb_called"), "KB"),

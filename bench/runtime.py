@@ -25,6 +25,7 @@ import psutil
 import uvloop
 
 from bench.floor import Numbers, percentiles
+from bench.registering import Registrar
 from bench.servers import Caller, Echo
 from bench.watching import Watcher
 from noex_mp import (
@@ -57,6 +58,7 @@ GROUP = 20
 GROUPS = 4
 MEMBERS = 10_000
 MONITORS = 100_000
+NAMES = 100_000
 IDLE_SECONDS = 2.0
 BURNERS = 2
 BESIDE_SECONDS = 2.0
@@ -530,6 +532,20 @@ async def monitors() -> Numbers:
     os.kill(os_pid, signal.SIGKILL)
     await told
     return {"bytes_each": each, "told_ms": (perf_counter() - start) * 1e3}
+
+
+async def names() -> Numbers:
+    """100,000 names that a worker claims and frees, and what another one takes to find them."""
+    owner, other = await spawn(Registrar), await spawn(Registrar)
+    claimed = await Registrar.claim(owner.within(None), NAMES)
+    first, each, pattern = await Registrar.find(other.within(None))
+    freed = await Registrar.free(owner.within(None), NAMES)
+    return {
+        "per_second": 2 * NAMES / (claimed + freed),
+        "first_ms": first * 1e3,
+        "lookup_us": each * 1e6,
+        "pattern_ms": pattern * 1e3,
+    }
 
 
 async def _memory_of_root_and(watcher: Ref[Watcher]) -> int:

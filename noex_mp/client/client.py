@@ -301,6 +301,17 @@ class Client:
         self._requests[self._request_id] = future
         return future
 
+    def request_soon(self, method: str, *parameters: Any) -> asyncio.Future[Any]:
+        """Ask the same of the root, together with what else is asked in this turn of the loop."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        if self._control.closed:
+            future.set_exception(NodeDownError("the node has stopped"))
+            return future
+        self._request_id += 1
+        self._control.post_soon([REQUEST, self._request_id, method, *parameters])
+        self._requests[self._request_id] = future
+        return future
+
     # --- deadlines ---------------------------------------------------------------------
 
     def tick(self) -> None:

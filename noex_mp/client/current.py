@@ -161,7 +161,7 @@ def local_names(node: str | None = None) -> LocalNames:
 def claimed_at_run_time(node: str, name: str) -> Claim | None:
     """Return who has claimed a name of a node at run time: not the child that is called so."""
     names = _names.get(node)
-    table = names.state.tables.get(GLOBAL) if names is not None else None
+    table = names.table(GLOBAL) if names is not None else None
     claim = table.first(name) if table is not None else None
     return claim if claim is not None and not claim.flags & IS_OWN else None
 

@@ -171,7 +171,7 @@ class GroupWatch:
 
     def _look(self) -> None:
         names = current.local_names(self._client.node)
-        table = names.state.tables.get(GROUPS)
+        table = names.table(GROUPS)
         claims = table.of(self._group.name) if table is not None else []
         now = {claim.version: claim for claim in claims}
         left = [claim for version, claim in self._known.items() if version not in now]

@@ -145,11 +145,8 @@ class Registry:
             RegistryKeysError: The registry has other keys than this handle.
             NoNodeError, NodeDownError: There is no node here, or it has stopped.
         """
-        return self._find(key, server)
-
-    def _find(self, key: str, server: object) -> Any:
         names = current.local_names()
-        table = names.state.tables.get(self.name)
+        table = names.table(self.name)
         if table is None:
             return None
         if table.is_unique != (self.keys == "unique"):
@@ -181,7 +178,8 @@ class Registry:
                 f"registry {self.name!r} has duplicate keys, so there may be many under {key!r}\n"
                 f"Write entries({key!r}), or whereis({key!r}) for the oldest."
             )
-        found: Any = self._find(key, server)
+        find: Any = self.whereis
+        found = find(key, server)
         if found is None:
             raise self._not_registered(key)
         return found
@@ -223,9 +221,12 @@ class Registry:
             rooms.match("lobby/*", lambda room: room.metadata["people"] > 0)
             ```
         """
-        fits = compile_glob(glob)
         names, table = self._table()
-        claims = [] if table is None else [c for c in table.claims() if fits(c.key)]
+        if table is None:
+            return []
+        # In C: there may be a hundred thousand keys.
+        keys = filter(compile_glob(glob), table.keys())
+        claims = [claim for key in keys for claim in table.of(key)]
         found = _registrations(names, claims)
         return found if predicate is None else [each for each in found if predicate(each)]
 
@@ -273,6 +274,7 @@ class Registry:
             ```
         """
         client = _client()
+        find: Any = self.whereis
         watch = client.key_watches.add(self.name, key)
         given_up = False
 
@@ -283,7 +285,7 @@ class Registry:
 
         timer = None if timeout is None else client.loop.call_later(timeout, give_up)
         try:
-            while (found := self._find(key, server)) is None:
+            while (found := find(key, server)) is None:
                 if given_up:
                     near = self._not_registered(key).near
                     raise NameTimedOutError(key, self.name, near, timeout or 0.0)
@@ -327,7 +329,7 @@ class Registry:
         else:
             target, incarnation = _target(ref), None
         packed = _pack(client, metadata)
-        await client.request(
+        await client.request_soon(
             "register", self.name, self._is_unique, key, target, incarnation, packed
         )
 
@@ -344,7 +346,7 @@ class Registry:
             RegistryKeysError, NoNodeError: As `register`.
         """
         target = self._target_or_own("unregister", key, ref)
-        await _client().request("unregister", self.name, self._is_unique, key, target)
+        await _client().request_soon("unregister", self.name, self._is_unique, key, target)
 
     async def update_metadata(
         self,
@@ -371,7 +373,7 @@ class Registry:
         """
         client = _client()
         target = self._target_or_own("update_metadata", key, ref)
-        ask = client.request
+        ask = client.request_soon
         head = ("update_metadata", self.name, self._is_unique, key)
         if not callable(change):
             await ask(*head, target, None, _pack(client, change))
@@ -428,7 +430,7 @@ class Registry:
 
     def _table(self) -> tuple[LocalNames, Table | None]:
         names = current.local_names()
-        table = names.state.tables.get(self.name)
+        table = names.table(self.name)
         if table is not None and table.is_unique != self._is_unique:
             raise self._other_keys(table)
         return names, table

@@ -60,6 +60,9 @@ GLOBAL: Final = ""
 GROUPS: Final = "@groups"
 
 
+_intern: Final = sys.intern
+
+
 class Claim:
     """That a server or supervisor is registered under a key.
 
@@ -245,12 +248,14 @@ class RegistryState:
 
     def apply(self, record: list[Any]) -> Claim | None:
         """Take a record; return the claim that it made, changed or struck out."""
-        kind, registry, key, sid = record[:4]
-        if kind == CLAIMED:
-            label, flags, version, metadata = record[4:]
-            claim = Claim(key, sid, sys.intern(label), flags, version, metadata)
-            self._table(registry, flags).add(claim)
+        if record[0] == CLAIMED:
+            # Mostly: a new process reads a hundred thousand of them.
+            _, registry, key, sid, label, flags, version, metadata = record
+            claim = Claim(key, sid, _intern(label), flags, version, metadata)
+            table = self.tables.get(registry) or self._new_table(registry, flags)
+            table.add(claim)
             return claim
+        kind, registry, key, sid = record[:4]
         table = self.tables[registry]
         if kind == UPDATED:
             return self._update(table, *record[2:])
@@ -270,11 +275,8 @@ class RegistryState:
         table.add(claim)
         return claim
 
-    def _table(self, registry: str, flags: int) -> Table:
-        table = self.tables.get(registry)
-        if table is None:
-            table = Unique() if flags & IS_UNIQUE else Duplicate()
-            self.tables[registry] = table
+    def _new_table(self, registry: str, flags: int) -> Table:
+        table = self.tables[registry] = Unique() if flags & IS_UNIQUE else Duplicate()
         return table
 
     def records(self) -> Iterator[list[Any]]:

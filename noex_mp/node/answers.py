@@ -148,8 +148,8 @@ class Answers:
         except Exception as error:
             answer = [RESPONSE, request, False, [error, b""]]
         connection.requests -= 1
-        if not connection.closed:
-            connection.post(answer)
+        # Thousands may come at once.
+        connection.post_soon(answer)
 
     async def _answer(
         self, connection: Connection, request: int, method: str, parameters: list[Any]

@@ -52,7 +52,7 @@ class ControlLink(Link):
     # Its frames are checked one by one, as they are taken from the reader.
     few = 0
 
-    __slots__ = ("_bounds", "_encoder", "_in_fds", "_on_frame", "_queue", "_queued")
+    __slots__ = ("_bounds", "_encoder", "_in_fds", "_on_frame", "_queue", "_queued", "_soon")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class ControlLink(Link):
         self._encoder = encoder
         self._bounds = bounds
         self._queued = 0
+        self._soon: list[bytes | memoryview] = []
         self._in_fds: deque[int] = deque()
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._on_frame = on_frame
@@ -121,7 +122,30 @@ class ControlLink(Link):
             raise self._encoder.explain_value("frame", frame, error) from None
         self._enqueue(chunks, [])
 
+    def post_soon(self, frame: list[Any]) -> None:
+        """Send a frame with the next turn of the loop, together with others like it.
+
+        Everything that is posted after it comes after it.
+
+        Raises:
+            UnencodableError: A value in the frame cannot be sent; nothing is sent then.
+        """
+        try:
+            chunks = self._encoder.chunks(frame)
+        except Exception as error:
+            raise self._encoder.explain_value("frame", frame, error) from None
+        if not self._soon:
+            self._loop.call_soon(self._post_those_due)
+        self._soon += chunks
+
+    def _post_those_due(self) -> None:
+        if self._soon:
+            chunks, self._soon = self._soon, []
+            self._enqueue([b"".join(chunks)], [])
+
     def _enqueue(self, chunks: list[bytes | memoryview], passed: list[int]) -> None:
+        if self._soon:
+            self._post_those_due()
         if self.closed:
             fds.close_all(passed)
             return
@@ -184,6 +208,7 @@ class ControlLink(Link):
         """Send all that waits, blocking: for a process that is about to end."""
         if self.closed:
             return
+        self._post_those_due()
         self._sock.settimeout(timeout)
         try:
             for data, passed in self._queue:
@@ -239,6 +264,8 @@ class ControlLink(Link):
     def close(self, problem: Exception | None = None) -> None:
         """End the link; `on_close` is called once. What was not sent or taken is closed."""
         if not self.closed:
+            if problem is None:
+                self._post_those_due()
             self._drop_queue()
             fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
             self._in_fds.clear()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from noex_mp.client.local_names import LocalNames
-from noex_mp.core.registrations import CLAIMED, FREED, IS_UNIQUE, RegistryState
+from noex_mp.core.registrations import CLAIMED, FREED, IS_UNIQUE, Claim, RegistryState
 from noex_mp.errors import NodeDownError
 from noex_mp.node import name_log
 from noex_mp.node.name_log import NameLog
@@ -48,8 +48,18 @@ class Writer:
 
 
 def keys(names: LocalNames) -> list[str]:
-    table = names.state.tables.get("rooms")
+    table = names.table("rooms")
     return table.keys() if table is not None else []
+
+
+def claims(names: LocalNames) -> list[Claim]:
+    table = names.table("rooms")
+    return table.claims() if table is not None else []
+
+
+def first(names: LocalNames, key: str) -> Claim | None:
+    table = names.table("rooms")
+    return table.first(key) if table is not None else None
 
 
 @pytest.fixture
@@ -99,11 +109,11 @@ def test_readers_that_look_often_or_rarely_or_come_late_see_the_same(writer: Wri
 def test_a_reader_that_keeps_up_keeps_its_entries_through_snapshots(writer: Writer) -> None:
     names = writer.reader()
     writer.claim("kept")
-    claim = names.state.tables["rooms"].first("kept")
+    claim = first(names, "kept")
     for n in range(1000):
         writer.claim(f"{n}")
         writer.free(f"{n}")
-        assert names.state.tables["rooms"].first("kept") is claim
+        assert first(names, "kept") is claim
     names.close()
 
 
@@ -161,7 +171,7 @@ def _look_until(names: LocalNames, *, last: int, told: int) -> int:
         first = found[0]
         if found not in (list(range(first, first + 10)), list(range(first, first + 11))):
             return 2
-        if any(c.key != str(c.sid) for c in names.state.tables["rooms"].claims()):
+        if any(c.key != str(c.sid) for c in claims(names)):
             return 3
         moments += 1
         if moments == 1:
