@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from msgpack import ExtType
 
+from noex_mp.core.tracebacks import users_part
 from noex_mp.errors import RemoteError
 from noex_mp.wire import by_value
 from noex_mp.wire.classes import find_class, goes_by_name, path_of
@@ -74,7 +75,8 @@ class _Record(NamedTuple):
     parts: bytes
     text: str
     notes: list[str]
-    # The frames of the traceback, outermost first, as the traceback module prints them.
+    # The frames of the traceback, as the traceback module prints them, from the first that is not
+    # ours on.
     frames: str
     linked_as: int
     linked: BaseException | None
@@ -266,7 +268,7 @@ def _notes_and_frames(error: BaseException) -> tuple[list[str], str]:
 
 def _frames(error: BaseException) -> str:
     try:
-        return _clean("".join(traceback.format_tb(error.__traceback__)))
+        return _clean("".join(traceback.format_tb(users_part(error))))
     except Exception:  # a traceback is worth a lot, but not the exception
         return ""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import traceback
 from collections.abc import Iterable
 from functools import partial
 from typing import Final, NoReturn
 
 from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal, is_abnormal
+from noex_mp.core.tracebacks import printed
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import rss_of
 from noex_mp.wire.classes import readable
@@ -141,4 +141,4 @@ def _init_failed(error: BaseException) -> InitFailed:
 
 
 def _traceback_of(error: BaseException | None) -> str:
-    return "" if error is None else readable("".join(traceback.format_exception(error)))
+    return "" if error is None else readable(printed(error))

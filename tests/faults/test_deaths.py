@@ -15,9 +15,11 @@ import pytest
 
 from noex_mp import (
     Crash,
+    DynamicSupervisor,
     Exited,
     ExitReason,
     Killed,
+    MaxChildrenError,
     Node,
     Ref,
     ServerExitedError,
@@ -25,6 +27,7 @@ from noex_mp import (
     child,
     named,
     spawn,
+    supervisor,
 )
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import FALLBACKS
@@ -104,7 +107,24 @@ async def test_a_crash_carries_the_error_and_its_traceback() -> None:
     cause = error.__cause__
     assert isinstance(cause, TwoArgumentsError)
     assert cause.right == "b"
-    assert "Remote traceback" in cause.__notes__[-1]
+    note = cause.__notes__[-1]
+    assert note.startswith("Remote traceback")
+    # It begins where the user's own code does.
+    for text in (error.report.traceback, note):
+        assert "in fail" in text.splitlines()[1]
+        assert "noex_mp/worker" not in text
+
+
+async def test_a_mistake_that_we_have_found_shows_no_traceback_of_ours() -> None:
+    tree = Supervisor(DynamicSupervisor(id="rooms", name="rooms", max_children=0))
+    async with Node(tree):
+        with pytest.raises(MaxChildrenError) as full:
+            await supervisor("rooms").start_child(child(Faulty))
+        assert not hasattr(full.value, "__notes__")
+        faulty = await spawn(Faulty)
+        with pytest.raises(TypeError, match="missing 1 required positional argument") as wrong:
+            await Faulty.echo(faulty)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        assert not hasattr(wrong.value, "__notes__")
 
 
 @on_both_loops
