@@ -79,6 +79,7 @@ from noex_mp.core.specs import (
 from noex_mp.errors import (
     AlreadyRegisteredError,
     BadChildSpecError,
+    BadConfigError,
     BadEnvelopeError,
     BadRegistrationError,
     BadTargetError,
@@ -132,17 +133,33 @@ if TYPE_CHECKING:
         watch,
     )
     from noex_mp.client.registry import Registration, Registry, registry, whereis
-    from noex_mp.client.supervisors import ChildCounts, ChildInfo, SupervisorRef, supervisor
+    from noex_mp.client.supervisors import (
+        ChildCounts,
+        ChildInfo,
+        SupervisorRef,
+        start_supervisor,
+        supervisor,
+    )
     from noex_mp.node.implicit import current_node, shutdown
     from noex_mp.node.node import Node
+    from noex_mp.services.application import Application
+    from noex_mp.services.dependencies import applications
+    from noex_mp.services.running import (
+        RunningApplication,
+        start_application,
+        stop_applications,
+    )
     from noex_mp.wire.registration import register_type
 
 __all__ = [
     # errors
     "AlreadyRegisteredError",
+    # services.application
+    "Application",
     # core.specs
     "Backoff",
     "BadChildSpecError",
+    "BadConfigError",
     "BadEnvelopeError",
     "BadRegistrationError",
     "BadTargetError",
@@ -231,6 +248,7 @@ __all__ = [
     "RemoteProtocolError",
     "Reply",
     "RootDied",
+    "RunningApplication",
     "ServerExitedError",
     "Shutdown",
     "ShutdownTimedOut",
@@ -249,6 +267,7 @@ __all__ = [
     "UnregisteredTypeError",
     # client.monitors
     "Watch",
+    "applications",
     "call",
     "cancel_timer",
     "cast",
@@ -267,7 +286,10 @@ __all__ = [
     "send_interval",
     "shutdown",
     "spawn",
+    "start_application",
+    "start_supervisor",
     "stop",
+    "stop_applications",
     "supervisor",
     "trap_exits",
     "unlink",
@@ -283,6 +305,7 @@ _current.set_implicit(_node.implicit_node)
 # Names whose modules are loaded when somebody asks for them: half of the package is needed only
 # by who starts a node, and to import it takes longer than all the rest.
 _ON_DEMAND = {
+    "Application": "noex_mp.services.application",
     "ChildCounts": "noex_mp.client.supervisors",
     "ChildInfo": "noex_mp.client.supervisors",
     "Group": "noex_mp.client.groups",
@@ -291,8 +314,10 @@ _ON_DEMAND = {
     "Node": "noex_mp.node.node",
     "Registration": "noex_mp.client.registry",
     "Registry": "noex_mp.client.registry",
+    "RunningApplication": "noex_mp.services.running",
     "SupervisorRef": "noex_mp.client.supervisors",
     "Watch": "noex_mp.client.monitors",
+    "applications": "noex_mp.services.dependencies",
     "current_node": "noex_mp.node.implicit",
     "demonitor": "noex_mp.client.monitors",
     "link": "noex_mp.client.monitors",
@@ -300,6 +325,9 @@ _ON_DEMAND = {
     "register_type": "noex_mp.wire.registration",
     "registry": "noex_mp.client.registry",
     "shutdown": "noex_mp.node.implicit",
+    "start_application": "noex_mp.services.running",
+    "start_supervisor": "noex_mp.client.supervisors",
+    "stop_applications": "noex_mp.services.running",
     "supervisor": "noex_mp.client.supervisors",
     "trap_exits": "noex_mp.client.monitors",
     "unlink": "noex_mp.client.monitors",

@@ -5,6 +5,7 @@ NoexError
 ├── ConfigError              fix your code or your command line
 │   ├── BadTargetError           `noex-mp run` got something that is no tree
 │   ├── BadChildSpecError        a child or supervisor was described wrongly
+│   ├── BadConfigError           the configuration of an application is wrong
 │   ├── NotImportableError       a worker process cannot import this class
 │   ├── PreloadError             the application could not be preloaded
 │   ├── UnknownOperationError    the server has no such operation or message
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyRegisteredError",
     "BadChildSpecError",
+    "BadConfigError",
     "BadEnvelopeError",
     "BadRegistrationError",
     "BadTargetError",
@@ -113,6 +115,24 @@ class BadTargetError(ConfigError):
 
 class BadChildSpecError(ConfigError):
     """A child or supervisor was described wrongly; the text lists every mistake."""
+
+
+class BadConfigError(ConfigError):
+    """The configuration of an application is wrong; the text lists every mistake.
+
+    Attributes:
+        application: Whose it is.
+        mistakes: What is wrong: each with its place, what was expected and what came.
+    """
+
+    def __init__(self, application: str, mistakes: tuple[str, ...]) -> None:
+        super().__init__(application, mistakes)
+        self.application = application
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        return "\n".join([f"the configuration of {self.application} has {count}", *self.mistakes])
 
 
 class NotImportableError(ConfigError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import noex_mp
 import noex_mp.errors
 
 PACKAGE = Path(noex_mp.errors.__file__).parent
@@ -22,8 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": BELOW_CLIENT,
     "node": BELOW_CLIENT | {"client"},
     "worker": BELOW_CLIENT | {"client"},
-    "cli": BELOW_CLIENT | {"client", "node", "worker"},
-    "testing": BELOW_CLIENT | {"client", "node", "worker"},
+    # Only the public names, as a user would.
+    "services": set(noex_mp.__all__),
+    "cli": BELOW_CLIENT | {"client", "node", "worker", "services"},
+    "testing": BELOW_CLIENT | {"client", "node", "worker", "services"},
 }
 # No socket, no process, no event loop: time and bytes come in as arguments.
 IO_MODULES = {

@@ -19,6 +19,8 @@ import pytest
 
 from noex_mp import (
     AlreadyRegisteredError,
+    Application,
+    BadConfigError,
     CallCycleError,
     CallTimedOutError,
     ConfigError,
@@ -46,9 +48,11 @@ from noex_mp import (
     Supervisor,
     UnencodableError,
     UnknownOperationError,
+    applications,
     child,
     named,
     spawn,
+    start_application,
     stop,
     supervisor,
     watch,
@@ -60,6 +64,7 @@ from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_r
 from tests.nodes.outside import Sent, outside
 from tests.nodes.test_trees import leaf
 from tests.processes.harness import REPOSITORY, wait_for_ends
+from tests.servers.applications import Told, application, diary
 from tests.servers.busy import Busy, Ticking
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.echoing import Echo
@@ -1152,6 +1157,52 @@ async def test_a_process_that_a_handler_forks_is_no_second_server(tmp_path: Path
         await asyncio.gather(forking, *behind)
         assert await Hostile.child_status(hostile) == 70
         assert log.read_text().split() == ["0", "1", "2"]
+
+
+# --- applications ------------------------------------------------------------------------------
+
+
+@holds("application-1")
+@pytest.mark.parametrize("order", ["", "raise"])
+async def test_an_application_has_one_order_of_life(tmp_path: Path, order: str) -> None:
+    async with Node(application(Told(str(tmp_path), prep_stop=order))):
+        pass
+    assert diary(tmp_path) == ["start", "+a", "+b", "prep_stop", "-b", "-a", "stop"]
+
+
+@holds("application-2")
+async def test_a_failed_start_of_an_application_leaves_nothing(tmp_path: Path) -> None:
+    async with Node() as node:
+        with pytest.raises(InitFailedError):
+            await start_application(application(Told(str(tmp_path), start="raise")))
+        assert await node.ps() == []
+        await start_application(application(Told(str(tmp_path))))
+
+
+@holds("application-3")
+async def test_applications_start_and_stop_by_what_they_depend_on(tmp_path: Path) -> None:
+    def of(name: str, *needs: Application[Any]) -> Application[Any]:
+        tree = Supervisor(child(Leaf, name, str(tmp_path / "diary")))
+        return Application[Any](name, tree, depends_on=needs)
+
+    db = of("db")
+    async with Node(applications(of("web", of("cache", db), db))):
+        pass
+    assert diary(tmp_path) == ["+db", "+cache", "+web", "-web", "-cache", "-db"]
+
+
+@holds("application-4")
+async def test_an_application_has_its_strongest_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text(f'[shop]\nfolder = "{tmp_path}"\nstart = "raise"\nstop = "raise"\n')
+    monkeypatch.setenv("SHOP_START", "wait")
+    shop = Application("shop", Supervisor(), config=Told)
+    config = shop.configured(file=file, arguments=["start=x"]).configuration()
+    assert config == Told(str(tmp_path), start="x", stop="raise")
+    with pytest.raises(BadConfigError, match="has 2 mistakes"):
+        shop.configured(arguments=["strat=x"])
 
 
 # --- output and reports ------------------------------------------------------------------------

@@ -84,6 +84,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 log_format=args.log_format,
                 log_level=args.log_level,
                 debug=args.debug,
+                config=args.config,
+                options=args.options,
             )
         case "ps":
             from noex_mp.cli.ps import ps
@@ -153,7 +155,21 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "target",
         metavar="MODULE:TREE",
-        help="a Supervisor, a Node, or a function that returns one; found from this folder",
+        help="a Supervisor, an Application, a Node, or a function that returns one; found from "
+        "this folder",
+    )
+    run.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with a table for each application, as [shop]",
+    )
+    run.add_argument(
+        "--set",
+        dest="options",
+        metavar="OPTION=VALUE",
+        action="append",
+        default=[],
+        help="an option of the application; shop.port=9000 where there are several",
     )
     run.add_argument("--name", help="the node's name; else it is the module's")
     run.add_argument(

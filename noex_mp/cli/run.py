@@ -35,6 +35,7 @@ from noex_mp.node.config import RootConfig
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.node.root import Root
+from noex_mp.services.settings import configured
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
@@ -51,6 +52,8 @@ def run(
     log_format: str,
     log_level: Level,
     debug: bool = False,
+    config: str | None = None,
+    options: Sequence[str] = (),
 ) -> int:
     """Run a tree until it is told to stop, or gives up; return the exit status.
 
@@ -60,6 +63,8 @@ def run(
         log_format: `text` or `json`.
         log_level: What is less important is not logged.
         debug: Whether exit reports hold arguments, also where the tree's own node says nothing.
+        config: The TOML file with the configuration of the tree's applications.
+        options: Options of theirs, as `port=9000` or `shop.port=9000`.
     """
     open_missing()
     notifier = Notifier.from_environment()
@@ -67,6 +72,7 @@ def run(
         target = Target(target_text)
         _look_in_this_folder()
         node = load_node(target)
+        node.tree = configured(node.tree, config, options)
         tree = node.wire_tree()
         names = _names_for(target, node, name)
     except ConfigError as error:

@@ -4,8 +4,9 @@
 node = load_node("examples.codeindex:tree")
 ```
 
-The name may stand for a `Supervisor(...)`, for a `Node(tree, ...)` that has not been started, or
-for a function without arguments that returns one of the two.
+The name may stand for a `Supervisor(...)`, an `Application(...)`, which brings those it depends on,
+for a `Node(tree, ...)` that has not been started, or for a function without arguments that returns
+one of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import BadTargetError, NodeDownError
 from noex_mp.node.node import Node
+from noex_mp.services.application import is_application
+from noex_mp.services.dependencies import applications
 
 __all__ = ["Target", "load_node"]
 
@@ -213,12 +216,15 @@ def _needed_arguments(function: Callable[..., object]) -> list[str]:
 
 
 def _as_node(found: object, shown: str) -> Node:
+    if is_application(found):
+        return Node(applications(found))
     if isinstance(found, Tree):
         return Node(found)
     if isinstance(found, Node):
         return _unstarted(found, shown)
     raise BadTargetError(
-        f"expected {shown} to be a Supervisor, a Node or a function that returns one, "
+        f"expected {shown} to be a Supervisor, an Application, a Node or a "
+        f"function that returns one, "
         f"got {_described(found)}\n{_remedy(found, shown)}"
     )
 

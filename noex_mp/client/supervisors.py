@@ -27,7 +27,14 @@ from noex_mp.core.specs import ChildSpec, Entry, Restart, Tree
 from noex_mp.errors import BadChildSpecError
 from noex_mp.wire.codec import Encoder
 
-__all__ = ["ChildCounts", "ChildInfo", "SupervisorRef", "speaker", "supervisor"]
+__all__ = [
+    "ChildCounts",
+    "ChildInfo",
+    "SupervisorRef",
+    "speaker",
+    "start_supervisor",
+    "supervisor",
+]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 
@@ -209,6 +216,11 @@ class SupervisorRef:
         running: bool = await self._client().request("is_running", self._where)
         return running
 
+    async def state(self) -> str:
+        """Return where it is: `running`, `starting`, `restarting`, `stopping` or `stopped`."""
+        state: str = await self._client().request("supervisor_state", self._where)
+        return state
+
     async def stop(self, reason: ExitReason | None = None, timeout: float | None = None) -> None:
         """Stop all its children in reverse order, and it, for good.
 
@@ -234,6 +246,28 @@ class SupervisorRef:
 
 #: The client that speaks for this code where no event loop runs; see `blocking_supervisors`.
 speaker: ContextVar[Client | None] = ContextVar("noex_mp_speaker", default=None)
+
+
+async def start_supervisor(tree: Tree) -> SupervisorRef:
+    """Start a supervisor, with all that stands in it, on the current node; return its address.
+
+    It has no supervisor of yours above it: where it gives up, and is permanent, it is started again
+    within a restart budget of its own, as what is spawned. The node stops it when it stops.
+
+    Raises:
+        BadChildSpecError: The description is wrong; the text lists every mistake.
+        AlreadyRegisteredError: A name is taken.
+        InitFailedError, InitTimedOutError: A child did not start; those before it were stopped.
+
+    Example:
+        ```python
+        front = await start_supervisor(Supervisor(child(Cache), child(Web), name="front"))
+        ```
+    """
+    client = await current.client_or_implicit()
+    wire = _wire_of(client.encoder, tree)
+    ref: SupervisorRef = _ref_of(client, await client.request("start_supervisor", wire))
+    return ref
 
 
 def supervisor(name: str) -> SupervisorRef:

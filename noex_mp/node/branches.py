@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from noex_mp.core.reasons import ExitReason, ExitReport
+from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
 from noex_mp.node.children import Child
 from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
@@ -68,6 +68,7 @@ class Branch(Member):
         auto_shutdown: When the end of significant members ends it.
         ending: Why it ends by itself: it gave up, or its work is done.
         last_straw: The exit that was one too many.
+        gave_up: Who gave up over that, itself or one that ended it: its title and its limits.
         going_down: The members of the group that is being restarted, as long as they are down.
         exits: Members that have ended, and with them their groups, which wait for their restart.
         work: The task that restarts groups, or None.
@@ -81,6 +82,7 @@ class Branch(Member):
         "auto_shutdown",
         "ending",
         "exits",
+        "gave_up",
         "going_down",
         "kind",
         "last_straw",
@@ -105,6 +107,7 @@ class Branch(Member):
         self.members: dict[str, Member] = {}
         self.ending: ExitReason | None = None
         self.last_straw: ExitReport | None = None
+        self.gave_up: tuple[str, int, float] | None = None
         self.going_down: set[Member] = set()
         self.exits: deque[Member] = deque()
         self.work: asyncio.Task[None] | None = None
@@ -124,7 +127,7 @@ class Branch(Member):
     def begin(self) -> None:
         """Note that a new incarnation starts: as in OTP, it remembers no restarts."""
         super().begin()
-        self.last_straw = None
+        self.last_straw = self.gave_up = None
         self.exits.clear()
         self._budget = _Budget(replace(self._budget.tree, restarts=(), failed_inits=()))
 
@@ -139,6 +142,13 @@ class Branch(Member):
             self.state = "stopping"
         # It may wait for the time of a restart.
         self.wake()
+
+    def end_after(self, member: Member) -> ExitReason:
+        """Return why it ends, since the end of a significant member ends it."""
+        if isinstance(member, Branch) and member.gave_up is not None and member.report is not None:
+            self.last_straw, self.gave_up = member.last_straw, member.gave_up
+            return member.report.reason
+        return Shutdown(f"{member.title} has done its work")
 
     # --- members -----------------------------------------------------------------------
 

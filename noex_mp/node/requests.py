@@ -40,6 +40,8 @@ class SupervisorRequests:
         self._supervision = supervision
         self._prepare_code = prepare_code
         self.methods: dict[str, Callable[..., Any]] = {
+            "start_supervisor": self._start_supervisor,
+            "supervisor_state": self._supervisor_state,
             "start_child": self._start_child,
             "terminate_child": self._terminate_child,
             "restart_child": self._restart_child,
@@ -118,6 +120,14 @@ class SupervisorRequests:
             wire = {**branch.template, "extra": extra}
         await self._prepare_code(wire)
         return _address(await self._supervision.start_child(branch, wire))
+
+    async def _start_supervisor(self, wire: dict[str, Any]) -> list[Any]:
+        await self._prepare_code(wire)
+        return _address(await self._supervision.spawn(wire))
+
+    async def _supervisor_state(self, where: int | str) -> str:
+        branch = self.find(where)
+        return "stopped" if branch is None or branch.is_over else branch.state
 
     async def _terminate_child(self, where: int | str, key: int | str, asker: int = 0) -> None:
         member = self.child_of(self.get(where), key)

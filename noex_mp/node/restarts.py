@@ -91,7 +91,7 @@ class Restarts:
             elif following == "give_up":
                 self._end_supervisor(parent, self._supervisor_ends.give_up(parent, member))
             elif following == "shut_down":
-                self._end_supervisor(parent, Shutdown(f"{member.title} has done its work"))
+                self._end_supervisor(parent, parent.end_after(member))
         return following == "restart"
 
     def _end_supervisor(self, branch: Branch, reason: ExitReason) -> None:

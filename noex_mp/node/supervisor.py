@@ -114,8 +114,8 @@ class Supervision:
             self._tree.refuse_when_stopping()
             raise
 
-    async def spawn(self, wire: dict[str, Any]) -> Child:
-        """Start a server under the node's own supervisor, with a restart budget of its own.
+    async def spawn(self, wire: dict[str, Any]) -> Member:
+        """Start a member under the node's own supervisor, with a restart budget of its own.
 
         Raises:
             StartFailedError: It did not start.
@@ -125,7 +125,6 @@ class Supervision:
         """
         self._tree.refuse_when_stopping()
         child = self._tree.new({**wire, "restart": wire["restart"] or "transient"})
-        assert isinstance(child, Child)
         self._tree.spawned.add(child)
         await self._starts.begin(child)
         if child.was_ignored:

@@ -24,7 +24,7 @@ class SupervisorEnds:
     def give_up(self, branch: Branch, straw: Member) -> Shutdown:
         """Tell that a supervisor gives up; return for what reason it ends."""
         most, seconds = branch.limits
-        branch.last_straw = straw.report
+        branch.last_straw, branch.gave_up = straw.report, (branch.title, most, seconds)
         error = MaxRestartsExceededError(branch.title, most, seconds, straw.report)
         self._events.tell(
             "gave_up", branch, report=straw.report, detail=str(error), os_pid=branch.os_pid

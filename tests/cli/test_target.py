@@ -108,7 +108,7 @@ def test_what_is_no_target_is_refused_with_a_better_one(text: str, hint: str) ->
         ("shop_app:number", "got 7\nWrite Supervisor(child(YourServer))"),
         ("shop_app:nothing", "got None\nWrite Supervisor(child(YourServer))"),
         ("shop_app:empty", "shop_app:empty is a node without a tree"),
-        ("shop_app:forgets", "shop_app:forgets() to be a Supervisor, a Node or a function"),
+        ("shop_app:forgets", "shop_app:forgets() to be a Supervisor, an Application, a Node or a"),
         ("shop_app:forgets", "got None\nLet the function return its tree."),
         ("shop_app:needs", "shop_app:needs takes arguments (a, b), and"),
         ("shop_app:waits", "Write def instead of async def"),

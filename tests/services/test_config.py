@@ -1,0 +1,328 @@
+"""Configuration: where options come from, what they may be, and every mistake at once."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noex_mp import Application, BadConfigError, Supervisor, child
+from noex_mp.services.config import Sources, prefix_of, read_config, sort_arguments
+from noex_mp.services.settings import configured
+from tests.servers.counters import Counter
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = 2
+
+
+@dataclass(frozen=True)
+class Database:
+    url: str
+    pool: int = 5
+
+
+@dataclass(frozen=True)
+class Config:
+    """One option of each type."""
+
+    port: int = 8080
+    rate: float = 1.0
+    debug: bool = False
+    path: Path = Path("shop.db")
+    level: Literal["info", "debug"] = "info"
+    color: Color = Color.RED
+    title: str | None = None
+    limit: float | None = 2.0
+    hosts: list[str] = field(default_factory=list[str])
+    ports: tuple[int, ...] = ()
+    prices: dict[str, float] = field(default_factory=dict[str, float])
+    note: Annotated[str, "for people"] = ""
+    password: str | int = field(default="", repr=False)
+    database: Database = Database("memory")
+    spare: Database | None = None
+
+
+def read(
+    table: dict[str, Any] | None = None,
+    environ: dict[str, str] | None = None,
+    /,
+    **arguments: str,
+) -> Config:
+    options = {key.replace("__", "."): value for key, value in arguments.items()}
+    sources = Sources(table or {}, "shop.toml", environ or {}, options)
+    return read_config(Config, "shop", sources)
+
+
+def mistakes(*args: Any, **arguments: str) -> list[str]:
+    with pytest.raises(BadConfigError) as failure:
+        read(*args, **arguments)
+    return list(failure.value.mistakes)
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", range(8))
+def test_the_strongest_word_counts(said: int) -> None:
+    table = {"port": 1} if said & 1 else {}
+    environ = {"SHOP_PORT": "2"} if said & 2 else {}
+    arguments = {"port": "3"} if said & 4 else {}
+    strongest = 3 if said & 4 else 2 if said & 2 else 1 if said & 1 else 8080
+    assert read(table, environ, **arguments).port == strongest
+
+
+def test_nested_options_come_from_all_sources_together() -> None:
+    config = read({"database": {"url": "a"}}, {"SHOP_DATABASE_POOL": "7"}, spare__url="b")
+    assert config.database == Database("a", 7)
+    assert config.spare == Database("b", 5)
+
+
+def test_what_nobody_speaks_of_keeps_its_default() -> None:
+    assert read() == Config()
+    assert read(database__pool="9").database == Database("memory", 9)
+
+
+def test_what_has_no_default_is_asked_for() -> None:
+    with pytest.raises(BadConfigError) as failure:
+        read_config(Database, "data-base", Sources())
+    [mistake] = failure.value.mistakes
+    assert mistake.startswith("url: expected text, got nothing\n")
+    assert "set DATA_BASE_URL, or --set url=..., or url in the table [data-base]" in mistake
+    # Half of it is no better.
+    [half] = mistakes(spare__pool="1")
+    assert half.startswith("spare.url: expected text, got nothing\n    set SHOP_SPARE_URL, or ")
+
+
+def test_other_variables_do_not_matter() -> None:
+    assert read(None, {"SHOP_SERVICE_HOST": "10.0.0.1", "PORT": "1", "SHOP_": "?"}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("shop", "SHOP_"), ("web-shop", "WEB_SHOP_"), ("a.b", "A_B_")]
+)
+def test_variables_begin_with_the_name_of_the_application(name: str, prefix: str) -> None:
+    assert prefix_of(name) == prefix
+
+
+@pytest.mark.parametrize(
+    ("arguments", "applications", "sorted_ones"),
+    [
+        (["port=1"], ["shop"], {"shop": {"port": "1"}}),
+        (["shop.port=1", "db.url=a=b"], ["shop"], {"shop": {"port": "1", "db.url": "a=b"}}),
+        (["shop.port=1", "db.url="], ["shop", "db"], {"shop": {"port": "1"}, "db": {"url": ""}}),
+        ([], [], {}),
+    ],
+)
+def test_arguments_say_whose_they_are(
+    arguments: list[str], applications: list[str], sorted_ones: dict[str, dict[str, str]]
+) -> None:
+    assert sort_arguments(arguments, applications) == (sorted_ones, [])
+
+
+@pytest.mark.parametrize(
+    ("argument", "applications", "text"),
+    [
+        ("port", ["shop"], "expected OPTION=VALUE"),
+        ("=1", ["shop"], "expected OPTION=VALUE"),
+        ("port=1", ["shop", "db"], "write --set shop.port=1"),
+        ("shp.port=1", ["db", "shop"], "write --set shop.port=1"),
+        ("port=1", [], "there is no application that takes options"),
+    ],
+)
+def test_an_argument_of_nobody_is_told(argument: str, applications: list[str], text: str) -> None:
+    _, [mistake] = sort_arguments([argument], applications)
+    assert mistake.startswith(f"--set {argument}: ")
+    assert text in mistake
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("port", "9_000", 9000),
+        ("rate", "2", 2.0),
+        ("rate", "0.5", 0.5),
+        ("debug", "Yes", True),
+        ("debug", "0", False),
+        ("path", "/var/shop.db", Path("/var/shop.db")),
+        ("level", "debug", "debug"),
+        ("color", "red", Color.RED),
+        ("color", "2", Color.BLUE),
+        ("title", "Shop", "Shop"),
+        ("title", "", None),
+        ("limit", "", None),
+        ("limit", "3", 3.0),
+        ("hosts", "a, b", ["a", "b"]),
+        ("hosts", "", []),
+        ("ports", "1,2", (1, 2)),
+        ("note", "a note", "a note"),
+        ("password", "1", "1"),
+    ],
+)
+def test_a_text_is_read_as_the_option_is_typed(option: str, text: str, value: object) -> None:
+    for config in (read(**{option: text}), read(None, {f"SHOP_{option.upper()}": text})):
+        found = getattr(config, option)
+        assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "value"),
+    [
+        ("port", 9000, 9000),
+        ("rate", 2, 2.0),
+        ("debug", True, True),
+        ("path", "a", Path("a")),
+        ("color", 2, Color.BLUE),
+        ("limit", 3, 3.0),
+        ("hosts", ["a", "b"], ["a", "b"]),
+        ("ports", [1, 2], (1, 2)),
+        ("prices", {"tea": 2}, {"tea": 2.0}),
+        ("password", 1, 1),
+    ],
+)
+def test_toml_says_of_which_type_a_value_is(option: str, said: object, value: object) -> None:
+    found = getattr(read({option: said}), option)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "expected"),
+    [
+        ("port", "9000", "expected port to be a whole number, got '9000'"),
+        ("port", True, "expected port to be a whole number, got True"),
+        ("port", 1.5, "expected port to be a whole number, got 1.5"),
+        ("rate", "fast", "expected rate to be a number, got 'fast'"),
+        ("debug", 1, "expected debug to be true or false, got 1"),
+        ("path", 1, "expected path to be a path, got 1"),
+        ("path", "", "expected path to be a path, got ''"),
+        (
+            "level",
+            "dbug",
+            "expected level to be 'info' or 'debug' (did you mean debug?), got 'dbug'",
+        ),
+        ("level", 1, "expected level to be 'info' or 'debug', got 1"),
+        ("color", "green", "expected color to be 'red' or 2, got 'green'"),
+        ("title", 1, "expected title to be text or nothing, got 1"),
+        ("hosts", "a", "expected hosts to be a list of text, got 'a'"),
+        ("hosts", [1], "expected hosts to be a list of text, got [1]"),
+        ("prices", 1, "expected prices to be a table in the file, got 1"),
+        ("database", 1, "expected database to be a table, got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_told(option: str, said: object, expected: str) -> None:
+    assert mistakes({option: said}) == [f"shop.toml:shop.{option}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("port", "many"), ("rate", "nan"), ("rate", "inf"), ("debug", "maybe")]
+)
+def test_a_text_of_another_type_is_told(option: str, text: str) -> None:
+    [by_variable] = mistakes(None, {f"SHOP_{option.upper()}": text})
+    assert by_variable.startswith(f"SHOP_{option.upper()}: expected {option} to be ")
+    [by_argument] = mistakes(**{option: text})
+    assert by_argument.startswith(f"--set {option}: expected {option} to be ")
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    there_are = "there are: database.url, database.pool"
+    assert mistakes(
+        {"prot": 1, "debug": "no", "database": {"url": "a", "colour": 1}},
+        {"SHOP_PORT": "many"},
+        rate="fast",
+        databse__url="x",
+    ) == [
+        "SHOP_PORT: expected port to be a whole number, got 'many'",
+        "--set rate: expected rate to be a number, got 'fast'",
+        "shop.toml:shop.debug: expected debug to be true or false, got 'no'",
+        "shop.toml:shop.database.colour: there is no option database.colour\n    " + there_are,
+        "shop.toml:shop.prot: there is no option prot\n    did you mean port?",
+        "--set databse.url: there is no option databse.url\n    did you mean database.url?",
+    ]
+
+
+def test_what_is_not_shown_by_the_dataclass_is_not_shown_in_a_mistake() -> None:
+    [mistake] = mistakes({"password": ["s3cret"]})
+    assert "s3cret" not in mistake
+    assert "expected password to be text or a whole number, got something else" in mistake
+
+
+def test_a_dataclass_may_check_itself() -> None:
+    @dataclass
+    class Checked:
+        port: int = 1
+
+        def __post_init__(self) -> None:
+            if self.port < 1:
+                raise ValueError("ports begin at 1")
+
+    assert read_config(Checked, "shop", Sources()).port == 1
+    with pytest.raises(BadConfigError, match=r"shop: .*Checked refuses it: ports begin at 1"):
+        read_config(Checked, "shop", Sources(arguments={"port": "0"}))
+
+
+@given(st.text(max_size=20), st.sampled_from(["port", "rate", "debug", "level", "hosts", "limit"]))
+def test_any_text_is_an_option_or_a_mistake(text: str, option: str) -> None:
+    try:
+        read(**{option: text})
+    except BadConfigError as error:
+        assert len(error.mistakes) == 1  # noqa: PT017 - it need not be one
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def shop(**options: Any) -> Application[Config]:
+    return Application("shop", Supervisor(child(Counter)), config=Config, **options)
+
+
+def test_the_tables_of_a_file_belong_to_applications(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[shop]\nport = 1\n[db]\nurl = "x"\n')
+    db = Application("db", Supervisor(child(Counter)), config=Database)
+    tree: Any = configured(Supervisor(db, Supervisor(shop(), id="in")), file, ["db.pool=2"])
+    assert tree.children[0].config == Database("x", 2)
+    assert tree.children[1].children[0].config == Config(port=1)
+
+
+def test_all_applications_are_heard_before_anybody_complains(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[shpo]\nport = 1\n[shop]\nport = "a"\n')
+    db = Application("db", Supervisor(child(Counter)), config=Database)
+    with pytest.raises(BadConfigError) as failure:
+        configured(Supervisor(db, shop()), file, ["nobody.port=1"])
+    text = str(failure.value)
+    assert "did you mean [shop]?" in text
+    assert "url: expected text, got nothing" in text
+    assert "--set nobody.port=1" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "No such file"), (b"[shop", "Expected"), (b"\xff", "decode")]
+)
+def test_a_file_that_cannot_be_read_is_told(
+    tmp_path: Path, content: bytes | None, text: str
+) -> None:
+    file = tmp_path / "shop.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BadConfigError, match=f"shop.toml cannot be read: .*{text}"):
+        shop().configured(file=file)
+
+
+def test_a_program_may_give_the_configuration_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_PORT", "7")
+    assert shop().configuration() == Config(port=7)
+    assert shop().configured(arguments=["port=8"]).configuration() == Config(port=8)
+    assert shop().configured(Config(port=9)).configuration() == Config(port=9)
