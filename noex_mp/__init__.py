@@ -46,6 +46,7 @@ from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import From, GenServer
+from noex_mp.core.health import Health
 from noex_mp.core.messages import Call, Cast, Down, Exit, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
@@ -203,6 +204,8 @@ __all__ = [
     "Group",
     "GroupChange",
     "GroupWatch",
+    # core.health
+    "Health",
     "Ignore",
     "InitFailed",
     "InitFailedError",

@@ -1205,6 +1205,18 @@ async def test_an_application_has_its_strongest_options(
         shop.configured(arguments=["strat=x"])
 
 
+@holds("application-5")
+async def test_a_node_is_ready_while_its_applications_run(tmp_path: Path) -> None:
+    async with Node(Supervisor(application(Told(str(tmp_path))))) as node:
+        assert (await node.health()).ready
+        leaf: Ref[Leaf] = named("a", Leaf)
+        os.kill(await Leaf.os_pid(leaf), signal.SIGKILL)
+        assert await Leaf.os_pid(leaf)
+        assert (await node.health()).ready
+        await supervisor("/").terminate_child("shop")
+        assert (await node.health()).not_ready == ("application shop is stopped",)
+
+
 # --- output and reports ------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from noex_mp.cli import statuses
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
+from noex_mp.core.health import Health
 from noex_mp.errors import CallError, CallTimedOutError, NodeDownError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
@@ -66,6 +67,15 @@ class RunningNode:
         """
         reports: list[dict[str, Any]] = await self._ask("exits", PATIENCE, server)
         return reports
+
+    async def health(self) -> Health:
+        """Return how the node is.
+
+        Raises:
+            CallTimedOutError: The node does not answer.
+            NodeDownError: It has stopped.
+        """
+        return Health.from_plain(await self._ask("health", PATIENCE))
 
     async def dead_letters(self) -> dict[str, Any]:
         """Return the `letters` of the node, each as plain values, and how many were `dropped`.

@@ -29,6 +29,7 @@ examples:
   noex-mp ps                               list the servers of the running nodes
   noex-mp exits                            say why servers have ended
   noex-mp dlq list                         list messages that are not delivered any more
+  noex-mp health shop                      say whether the node called shop is ready
   noex-mp call visits increment 3          visits is a server's name, id or os pid
   noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
 """
@@ -84,6 +85,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 log_format=args.log_format,
                 log_level=args.log_level,
                 debug=args.debug,
+                health=args.health,
                 config=args.config,
                 options=args.options,
             )
@@ -91,6 +93,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             from noex_mp.cli.ps import ps
 
             return ps(node=args.node, as_json=args.json)
+        case "health":
+            from noex_mp.cli.health import health
+
+            return health(node=args.node, only_live=args.live, as_json=args.json)
         case "exits":
             from noex_mp.cli.exits import exits
 
@@ -141,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run a tree in the foreground"))
     _add_call(commands.add_parser("call", help="call an operation of a running server"))
     _add_ps(commands.add_parser("ps", help="list the servers of the running nodes"))
+    _add_health(commands.add_parser("health", help="say whether nodes are ready"))
     _add_exits(commands.add_parser("exits", help="say why servers have ended"))
     _add_dlq(commands.add_parser("dlq", help="look at messages that are given up, or send them"))
     return parser
@@ -178,6 +185,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="keep what the last message was called with, for exit reports; each message gets "
         "slower",
     )
+    run.add_argument(
+        "--health",
+        metavar="[HOST:]PORT",
+        help="answer /healthz and /readyz over HTTP there",
+    )
     run.add_argument("--log-format", choices=("text", "json"), default="text")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
@@ -206,6 +218,18 @@ def _add_ps(ps: argparse.ArgumentParser) -> None:
     ps.description = "List the servers of one node, or of all that run."
     ps.add_argument("--json", action="store_true", help="for programs")
     ps.add_argument("--node", help="the node's name; else all")
+
+
+def _add_health(health: argparse.ArgumentParser) -> None:
+    health.description = (
+        "Say whether one node is ready, or all that run: the tree has started, all applications "
+        "run, and it does not stop. Exit status: 0 if so, else 1."
+    )
+    health.add_argument("node", metavar="NODE", nargs="?", help="the node's name; else all")
+    which = health.add_mutually_exclusive_group()
+    which.add_argument("--live", action="store_true", help="it is enough that it answers")
+    which.add_argument("--ready", action="store_true", help="it has to be ready (the default)")
+    health.add_argument("--json", action="store_true", help="for programs: an object on each line")
 
 
 def _add_exits(exits: argparse.ArgumentParser) -> None:

@@ -19,10 +19,12 @@ from typing import Any, Final
 from noex_mp.cli import statuses
 from noex_mp.cli.log import FORMATS, Level, Log
 from noex_mp.cli.notify import Notifier
+from noex_mp.cli.probes import Probes
 from noex_mp.cli.signals import StopRequests, run_with_signals
 from noex_mp.cli.streams import open_missing, standard_streams
 from noex_mp.cli.target import Target, load_node
 from noex_mp.cli.words import amount
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import Shutdown
 from noex_mp.errors import (
     AlreadyRegisteredError,
@@ -52,6 +54,7 @@ def run(
     log_format: str,
     log_level: Level,
     debug: bool = False,
+    health: str | None = None,
     config: str | None = None,
     options: Sequence[str] = (),
 ) -> int:
@@ -63,6 +66,7 @@ def run(
         log_format: `text` or `json`.
         log_level: What is less important is not logged.
         debug: Whether exit reports hold arguments, also where the tree's own node says nothing.
+        health: Where to answer HTTP probes, as `8080` or `127.0.0.1:8080`; None for nowhere.
         config: The TOML file with the configuration of the tree's applications.
         options: Options of theirs, as `port=9000` or `shop.port=9000`.
     """
@@ -75,6 +79,8 @@ def run(
         node.tree = configured(node.tree, config, options)
         tree = node.wire_tree()
         names = _names_for(target, node, name)
+        # Before all that takes its time: whoever asks meanwhile waits, and is not refused.
+        probes = Probes(health) if health is not None else None
     except ConfigError as error:
         _say_what_to_change(error, name or target_text, log_format)
         return statuses.USAGE
@@ -82,7 +88,7 @@ def run(
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
-        run = _Run(loop, node, tree, names, log, notifier, debug=debug)
+        run = _Run(loop, node, tree, names, log, notifier, probes, debug=debug)
         return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
@@ -90,6 +96,8 @@ def run(
     finally:
         node.close_listeners()
         notifier.close()
+        if probes is not None:
+            probes.close()
         log.close()
 
 
@@ -146,11 +154,13 @@ class _Run:
         names: Sequence[str],
         log: Log,
         notifier: Notifier,
+        probes: Probes | None,
         *,
         debug: bool,
     ) -> None:
         self._loop = loop
         self._notifier = notifier
+        self._probes = probes
         self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
         self._node = node
         self._tree = tree
@@ -169,6 +179,9 @@ class _Run:
         self._loop.set_exception_handler(self._on_loop_error)
         self._notifier.begin(self._loop)
         self._notifier.tell("STATUS=starting")
+        if self._probes is not None:
+            await self._probes.begin(self._health)
+            self._say("info", "probes", f"answers probes at port {self._probes.port}")
         starting = self._loop.create_task(self._start())
         await self._first_of(starting)
         status = statuses.OK
@@ -177,6 +190,8 @@ class _Run:
             if status == statuses.OK:
                 status = await self._wait()
         await self._stop(starting)
+        if self._probes is not None:
+            await self._probes.end()
         if self._fault.done():
             return statuses.SOFTWARE
         if not self._name_is_taken:
@@ -194,6 +209,13 @@ class _Run:
     ) -> None:
         self._say("error", event, what, trace, **facts)
         self._notifier.tell("STOPPING=1", f"STATUS={what}", f"EXIT_STATUS={status}")
+
+    def _health(self) -> Health:
+        if self._asked.done() or self._fault.done():
+            return Health(False, "stopping", {}, ("the node is stopping",))
+        if self._root is None:
+            return Health(False, "starting", {}, ("the node is starting",))
+        return self._root.health()
 
     # --- start -------------------------------------------------------------------------
 

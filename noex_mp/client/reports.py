@@ -1,20 +1,26 @@
-"""What a node tells of its servers: those that run, and how others have ended."""
+"""What a node tells of itself and its servers: those that run, and how others have ended."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from noex_mp.client.client import Client
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.report_plain import from_plain
 
-__all__ = ["exits_on", "ps_on"]
+__all__ = ["exits_on", "health_on", "ps_on"]
 
 
 async def ps_on(client: Client) -> list[dict[str, Any]]:
     """Return the servers of a client's node, each as plain values."""
     servers: list[dict[str, Any]] = await client.request("ps")
     return servers
+
+
+async def health_on(client: Client) -> Health:
+    """Return how a client's node is."""
+    return Health.from_plain(await client.request("health"))
 
 
 async def exits_on(client: Client, server: str | None) -> list[ExitReport]:

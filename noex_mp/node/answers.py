@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, get_args
 
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.report_plain import as_plain
 from noex_mp.errors import ConfigError, NoServerError, RemoteProtocolError
@@ -44,6 +45,7 @@ FOR_PROGRAMS: Final = frozenset(
         "names",
         "ps",
         "exits",
+        "health",
         "dead_letters",
         "dead_letter",
         "drop_dead_letter",
@@ -65,6 +67,8 @@ class Answers:
         generations: Generations,
         events: Events,
         at_once: dict[str, Callable[..., Any]],
+        *,
+        health: Callable[[], Health],
     ) -> None:
         """Make what answers.
 
@@ -75,6 +79,7 @@ class Answers:
             signals: Takes exit signals to them.
             generations: Has the code that they start with.
             at_once: Further methods, for the node's own processes, which wait for nothing.
+            health: Returns how the node is.
         """
         self._loop = loop
         self._directory = directory
@@ -86,6 +91,7 @@ class Answers:
         )
         dead_letters = DeadLetters(node, directory, events, spawn=self._spawn)
         self._at_once = at_once
+        self._how_it_is = health
         self._tasks: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Callable[..., Any]] = {
             "spawn": self._spawn,
@@ -96,6 +102,7 @@ class Answers:
             "names": self._names,
             "ps": self._ps,
             "exits": self._exits,
+            "health": self._health,
             **self._supervisors.methods,
             **dead_letters.methods,
             "stop_supervisor": self._stop_supervisor,
@@ -264,6 +271,9 @@ class Answers:
             }
             for child in self._directory
         ]
+
+    async def _health(self) -> dict[str, Any]:
+        return self._how_it_is().as_plain()
 
     async def _exits(self, name: str | None = None) -> list[dict[str, Any]]:
         return [as_plain(report) for report in self._supervision.exits.of(name)]

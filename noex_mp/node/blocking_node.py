@@ -11,9 +11,10 @@ from noex_mp.client.api import spawn_on, spec_of
 from noex_mp.client.blocking import this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Listener
-from noex_mp.client.reports import exits_on, ps_on
+from noex_mp.client.reports import exits_on, health_on, ps_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec
@@ -91,6 +92,11 @@ class BlockingNode:
         """Return the last exit reports; see `Node.exits`."""
         end = this_thread()
         return end.run(exits_on(end.client(self.id), server))
+
+    def health(self) -> Health:
+        """Return how the node is; see `Node.health`."""
+        end = this_thread()
+        return end.run(health_on(end.client(self.id)))
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that are not delivered any more; see `Node.dead_letters`."""

@@ -24,6 +24,7 @@ class RootConfig:
         core_dumps: Whether a crashing worker may write a core file.
         debug: Whether exit reports hold what the last message was called with.
         spin: Whether loops do not go to sleep while an answer may be near.
+        has_tree: Whether a tree is to be started; without one the node is ready at once.
         embedded: Whether the program around the root makes calls, with descriptors of its process.
         listener: Hears of every event.
         sink: Gets what workers print.
@@ -37,6 +38,7 @@ class RootConfig:
     core_dumps: bool = False
     debug: bool = False
     spin: bool = False
+    has_tree: bool = False
     embedded: bool = False
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)

@@ -37,9 +37,10 @@ from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, Listener
 from noex_mp.client.local_names import LocalNames
-from noex_mp.client.reports import exits_on, ps_on
+from noex_mp.client.reports import exits_on, health_on, ps_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Tree
@@ -167,6 +168,7 @@ class Node:
             core_dumps=self._core_dumps,
             debug=self._debug,
             spin=self._spin,
+            has_tree=self.tree is not None,
             sink=sink,
             listener=partial(self._hear, listener),
         )
@@ -516,6 +518,17 @@ class Node:
             ```
         """
         return await exits_on(current.client(self.id), server)
+
+    async def health(self) -> Health:
+        """Return how the node is: whether its tree has started and its applications run.
+
+        Example:
+            ```python
+            if not (found := await node.health()).ready:
+                print(found.not_ready)
+            ```
+        """
+        return await health_on(current.client(self.id))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that are not delivered any more, the oldest first.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.errors import (
     MaxRestartsExceededError,
@@ -30,6 +31,7 @@ from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocke
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
 from noex_mp.node.generations import Generations
+from noex_mp.node.health import health_of
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
 from noex_mp.node.registries import Registries
@@ -129,6 +131,7 @@ class Root:
             self._generations,
             self._events,
             self._registries.methods,
+            health=self.health,
         )
         self._connections: set[Connection] = set()
         self._door: ControlSocket | None = None
@@ -450,6 +453,15 @@ class Root:
     def servers(self) -> list[Child]:
         """Return the servers that there are."""
         return list(self._directory)
+
+    def health(self) -> Health:
+        """Return how the node is."""
+        return health_of(
+            self._supervision.top,
+            self._supervision.spawned,
+            has_tree=self._config.has_tree,
+            stopping=self._stopping is not None or self._supervision.is_stopping,
+        )
 
     def give_up_error(self, report: ExitReport) -> MaxRestartsExceededError:
         """Return the error of a tree that gave up."""

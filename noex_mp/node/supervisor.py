@@ -131,6 +131,16 @@ class Supervision:
             raise StartFailedError(ignored(child), b"")
         return child
 
+    @property
+    def spawned(self) -> Branch:
+        """The node's own supervisor, of what is spawned."""
+        return self._tree.spawned
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it starts nothing any more."""
+        return self._tree.is_stopping
+
     async def start_child(self, branch: Branch, wire: dict[str, Any]) -> Member:
         """Start a further child of a supervisor.
 

@@ -16,6 +16,7 @@ class ShopConfig:
     port: int = 8080
     diary: Path | None = None
     slow: float = 0.0
+    gate: Path | None = None
 
 
 def say(config: ShopConfig, what: str) -> None:
@@ -55,6 +56,9 @@ def ending_tree(config: ShopConfig) -> Supervisor:
 
 def open_doors(config: ShopConfig) -> ShopConfig:
     say(config, "doors open")
+    if config.gate:
+        # A fifo: until somebody writes to it.
+        config.gate.read_text()
     return config
 
 

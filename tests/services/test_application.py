@@ -16,6 +16,7 @@ from noex_mp import (
     AlreadyRegisteredError,
     Application,
     BadChildSpecError,
+    Health,
     InitFailedError,
     InitTimedOutError,
     MaxRestartsExceededError,
@@ -344,3 +345,41 @@ def test_a_function_that_returns_no_tree_is_told() -> None:
     wrong: Any = Application("shop", lambda config: 7)  # type: ignore[arg-type,return-value]  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadChildSpecError, match="expected the tree of application shop"):
         Node(wrong).wire_tree()
+
+
+# --- health -------------------------------------------------------------------------------------
+
+
+async def test_a_node_is_ready_while_all_its_applications_run(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    begun = whistles()
+    folders = [tmp_path / name for name in ("shop", "late")]
+    for folder in folders:
+        folder.mkdir()
+    plain: Application[Any] = Application("plain", Supervisor(child(Counter)))
+    async with node(plain) as running:
+        assert (await running.health()) == Health(True, "running", {"plain": "running"})
+        told = Told(str(folders[1]), start=str(begun.path))
+        starting = asyncio.ensure_future(start_application(application(told, "late")))
+        await begun.heard()
+        assert (await running.health()) == Health(
+            False,
+            "running",
+            {"plain": "running", "late": "starting"},
+            ("application late is starting",),
+        )
+        await supervisor("late").stop()
+        with pytest.raises(InitFailedError):
+            await starting
+        assert (await running.health()).ready
+
+
+async def test_a_crash_makes_no_node_unready(tmp_path: Path) -> None:
+    async with node(application(Told(str(tmp_path)))) as running:
+        events = running.events()
+        os.kill(await Obedient.os_pid(a()), signal.SIGKILL)
+        async for event in events:
+            assert (await running.health()).ready
+            if event.kind == "restarted":
+                break
