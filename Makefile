@@ -17,7 +17,7 @@ VERSIONS := 3.11 3.12 3.13
 
 # What exists of it: a checker or pytest refuses a path that is not there.
 SOURCES := $(wildcard noex_mp tests bench examples typings)
-FAST    := $(wildcard tests/core tests/wire tests/supervision tests/client tests/testing tests/bench \
+FAST    := $(wildcard tests/core tests/wire tests/supervision tests/client tests/services tests/testing tests/bench \
              tests/test_architecture.py tests/test_exports.py)
 
 # One block of output per checker where make can do that (macOS ships an old one).

@@ -25,6 +25,7 @@ __all__ = ["main"]
 
 _EXAMPLES = """\
 examples:
+  noex-mp init shop                        write a project to start from
   noex-mp run app:tree                     run the tree called tree in app.py
   noex-mp ps                               list the servers of the running nodes
   noex-mp exits                            say why servers have ended
@@ -89,6 +90,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 config=args.config,
                 options=args.options,
             )
+        case "init":
+            from noex_mp.cli.init import init
+
+            return init(args.folder)
         case "ps":
             from noex_mp.cli.ps import ps
 
@@ -145,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"noex-mp {noex_mp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run a tree in the foreground"))
+    _add_init(commands.add_parser("init", help="write a small project to start from"))
     _add_call(commands.add_parser("call", help="call an operation of a running server"))
     _add_ps(commands.add_parser("ps", help="list the servers of the running nodes"))
     _add_health(commands.add_parser("health", help="say whether nodes are ready"))
@@ -192,6 +198,16 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--log-format", choices=("text", "json"), default="text")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
+    init.description = (
+        "Write a project to start from: an application with two servers, its tests, a Makefile, a "
+        "unit for systemd and a Dockerfile."
+    )
+    init.add_argument(
+        "folder", metavar="DIR", help="a new or an empty folder; its name is the project's"
+    )
 
 
 def _add_call(call: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ one of them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -24,7 +25,8 @@ from typing import Any, Final
 
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.specs import ChildSpec, Tree
-from noex_mp.errors import BadTargetError, NodeDownError
+from noex_mp.errors import BadTargetError, ConfigError, NodeDownError
+from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.services.application import is_application
 from noex_mp.services.dependencies import applications
@@ -40,6 +42,7 @@ class Target:
     Attributes:
         module: The module's name.
         name: The name of the tree in it.
+        node_name: What to call the node where nobody says it: as the module, or the application.
     """
 
     def __init__(self, text: str) -> None:
@@ -50,17 +53,13 @@ class Target:
         """
         self.module, colon, self.name = text.partition(":")
         parts = self.module.split(".")
+        self.node_name = self.module.rpartition(".")[2]
         if colon and self.name.isidentifier() and all(part.isidentifier() for part in parts):
             return
         raise _no_target(text)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}"
-
-    @property
-    def node_name(self) -> str:
-        """What to call the node, where nobody says it."""
-        return self.module.rpartition(".")[2]
 
 
 def _no_target(text: str) -> BadTargetError:
@@ -87,8 +86,8 @@ def load_node(target: Target) -> Node:
     module = _import(target)
     found = _look_up(target, module)
     if _is_function(found):
-        return _as_node(_call(target, found), f"{target}()")
-    return _as_node(found, str(target))
+        return _as_node(target, _call(target, found), f"{target}()")
+    return _as_node(target, found, str(target))
 
 
 def _is_function(value: Any) -> bool:
@@ -215,8 +214,11 @@ def _needed_arguments(function: Callable[..., object]) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
 
 
-def _as_node(found: object, shown: str) -> Node:
+def _as_node(target: Target, found: object, shown: str) -> Node:
     if is_application(found):
+        with contextlib.suppress(ConfigError):
+            check_name(found.name, "")
+            target.node_name = found.name
         return Node(applications(found))
     if isinstance(found, Tree):
         return Node(found)
