@@ -82,6 +82,10 @@ class BlockingSupervisor:
         """Return whether it is up."""
         return self._run(self.ref.is_running())
 
+    def state(self) -> str:
+        """Return where it is: `running`, `starting`, `restarting`, `stopping` or `stopped`."""
+        return self._run(self.ref.state())
+
     def stop(self, reason: ExitReason | None = None, timeout: float | None = None) -> None:
         """Stop all its children in reverse order, and it, for good."""
         self._run(self.ref.stop(reason, timeout))

@@ -37,7 +37,7 @@ from noex_mp import (
     child,
 )
 from noex_mp.services.config import Sources, read_config
-from noex_mp.services.hooks import Hook, Master, PrepStop
+from noex_mp.services.hooks import Hook, Master, PrepStop, by_name
 
 __all__ = ["Application", "Restart", "Tree", "changed", "is_application"]
 
@@ -144,7 +144,8 @@ class Application(Supervisor, Generic[C]):
         # One process for both: `prep_stop` takes what `start` has returned.
         placement = f"application {self.name}" if self.prep_stop else None
         if self.start or self.prep_stop or self.stop:
-            yield child(Master, self.name, config, self.start, self.stop).options(
+            start, stop = by_name(self.start), by_name(self.stop)
+            yield child(Master, self.name, config, start, stop).options(
                 id="master",
                 init_timeout=self.start_timeout,
                 shutdown=self.stop_timeout,
@@ -155,7 +156,8 @@ class Application(Supervisor, Generic[C]):
         yield changed(tree, id=tree.id or "tree", restart="transient", significant=True)
         if self.prep_stop:
             limit = None if self.stop_timeout is None else self.stop_timeout / 2
-            yield child(PrepStop, self.name, self.prep_stop).options(
+            prep_stop = by_name(self.prep_stop) or self.prep_stop
+            yield child(PrepStop, self.name, prep_stop).options(
                 id="prep_stop", shutdown=limit, placement=placement
             )
 

@@ -47,7 +47,9 @@ class RunningApplication(Generic[C]):
 
     def __init__(self, application: Application[C], ref: SupervisorRef) -> None:
         self.name = application.name
-        self.config = application.config
+        # It is an instance by now; see `_start`.
+        config: Any = application.config
+        self.config: C = config
         self.ref = ref
         self._stop_timeout = application.stop_timeout
         self._ends = watch(ref)

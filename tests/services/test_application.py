@@ -112,6 +112,21 @@ async def test_an_application_without_functions_costs_no_process(tmp_path: Path)
         assert [server["path"] for server in await running.ps()] == ["/tree/a", "/tree/b"]
 
 
+async def test_functions_go_by_name_or_by_value(tmp_path: Path) -> None:
+    told = Told(str(tmp_path))
+    # A node that pickles nothing sends names only.
+    async with Node(application(told), pickle=False):
+        pass
+    assert diary(tmp_path) == LIFE
+    heard = tmp_path / "heard"
+    inner: Application[Told] = Application(
+        "inner", tree, config=told, stop=lambda config: heard.write_text("stop")
+    )
+    async with node(inner):
+        pass
+    assert heard.read_text() == "stop"
+
+
 async def test_an_application_is_one_value_for_many_lives(tmp_path: Path) -> None:
     shop = application(Told(str(tmp_path)))
     for _ in range(2):
