@@ -211,8 +211,6 @@ class _Run:
         self._notifier.tell("STOPPING=1", f"STATUS={what}", f"EXIT_STATUS={status}")
 
     def _health(self) -> Health:
-        if self._asked.done() or self._fault.done():
-            return Health(False, "stopping", {}, ("the node is stopping",))
         if self._root is None:
             return Health(False, "starting", {}, ("the node is starting",))
         return self._root.health()

@@ -338,8 +338,8 @@ class Supervisor(_SupervisorOptions):
         name: What the node calls it, unique there; None means it has no name.
         restart: When it comes back, if it is a child itself. A supervisor that gives up ends with
             `Shutdown`, as in OTP: a transient one does not come back after that.
-        shutdown: How long it may take to stop, in seconds, if it is a child itself; None means as
-            long as its children take.
+        shutdown: How long it may take to stop, in seconds; what is left then is killed. None means
+            as long as its children take.
         significant: As for a server.
         backoff: As for a server.
     """

@@ -58,7 +58,7 @@ class MemberStops:
         for child in reversed(list(self._tree.spawned.members.values())):
             await self.stop(child, reason, child.shutdown)
         if self._tree.top is not None:
-            await self.stop(self._tree.top, reason, None)
+            await self.stop(self._tree.top, reason, self._tree.top.shutdown)
 
     async def pause(self, member: Member, reason: ExitReason) -> None:
         """Take a member down until its group starts again; a temporary one for good."""

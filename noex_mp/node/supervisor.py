@@ -93,6 +93,16 @@ class Supervision:
         """The tree's supervisor, or None."""
         return self._tree.top
 
+    @property
+    def spawned(self) -> Branch:
+        """The node's own supervisor, of what is spawned."""
+        return self._tree.spawned
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it starts nothing any more."""
+        return self._tree.is_stopping
+
     # --- starts ------------------------------------------------------------------------
 
     async def start_tree(self, wire: dict[str, Any]) -> None:
@@ -130,16 +140,6 @@ class Supervision:
         if child.was_ignored:
             raise StartFailedError(ignored(child), b"")
         return child
-
-    @property
-    def spawned(self) -> Branch:
-        """The node's own supervisor, of what is spawned."""
-        return self._tree.spawned
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it starts nothing any more."""
-        return self._tree.is_stopping
 
     async def start_child(self, branch: Branch, wire: dict[str, Any]) -> Member:
         """Start a further child of a supervisor.

@@ -201,8 +201,7 @@ class _Reading:
         try:
             given[each.name] = _convert(hint, said.value, is_text=said.is_text)
         except _WrongError as wrong:
-            shown = said.value if each.repr else None
-            self._wrong(said.where, option, str(wrong), shown, is_secret=not each.repr)
+            self._wrong(said.where, option, str(wrong), said.value, is_secret=not each.repr)
 
     def _read_inner(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -209,8 +210,11 @@ async def test_whatever_prep_stop_does_the_tree_stops_in_order(
     tmp_path: Path, order: str, stop_runs: bool
 ) -> None:
     told = Told(str(tmp_path), prep_stop=order)
-    async with node(application(told, stop_timeout=2.0)):
-        pass
+    async with node(application(told, stop_timeout=3.0)) as running:
+        began = time.monotonic()
+        await running.stop()
+        # Half of it, and what it takes to kill.
+        assert time.monotonic() - began < 3.0
     assert diary(tmp_path) == (LIFE if stop_runs else LIFE[:-1])
 
 
@@ -224,13 +228,29 @@ async def test_whatever_stop_does_the_application_ends(tmp_path: Path, order: st
     assert diary(tmp_path) == LIFE
 
 
-async def test_all_of_the_end_has_one_limit(tmp_path: Path) -> None:
-    async with node() as running:
-        told = Told(str(tmp_path), last="hang")
-        shop = await start_application(application(told, stop_timeout=0.5))
-        # A server may take 5 s, and there are two.
-        await asyncio.wait_for(shop.stop(), 4)
-        assert await running.ps() == []
+async def _stopped(shop: Application[Told]) -> None:
+    async with node():
+        running = await start_application(shop)
+        await asyncio.wait_for(running.stop(), 4)
+
+
+async def _stopped_with_its_node(shop: Application[Told]) -> None:
+    async with node(shop) as running:
+        await asyncio.wait_for(running.stop(), 4)
+
+
+async def _stopped_with_others(shop: Application[Told]) -> None:
+    async with node(Supervisor(shop)) as running:
+        await asyncio.wait_for(running.stop(), 4)
+
+
+@pytest.mark.parametrize("live", [_stopped, _stopped_with_its_node, _stopped_with_others])
+async def test_all_of_the_end_has_one_limit(
+    tmp_path: Path, live: Callable[[Application[Told]], Any]
+) -> None:
+    # A server may take 5 s, and there are two.
+    await live(application(Told(str(tmp_path), last="hang"), stop_timeout=0.5))
+    assert diary(tmp_path)[:4] == LIFE[:4]
 
 
 async def test_a_master_that_dies_is_started_again_with_all_behind_it(tmp_path: Path) -> None:
@@ -333,6 +353,22 @@ async def test_what_runs_already_is_not_started_again_nor_stopped_with_one_that_
             await start_application(web)
         assert await supervisor("db").state() == "running"
     assert diary(tmp_path) == ["+db", "+cache", "!web", "-cache", "-db"]
+
+
+async def test_one_whose_dependency_is_not_up_does_not_start(
+    tmp_path: Path, whistles: Whistles
+) -> None:
+    begun = whistles()
+    async with node():
+        db = application(Told(str(tmp_path), start=str(begun.path)), "db")
+        starting = asyncio.ensure_future(start_application(db))
+        await begun.heard()
+        with pytest.raises(AlreadyRegisteredError):
+            await start_application(Application("web", Supervisor(), depends_on=(db,)))
+        assert await supervisor("web").state() == "stopped"
+        await supervisor("db").stop()
+        with pytest.raises(InitFailedError):
+            await starting
 
 
 # --- mistakes -----------------------------------------------------------------------------------

@@ -326,3 +326,12 @@ def test_a_program_may_give_the_configuration_itself(monkeypatch: pytest.MonkeyP
     assert shop().configuration() == Config(port=7)
     assert shop().configured(arguments=["port=8"]).configuration() == Config(port=8)
     assert shop().configured(Config(port=9)).configuration() == Config(port=9)
+
+
+def test_another_configuration_makes_another_tree() -> None:
+    def tree(config: Config) -> Supervisor:
+        return Supervisor(child(Counter, config.port))
+
+    used = Application("shop", tree, config=Config(port=1))
+    assert "Counter, 1" in repr(used.children)
+    assert "Counter, 2" in repr(used.configured(Config(port=2)).children)
