@@ -90,6 +90,19 @@ async def test_a_caller_who_hears_of_a_death_finds_no_key_of_the_dead() -> None:
             assert ROOMS.whereis(f"key/{n}") is None
 
 
+@on_both_loops
+@SHARED
+async def test_a_caller_whose_call_ends_a_server_finds_no_key_of_it(placement: str | None) -> None:
+    async with ObservedNode(preload=PRELOAD):
+        keeper = await spawn(room(placement=placement))
+        for n in range(20):
+            ending = await spawn(room(f"key/{n}", placement=placement, restart="temporary", id="x"))
+            with pytest.raises(ServerExitedError):
+                await Room.fail(ending)
+            assert ROOMS.whereis(f"key/{n}") is None
+        assert await Room.all_names(keeper) == []
+
+
 async def test_a_key_of_one_that_ends_in_order_is_free_for_the_next() -> None:
     async with ObservedNode(preload=PRELOAD):
         for _ in range(5):

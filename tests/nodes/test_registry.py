@@ -280,6 +280,26 @@ async def test_a_ref_by_a_name_claimed_at_run_time_means_whoever_has_it_now() ->
             await spawn(child(Counter).options(name="current"))
 
 
+@on_both_loops
+async def test_a_name_that_is_claimed_while_it_is_asked_for_is_asked_for_again() -> None:
+    async with node_of() as node:
+        one, two = await spawn(Counter, 1), await spawn(Counter, 100)
+        by_name = named("current", Counter)
+        over = threading.Event()
+        assert node._loop is not None  # pyright: ignore[reportPrivateUsage]
+        node._loop.call_soon_threadsafe(over.wait)  # pyright: ignore[reportPrivateUsage]
+        claim = asyncio.create_task(registry.register("current", one))
+        await asyncio.sleep(0)
+        # Nobody has it yet; the root will hear of the claim first.
+        call = Counter.increment(by_name)
+        over.set()
+        await claim
+        assert await call == 2
+        await registry.unregister("current")
+        await registry.register("current", two)
+        assert await Counter.increment(by_name) == 101
+
+
 async def test_a_supervisor_is_registered_until_it_ends() -> None:
     front = Supervisor(child(Counter), id="front")
     async with node_of(front, child(Counter).options(id="other")):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from noex_mp.client import local_names
 from noex_mp.client.local_names import LocalNames
 from noex_mp.core.registrations import CLAIMED, FREED, IS_UNIQUE, Claim, RegistryState
 from noex_mp.errors import NodeDownError
@@ -114,6 +115,32 @@ def test_a_reader_that_keeps_up_keeps_its_entries_through_snapshots(writer: Writ
         writer.claim(f"{n}")
         writer.free(f"{n}")
         assert first(names, "kept") is claim
+    names.close()
+
+
+def test_a_reader_from_whom_history_is_taken_while_it_reads_begins_anew(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = writer.reader()
+    writer.claim("old")
+    assert keys(names) == ["old"]
+    read_all, reads = local_names._read_all, 0  # pyright: ignore[reportPrivateUsage]
+
+    def slowly(fd: int, start: int, end: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            # It has decided what to read, and that is given back before it does.
+            for n in range(1000):
+                writer.claim(f"{n}")
+                writer.free(f"{n}")
+            writer.claim("new")
+        return read_all(fd, start, end)
+
+    monkeypatch.setattr(local_names, "_read_all", slowly)
+    writer.claim("then")
+    assert keys(names) == ["old", "then", "new"]
+    assert reads == 2
     names.close()
 
 

@@ -57,6 +57,10 @@ class Room(GenServer):
         await PLAYERS.leave()
 
     @call
+    def fail(self) -> None:
+        raise LookupError("no such room")
+
+    @call
     def find(self, key: str) -> Ref[Room] | None:
         return ROOMS.whereis(key, Room)
 
