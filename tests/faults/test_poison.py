@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +103,14 @@ async def test_an_async_operation_is_counted_as_well() -> None:
         assert error.deliveries == 3
 
 
+async def test_a_server_in_an_interpreter_of_its_own_is_counted_as_well() -> None:
+    async with ObservedNode() as node:
+        ref = await spawn(child(Poisonous).options(start="exec"))
+        error = await error_of(Poisonous.swallow(ref.within(20), "kill"))
+        assert error.deliveries == 3
+        assert [letter.id for letter in await node.dead_letters()] == [error.letter]
+
+
 async def test_an_operation_says_how_often_it_may_be_delivered(tmp_path: Path) -> None:
     async with patient(lair()) as node:
         once = await error_of(Poisonous.swallow_once(at("lair"), "kill"))
@@ -164,30 +171,6 @@ async def test_all_that_have_begun_are_counted(whistles: Whistles) -> None:
         assert error.deliveries == 3
 
 
-async def test_attempts_count_also_where_other_messages_came_between(whistles: Whistles) -> None:
-    started, release = whistles(), whistles()
-    async with patient(lair()) as node:
-        ref = await Poisonous.me(at("lair"))
-        poisonous = Poisonous.tell_and_swallow(ref.within(None), started.path, release.path)
-        await started.heard()
-        other = threading.Thread(target=_fails, args=(ref,))
-        release.blow()
-        await node.event("crashed", ref)
-        other.start()
-        for _ in range(2):
-            await started.heard()
-            release.blow()
-        error = await error_of(poisonous)
-        await asyncio.to_thread(other.join)
-        attempts = [report.message and report.message.attempts for report in error.reports]
-        assert attempts == [1, 2, 3]
-
-
-def _fails(ref: Ref[Poisonous]) -> None:
-    with pytest.raises(ServerExitedError):
-        Poisonous.kill.sync(ref.within(10))
-
-
 async def test_each_call_of_a_thread_counts_for_itself() -> None:
     async with patient(lair()):
         ref = await Poisonous.me(at("lair"))
@@ -229,6 +212,10 @@ async def test_several_senders_of_poison_at_once(tmp_path: Path) -> None:
         # Each death was of one of them, and counted for that one only.
         incarnations = [report.incarnation for error in errors for report in error.reports]
         assert sorted(incarnations) == list(range(1, 16))
+        # So do the exit reports, though others came between.
+        for error in errors:
+            attempts = [report.message and report.message.attempts for report in error.reports]
+            assert attempts == [1, 2, 3]
 
 
 @on_both_loops
