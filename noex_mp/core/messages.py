@@ -127,7 +127,9 @@ class Exit:
     Comes in `handle_info`, after all that the server had sent before it ended.
 
     Attributes:
-        ref: Who has ended; None if `exit` was called, or nobody was found by that name.
+        ref: Who has ended; None if `exit` was called, or nobody was found by that name. It is by
+            number, as a pid is in OTP's `EXIT`, so it equals no `named(...)`: that means whoever
+            has the name when a message is sent. Compare it with what `whereis` gives.
         reason: Why, or what `exit` was given; `NoServer()` if there was nothing to be linked to.
         report: All that is known of its end.
     """

@@ -145,6 +145,20 @@ async def test_both_are_restarted_by_their_supervisors_and_link_anew() -> None:
 
 
 @on_both_loops
+async def test_an_exit_names_by_number_whom_a_name_was_linked_by() -> None:
+    async with ObservedNode():
+        one = await spawn(child(Watcher).options(name="one"))
+        trapping = await spawn(Watcher, traps=True)
+        await Watcher.link_with(trapping, named("one", Watcher))
+        # Behind the link, on the way to the root.
+        await Watcher.settle(trapping)
+        await stop(one)
+        (heard,) = await Watcher.heard(trapping, 1)
+        assert heard.ref == one
+        assert heard.ref != named("one", Watcher)
+
+
+@on_both_loops
 async def test_a_link_to_nobody_is_an_exit_at_once() -> None:
     async with ObservedNode():
         trapping = await spawn(Watcher, traps=True)

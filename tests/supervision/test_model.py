@@ -190,17 +190,14 @@ class Machine(RuleBasedStateMachine):
     def death_of_a_process_that_two_share(self, data: st.DataObject) -> None:
         pair = st.lists(st.sampled_from(self.servers()), min_size=2, max_size=2, unique=True)
         one, other = data.draw(pair)
-        model = self.children(up=True)[other]
-        counted, logged, death = (
-            list(model.times["restarts"]),
-            len(self.theirs.log),
-            next(self.deaths),
-        )
+        first, second = self.children(up=True)[one], self.children(up=True)[other]
+        times, logged, death = first.times["restarts"], len(self.theirs.log), next(self.deaths)
         self.end(one, Killed("SIGKILL"), death=death)
         if self.runs and f"-{other}" not in self.theirs.log[logged:]:
-            # Counted once, if its supervisor has counted the first of them at all.
-            was_counted = model.times["restarts"] != counted
-            self.end(other, Killed("SIGKILL"), death=death, counted=was_counted)
+            # Counted once, if the first of them was counted at all. One supervisor that gives up
+            # over it is an end of its own for the supervisor above.
+            counted = first is second and first.times["restarts"] != times
+            self.end(other, Killed("SIGKILL"), death=death, counted=counted)
 
     def end(self, who: str, reason: ExitReason, *, death: int = 0, counted: bool = False) -> None:
         model = self.children(up=True)[who]
