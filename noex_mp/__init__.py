@@ -63,12 +63,14 @@ from noex_mp.core.reasons import (
     Normal,
     NoServer,
     OutOfMemory,
+    Replaced,
     RootDied,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
 )
 from noex_mp.core.ref import Ref
+from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.specs import (
     Backoff,
     ChildSpec,
@@ -112,6 +114,7 @@ from noex_mp.errors import (
     PreloadError,
     ProtocolError,
     RegistryKeysError,
+    ReloadFailedError,
     RemoteError,
     RemoteProtocolError,
     ServerExitedError,
@@ -247,8 +250,11 @@ __all__ = [
     "Registration",
     "Registry",
     "RegistryKeysError",
+    "ReloadFailedError",
+    "Reloaded",
     "RemoteError",
     "RemoteProtocolError",
+    "Replaced",
     "Reply",
     "RootDied",
     "RunningApplication",

@@ -23,6 +23,7 @@ NoexError
 │   ├── DuplicateChildError      its id belongs to another child
 │   ├── ChildNotFoundError       its supervisor has no such child
 │   ├── ChildStateError          it runs, and should not, for what is asked
+│   ├── ReloadFailedError        a server did not start with its new code
 │   └── OutOfDescriptorsError    too few file descriptors are free for its worker
 ├── CallError                no reply came
 │   ├── NoServerError            nobody is there, or not any more
@@ -90,6 +91,7 @@ __all__ = [
     "PreloadError",
     "ProtocolError",
     "RegistryKeysError",
+    "ReloadFailedError",
     "RemoteError",
     "RemoteProtocolError",
     "ServerExitedError",
@@ -417,6 +419,32 @@ class OutOfDescriptorsError(StartError):
             f"Raise the limit (ulimit -n, or LimitNOFILE= of the service), or stop servers that "
             f"are not needed."
         )
+
+
+class ReloadFailedError(StartError):
+    """A server did not start with its new code, so the reload was given up.
+
+    What its `init` raised is the `__cause__`.
+
+    Attributes:
+        server: The server's name or id.
+        reason: What happened, in a sentence.
+        went_back: Whether all servers have the old code again. If not, the process that had it has
+            died: servers that were replaced keep the new code, and the supervisor of this one has
+            it in hand, as after any other failed restart.
+    """
+
+    def __init__(self, server: str, reason: str, went_back: bool) -> None:
+        super().__init__(server, reason, went_back)
+        self.server = server
+        self.reason = reason
+        self.went_back = went_back
+
+    def __str__(self) -> str:
+        now = "All servers have the old code again: repair the new one, and reload once more."
+        if not self.went_back:
+            now = "There was no way back: the process that had the old code has died."
+        return f"{self.server} did not start with its new code: {self.reason}\n{now}"
 
 
 class DuplicateChildError(StartError):

@@ -39,6 +39,7 @@ from noex_mp import (
     NoServerError,
     PoisonedMessageError,
     Ref,
+    ReloadFailedError,
     RemoteError,
     RemoteProtocolError,
     ServerExitedError,
@@ -63,6 +64,7 @@ from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
 from tests.nodes.outside import Sent, outside
 from tests.nodes.test_trees import leaf
+from tests.nodes.versions import App, app
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.applications import Told, application, diary
 from tests.servers.busy import Busy, Ticking
@@ -78,7 +80,7 @@ from tests.wire.anatomy import NATIVE, anatomy
 from tests.wire.registered import Guarded, Moody
 from tests.wire.samples import Plain, Point
 
-__all__ = ["whistles"]
+__all__ = ["app", "whistles"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -1383,6 +1385,41 @@ async def test_a_listener_that_is_slow_or_raises_delays_nothing() -> None:
         # It has not been read until now.
         last = [await anext(stream), await anext(stream)]
         assert [(event.kind, event.missed) for event in last] == [("stopping", 2), ("exited", 0)]
+
+
+# --- reload ------------------------------------------------------------------------------------
+
+
+@holds("reload-1")
+async def test_a_reload_replaces_servers_and_fails_no_call(app: App) -> None:
+    async with ObservedNode(app.tree("abc")) as node:
+        app.write(2)
+        calls = [app.server.number(app.at(name), n) for n in range(1, 100) for name in "abc"]
+        assert (await node.reload()).replaced == 3
+        assert await asyncio.gather(*calls) == [True] * len(calls)
+        assert await app.versions("abc") == [2] * 3
+
+
+@holds("reload-2")
+async def test_a_replaced_server_keeps_its_ref_and_uses_no_budget(app: App) -> None:
+    async with ObservedNode(app.tree("a", max_restarts=0)) as node:
+        [before] = await supervisor("/").which_children()
+        await node.reload()
+        [after] = await supervisor("/").which_children()
+        assert after.ref == before.ref
+        app.write(2)
+        await node.reload()
+        assert await app.server.version(before.ref) == 2
+
+
+@holds("reload-3")
+async def test_new_code_that_fails_leaves_the_old_one(app: App) -> None:
+    async with ObservedNode(app.tree("ab")) as node:
+        app.write(2, init='if self.name == "b": raise ValueError("no b")')
+        with pytest.raises(ReloadFailedError) as failure:
+            await node.reload()
+        assert failure.value.server == "b"
+        assert await app.versions("ab") == [1, 1]
 
 
 # --- limits of the system ----------------------------------------------------------------------

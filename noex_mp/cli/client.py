@@ -16,7 +16,9 @@ from typing import Any, Final, TypeVar
 from noex_mp.cli import statuses
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
+from noex_mp.client.reports import reload_on
 from noex_mp.core.health import Health
+from noex_mp.core.reloaded import Reloaded
 from noex_mp.errors import CallError, CallTimedOutError, NodeDownError, NoNodeError
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
@@ -115,6 +117,14 @@ class RunningNode:
         """
         sid, label = await self._ask("send_courier", PATIENCE, number)
         return sid, label
+
+    async def reload(self) -> Reloaded:
+        """Let the node replace its servers, however long that takes.
+
+        Raises:
+            PreloadError, ReloadFailedError, NodeDownError: As `Node.reload`.
+        """
+        return await reload_on(self.client)
 
     async def _ask(self, method: str, patience: float, *parameters: Any) -> Any:
         try:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from noex_mp.cli.streams import Stream
 from noex_mp.cli.words import amount, duration
 from noex_mp.client.events import Event
-from noex_mp.core.reasons import ExitReport, is_abnormal, render
+from noex_mp.core.reasons import ExitReport, Replaced, is_abnormal, render
 from noex_mp.node.events import lost_in_words
 
 __all__ = ["FORMATS", "LEVELS", "JsonFormat", "Level", "Log", "Record", "TextFormat", "record_of"]
@@ -137,6 +137,8 @@ def _exit_in_words(kind: str, report: ExitReport) -> tuple[Level, str, dict[str,
         return "info", report.summary, facts
     if is_abnormal(report.reason):
         return "warning", render(report.reason), facts
+    if isinstance(report.reason, Replaced):
+        return "info", report.summary, facts
     return "info", "stopped", facts
 
 
@@ -249,6 +251,7 @@ class Log:
         self._format = log_format
         self._level = LEVELS.index(level)
         self._down_since: dict[int, float] = {}
+        self._replaced: set[int] = set()
 
     @property
     def on_terminal(self) -> bool:
@@ -258,6 +261,13 @@ class Log:
     def on_event(self, event: Event) -> None:
         """Write what happened to a server."""
         down_since = None
+        if isinstance(event.reason, Replaced) and event.kind == "exited":
+            self._replaced.add(event.sid)
+        elif event.kind == "restarted" and event.sid in self._replaced:
+            # Nothing has gone wrong.
+            self._replaced.remove(event.sid)
+            self._write(replace(record_of(event), level="info"))
+            return
         if event.report is not None and event.report.next == "restarting":
             self._down_since[event.sid] = event.time
         elif event.kind == "restarted":

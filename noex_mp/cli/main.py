@@ -31,6 +31,7 @@ examples:
   noex-mp exits                            say why servers have ended
   noex-mp dlq list                         list messages that are not delivered any more
   noex-mp health shop                      say whether the node called shop is ready
+  noex-mp reload                           give all servers the code in their files
   noex-mp call visits increment 3          visits is a server's name, id or os pid
   noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
 """
@@ -89,6 +90,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 health=args.health,
                 config=args.config,
                 options=args.options,
+                reload=args.reload,
             )
         case "init":
             from noex_mp.cli.init import init
@@ -106,6 +108,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             from noex_mp.cli.exits import exits
 
             return exits(args.server, node=args.node, as_json=args.json)
+        case "reload":
+            from noex_mp.cli.reload import reload
+
+            return reload(args.node)
         case "call":
             from noex_mp.cli.call import call
 
@@ -156,7 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_health(commands.add_parser("health", help="say whether nodes are ready"))
     _add_exits(commands.add_parser("exits", help="say why servers have ended"))
     _add_dlq(commands.add_parser("dlq", help="look at messages that are given up, or send them"))
+    _add_reload(commands.add_parser("reload", help="give the servers of a node their new code"))
     return parser
+
+
+def _add_reload(reload: argparse.ArgumentParser) -> None:
+    reload.description = (
+        "Give the servers of a running node the code that stands in their files now, one by one, "
+        "while they serve: each handles what has arrived, ends and starts again, and whoever calls "
+        "it meanwhile waits. If one does not start with the new code, all get the old one back. "
+        "Exit status: 0 done, 1 not done, and why is said, 2 bad command line."
+    )
+    reload.add_argument("node", metavar="NODE", nargs="?", help="its name; else the only one")
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
@@ -195,6 +212,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--health",
         metavar="[HOST:]PORT",
         help="answer /healthz and /readyz over HTTP there",
+    )
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: start the tree anew when a file of the application changes",
     )
     run.add_argument("--log-format", choices=("text", "json"), default="text")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")

@@ -11,18 +11,21 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 from noex_mp.cli import statuses
+from noex_mp.cli.load import Loaded, load_anew
 from noex_mp.cli.log import FORMATS, Level, Log
 from noex_mp.cli.notify import Notifier
 from noex_mp.cli.probes import Probes
+from noex_mp.cli.reloading import Reloading, what_has_changed, write_no_bytecode
 from noex_mp.cli.signals import StopRequests, run_with_signals
 from noex_mp.cli.streams import open_missing, standard_streams
-from noex_mp.cli.target import Target, load_node
+from noex_mp.cli.target import Target, load_node, look_in_this_folder
+from noex_mp.cli.watch import Watch
 from noex_mp.cli.words import amount
 from noex_mp.core.health import Health
 from noex_mp.core.reasons import Shutdown
@@ -37,6 +40,7 @@ from noex_mp.node.config import RootConfig
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.node.root import Root
+from noex_mp.node.sources import own_files
 from noex_mp.services.settings import configured
 from noex_mp.transport.loops import new_event_loop
 
@@ -57,6 +61,7 @@ def run(
     health: str | None = None,
     config: str | None = None,
     options: Sequence[str] = (),
+    reload: bool = False,
 ) -> int:
     """Run a tree until it is told to stop, or gives up; return the exit status.
 
@@ -69,12 +74,15 @@ def run(
         health: Where to answer HTTP probes, as `8080` or `127.0.0.1:8080`; None for nowhere.
         config: The TOML file with the configuration of the tree's applications.
         options: Options of theirs, as `port=9000` or `shop.port=9000`.
+        reload: Whether the tree is started anew when a file of the application changes.
     """
     open_missing()
     notifier = Notifier.from_environment()
     try:
         target = Target(target_text)
-        _look_in_this_folder()
+        look_in_this_folder()
+        if reload:
+            write_no_bytecode()
         node = load_node(target)
         node.tree = configured(node.tree, config, options)
         tree = node.wire_tree()
@@ -88,7 +96,19 @@ def run(
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
-        run = _Run(loop, node, tree, names, log, notifier, probes, debug=debug)
+        run = _Run(
+            loop,
+            target,
+            partial(load_anew, target, config, options),
+            node,
+            tree,
+            names,
+            log,
+            notifier,
+            probes,
+            debug=debug,
+            reload=reload,
+        )
         return run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
@@ -114,13 +134,6 @@ def _say_what_to_change(error: ConfigError, node: str, log_format: str) -> None:
 _FAULT: Final = (
     "noex-mp failed by a fault of its own, not of your servers; please report it, with this:"
 )
-
-
-def _look_in_this_folder() -> None:
-    # An installed script has its own folder there instead. The zygote gets this path as well.
-    folder = str(Path.cwd())
-    if sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
 
 
 def _names_for(target: Target, node: Node, name: str | None) -> Sequence[str]:
@@ -149,6 +162,8 @@ class _Run:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        target: Target,
+        load: Callable[[], Awaitable[Loaded]],
         node: Node,
         tree: dict[str, Any] | None,
         names: Sequence[str],
@@ -157,8 +172,14 @@ class _Run:
         probes: Probes | None,
         *,
         debug: bool,
+        reload: bool,
     ) -> None:
         self._loop = loop
+        self._target = target
+        self._load = load
+        preload = node.root_config(sink=log.on_output).preload
+        self._watch = Watch(own_files(preload)) if reload else None
+        self._reloading: asyncio.Task[None] | None = None
         self._notifier = notifier
         self._probes = probes
         self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
@@ -230,6 +251,10 @@ class _Run:
             os_pid=os_pid,
         )
         self._notifier.tell("READY=1", f"STATUS=up with {servers}")
+        if self._watch is not None:
+            reloading = Reloading(self._target, self._load, root, self._watch, self._say)
+            self._reloading = self._loop.create_task(reloading.run())
+            self._reloading.add_done_callback(self._reloading_ended)
 
     async def _start_root(self) -> Root:
         for name in self._names:
@@ -253,7 +278,19 @@ class _Run:
     def _config(self, name: str) -> RootConfig:
         log = self._log
         config = self._node.root_config(name=name, listener=log.on_event, sink=log.on_output)
+        config = replace(config, look_ahead=self._look_ahead)
         return replace(config, debug=True) if self._debug else config
+
+    async def _look_ahead(self, tree: dict[str, Any]) -> list[str]:
+        """Load the target anew, before servers are replaced; say what will not be applied."""
+        loaded = await self._load()
+        if loaded.error:
+            raise PreloadError(loaded.error)
+        return what_has_changed(tree, loaded.tree)
+
+    def _reloading_ended(self, reloading: asyncio.Task[None]) -> None:
+        if not reloading.cancelled() and (error := reloading.exception()) is not None:
+            self._fail(error)
 
     def _status_of_start(self, error: BaseException | None) -> int:
         match error:
@@ -324,6 +361,8 @@ class _Run:
     # --- stop --------------------------------------------------------------------------
 
     async def _stop(self, starting: asyncio.Task[None]) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
         tasks = {starting}
         if self._root is not None:
             tasks.add(self._loop.create_task(self._root.stop(self._reason())))

@@ -31,7 +31,7 @@ from noex_mp.node.node import Node
 from noex_mp.services.application import is_application
 from noex_mp.services.dependencies import applications
 
-__all__ = ["Target", "load_node"]
+__all__ = ["Target", "load_node", "look_in_this_folder"]
 
 _EXAMPLE: Final = "For a tree called 'tree' in app.py, write: noex-mp run app:tree"
 
@@ -74,6 +74,14 @@ def _as_target(text: str) -> str | None:
     module = path.removesuffix(".py").strip("./").replace("/", ".")
     words = [*module.split("."), name or "tree"]
     return f"{module}:{words[-1]}" if all(word.isidentifier() for word in words) else None
+
+
+def look_in_this_folder() -> None:
+    """Import from the current folder first, as `python` does for a script in it."""
+    # An installed script has its own folder there instead. The zygote gets this path as well.
+    folder = str(Path.cwd())
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
 
 
 def load_node(target: Target) -> Node:

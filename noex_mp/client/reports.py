@@ -1,4 +1,4 @@
-"""What a node tells of itself and its servers: those that run, and how others have ended."""
+"""What a node tells of itself and its servers, and of a reload of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 from noex_mp.client.client import Client
 from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
+from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.report_plain import from_plain
 
-__all__ = ["exits_on", "health_on", "ps_on"]
+__all__ = ["exits_on", "health_on", "ps_on", "reload_on"]
 
 
 async def ps_on(client: Client) -> list[dict[str, Any]]:
@@ -27,3 +28,9 @@ async def exits_on(client: Client, server: str | None) -> list[ExitReport]:
     """Return the last exit reports, all of them or those of one server, the newest last."""
     plain: list[dict[str, Any]] = await client.request("exits", server)
     return [from_plain(report) for report in plain]
+
+
+async def reload_on(client: Client) -> Reloaded:
+    """Let a client's node replace its servers; return what came of it."""
+    replaced, kept, notes = await client.request("reload")
+    return Reloaded(replaced, tuple(kept), tuple(notes))

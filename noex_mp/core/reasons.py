@@ -32,6 +32,7 @@ __all__ = [
     "NoServer",
     "Normal",
     "OutOfMemory",
+    "Replaced",
     "RootDied",
     "Rule",
     "Shutdown",
@@ -173,6 +174,14 @@ class NoServer:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """The server was taken down in good order, so that its next incarnation has other code.
+
+    That is a reload: `node.reload()` or `noex-mp reload`. The next incarnation starts at once.
+    """
+
+
+@dataclass(frozen=True)
 class Unknown:
     """The server's process is gone, and nobody could learn why.
 
@@ -196,6 +205,7 @@ ExitReason: TypeAlias = (
     | Linked
     | RootDied
     | NoServer
+    | Replaced
     | Unknown
 )
 """Any reason for the end of a server."""
@@ -204,12 +214,12 @@ ExitReason: TypeAlias = (
 def is_abnormal(reason: ExitReason) -> bool:
     """Return whether a transient server is started again after this reason.
 
-    As in OTP, `Normal` and `Shutdown` are normal and everything else is not; what a link has
-    ended counts as the first of the chain.
+    As in OTP, `Normal` and `Shutdown` are normal, and so is `Replaced`; all others are not. What a
+    link has ended counts as the first of the chain.
     """
     while isinstance(reason, Linked):
         reason = reason.reason
-    return not isinstance(reason, Normal | Shutdown)
+    return not isinstance(reason, Normal | Shutdown | Replaced)
 
 
 def render(reason: ExitReason) -> str:
@@ -247,6 +257,8 @@ def render(reason: ExitReason) -> str:
             return f"ended with the root process of its node{which}, which has died"
         case NoServer():
             return "does not exist"
+        case Replaced():
+            return "was replaced, to have other code"
         case Unknown(detail):
             return _with("ended for an unknown reason", detail)
         case _:
@@ -274,6 +286,7 @@ Rule: TypeAlias = Literal[
     "placement",
     "protocol",
     "exit_signal",
+    "reload",
 ]
 """Which of our rules ended a server; empty where none did. `docs/exits.md` has what each means."""
 

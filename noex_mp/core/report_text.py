@@ -39,6 +39,7 @@ _RULES: Final[dict[Rule, str]] = {
     "shutdown_timeout": "the time limit of its stop",
     "placement": "its placement group, whose process had to end",
     "exit_signal": "an exit signal, from a link or from somebody",
+    "reload": "a reload, to give it other code",
     "protocol": "its root, with which it could not talk any more",
 }
 

@@ -19,12 +19,13 @@ from noex_mp.node.connection import Connection
 from noex_mp.node.dead_letters import DeadLetters
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
-from noex_mp.node.generations import Generations
 from noex_mp.node.members import Member
+from noex_mp.node.reload import Reload
 from noex_mp.node.requests import SupervisorRequests
 from noex_mp.node.signals import Signals
 from noex_mp.node.starts import StartFailedError
 from noex_mp.node.supervisor import Supervision
+from noex_mp.node.worker_starts import WorkerStarts
 from noex_mp.wire.envelopes import RESPONSE
 
 __all__ = ["FOR_PROGRAMS", "MAX_REQUESTS", "Answers"]
@@ -36,7 +37,9 @@ MAX_REQUESTS: Final = 256
 _ENDS: Final = frozenset({"stop", "terminate_child", "stop_supervisor"})
 
 # What a program outside of the node may ask for: nothing that runs code of its choice. (A courier
-# sends what a process of the node's own has sent before.)
+# sends what a process of the node's own has sent before. A reload runs the code that stands in the
+# application's own files, which only those who may change it can choose; and whoever gets in is the
+# same user, who may stop the node and start it again as well.)
 FOR_PROGRAMS: Final = frozenset(
     {
         "stop",
@@ -50,6 +53,7 @@ FOR_PROGRAMS: Final = frozenset(
         "dead_letter",
         "drop_dead_letter",
         "send_courier",
+        "reload",
     }
 )
 
@@ -64,7 +68,8 @@ class Answers:
         directory: Directory,
         supervision: Supervision,
         signals: Signals,
-        generations: Generations,
+        worker_starts: WorkerStarts,
+        reload: Reload,
         events: Events,
         at_once: dict[str, Callable[..., Any]],
         *,
@@ -77,7 +82,8 @@ class Answers:
             directory: The servers there are.
             supervision: Starts and stops them.
             signals: Takes exit signals to them.
-            generations: Has the code that they start with.
+            worker_starts: Has the code that they start with.
+            reload: Gives them other code.
             at_once: Further methods, for the node's own processes, which wait for nothing.
             health: Returns how the node is.
         """
@@ -85,9 +91,10 @@ class Answers:
         self._directory = directory
         self._supervision = supervision
         self._signals = signals
-        self._generations = generations
+        self._worker_starts = worker_starts
+        self._reload = reload
         self._supervisors = SupervisorRequests(
-            directory, supervision, prepare_code=generations.prepare_code
+            directory, supervision, prepare_code=worker_starts.prepare_code
         )
         dead_letters = DeadLetters(node, directory, events, spawn=self._spawn)
         self._at_once = at_once
@@ -103,6 +110,7 @@ class Answers:
             "ps": self._ps,
             "exits": self._exits,
             "health": self._health,
+            "reload": self._reload_all,
             **self._supervisors.methods,
             **dead_letters.methods,
             "stop_supervisor": self._stop_supervisor,
@@ -210,7 +218,7 @@ class Answers:
     # --- servers -----------------------------------------------------------------------
 
     async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
-        await self._generations.prepare_code(wire)
+        await self._worker_starts.prepare_code(wire)
         child = await self._supervision.spawn(wire)
         return [child.sid, child.label]
 
@@ -274,6 +282,10 @@ class Answers:
 
     async def _health(self) -> dict[str, Any]:
         return self._how_it_is().as_plain()
+
+    async def _reload_all(self) -> list[Any]:
+        done = await self._reload.run()
+        return [done.replaced, list(done.kept), list(done.notes)]
 
     async def _exits(self, name: str | None = None) -> list[dict[str, Any]]:
         return [as_plain(report) for report in self._supervision.exits.of(name)]

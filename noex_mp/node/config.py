@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from noex_mp.client.events import Listener
 from noex_mp.node.output import Sink
@@ -26,6 +27,8 @@ class RootConfig:
         spin: Whether loops do not go to sleep while an answer may be near.
         has_tree: Whether a tree is to be started; without one the node is ready at once.
         embedded: Whether the program around the root makes calls, with descriptors of its process.
+        look_ahead: Looks at new code before a reload, is given the tree as it is described now, and
+            returns sentences about what is new in it; or None.
         listener: Hears of every event.
         sink: Gets what workers print.
     """
@@ -40,5 +43,6 @@ class RootConfig:
     spin: bool = False
     has_tree: bool = False
     embedded: bool = False
+    look_ahead: Callable[[dict[str, Any]], Awaitable[Sequence[str]]] | None = None
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from noex_mp.core.reasons import ExitReport
+from noex_mp.core.reasons import ExitReport, Replaced
 from noex_mp.node.branches import Branch
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
@@ -52,12 +52,19 @@ class Ends:
             self._take_end_of_tree(member, ended)
             return "rest"
         if self._is_expected(member, parent):
-            following = "starts again with its group" if member.pauses else "stays down"
-            report = self._take_end(member, ended, following)
-            self._tree.settle(member)
-            self._events.ended(member, report)
+            self._come_to_rest(member, ended, _expected_next(member))
             return "rest"
         return self._take_unexpected(member, parent, ended)
+
+    def take_failed_replacement(self, member: Member, ended: Ended) -> None:
+        """Tell of a start with new code that failed; the member pauses until it has the old."""
+        member.pauses = True
+        self._come_to_rest(member, ended, "goes back to the old code")
+
+    def _come_to_rest(self, member: Member, ended: Ended, following: str) -> None:
+        report = self._take_end(member, ended, following)
+        self._tree.settle(member)
+        self._events.ended(member, report)
 
     def _take_unexpected(self, member: Member, parent: Branch, ended: Ended) -> Following:
         plan = parent.plan(member, ended.reason, ended.worker)
@@ -115,7 +122,7 @@ class Ends:
         tree = self._tree
         self.report(top, ended, "")
         tree.settle(top)
-        if not tree.is_stopping and not tree.ended.done():
+        if not (tree.is_stopping or tree.is_changing or tree.ended.done()):
             # Somebody has stopped it by hand, and whoever waits for the tree has waited.
             tree.ended.set_result(None)
 
@@ -137,6 +144,13 @@ class Ends:
             if worker.alive:
                 worker.residents.pop(child.sid, None)
                 worker.connection.post([FORGET, child.sid])
+
+
+def _expected_next(member: Member) -> str:
+    if not member.pauses:
+        return "stays down"
+    replaced = isinstance(member.stop_reason, Replaced)
+    return "starts again" if replaced else "starts again with its group"
 
 
 def end_of(child: Child, worker: Worker) -> Ended:

@@ -17,6 +17,7 @@ from noex_mp.core.reasons import (
     InitTimedOut,
     Killed,
     OutOfMemory,
+    Replaced,
     Rule,
     Shutdown,
     ShutdownTimedOut,
@@ -152,6 +153,8 @@ def _rule(member: Member, worker: Worker | None, reason: ExitReason, *, node_sto
             return "protocol"
         if worker.condemned:
             return "placement"
+    if isinstance(member.stop_reason, Replaced):
+        return "reload"
     return "" if member.stop_reason is None else _who_stopped(member, node_stops=node_stops)
 
 

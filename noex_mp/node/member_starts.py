@@ -122,7 +122,7 @@ class MemberStarts:
 
     def prepare(self, member: Member) -> None:
         """Let the worker of a member that starts soon come up meanwhile."""
-        if isinstance(member, Child) and member.at_rest and member.pauses:
+        if isinstance(member, Child):
             self._servers.prepare(member)
 
     async def dismiss(self, members: Iterable[Member]) -> None:

@@ -55,6 +55,10 @@ class MemberStops:
     async def stop_all(self, reason: ExitReason) -> None:
         """Stop everything: what was spawned first, then the tree, each in reverse order."""
         self._tree.is_stopping = True
+        await self.stop_everything(reason)
+
+    async def stop_everything(self, reason: ExitReason) -> None:
+        """Stop all that there is; what is started meanwhile is let start."""
         for child in reversed(list(self._tree.spawned.members.values())):
             await self.stop(child, reason, child.shutdown)
         if self._tree.top is not None:

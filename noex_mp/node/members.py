@@ -54,6 +54,7 @@ class Member:
 
     __slots__ = (
         "_rest",
+        "_settled",
         "_waiter",
         "at_rest",
         "attempt",
@@ -102,6 +103,7 @@ class Member:
         self.error = b""
         self._waiter: asyncio.Future[bool] | None = None
         self._rest: asyncio.Future[None] | None = None
+        self._settled: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
         """Note that a new incarnation starts."""
@@ -150,11 +152,25 @@ class Member:
                 self._rest.set_result(None)
         return self._rest
 
+    def settled(self) -> asyncio.Future[None]:
+        """Return the future that is done once nobody is at work to start it: it runs, or rests."""
+        if self._settled is None or self._settled.done():
+            self._settled = asyncio.get_running_loop().create_future()
+            if not self.starting:
+                self._settled.set_result(None)
+        return self._settled
+
+    def come_up(self) -> None:
+        """Note that its start is over."""
+        self.starting = False
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
     def come_to_rest(self, state: State) -> None:
         """Note that nothing of it runs any more, and why not."""
         self.state = state
         self.at_rest = True
-        self.starting = False
+        self.come_up()
         if self._rest is not None and not self._rest.done():
             self._rest.set_result(None)
 

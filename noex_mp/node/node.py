@@ -37,12 +37,13 @@ from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, Listener
 from noex_mp.client.local_names import LocalNames
-from noex_mp.client.reports import exits_on, health_on, ps_on
+from noex_mp.client.reports import exits_on, health_on, ps_on, reload_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
+from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import ConfigError, NodeDownError
 from noex_mp.node.blocking_node import BlockingNode
@@ -518,6 +519,29 @@ class Node:
             ```
         """
         return await exits_on(current.client(self.id), server)
+
+    async def reload(self) -> Reloaded:
+        """Give all servers the code that stands in their files now, one by one, while they serve.
+
+        Each handles what has arrived, ends with `Replaced()`, and starts again; who calls it
+        meanwhile waits. The program's own modules stay as they are. One reload comes after the
+        other.
+
+        Returns:
+            How many servers were replaced, and who runs on with the old code.
+
+        Raises:
+            PreloadError: The new code cannot be imported; nothing was replaced.
+            ReloadFailedError: A server did not start with it; all have the old code again.
+            NodeDownError: The node has been stopped.
+
+        Example:
+            ```python
+            done = await node.reload()
+            print(f"{done.replaced} servers have the new code")
+            ```
+        """
+        return await reload_on(current.client(self.id))
 
     async def health(self) -> Health:
         """Return how the node is: whether its tree has started and its applications run.

@@ -67,7 +67,7 @@ class Restarts:
 
     def has_started(self, member: Member) -> None:
         """Take the end of a member that has ended while its start was still being told."""
-        member.starting = False
+        member.come_up()
         if isinstance(member, Branch):
             self._work(member)
             return
@@ -174,7 +174,8 @@ class Restarts:
             if member is not first and member.pauses:
                 self._events.restarting(member)
             for soon in group[place + 1 : place + 1 + AHEAD]:
-                self._starts.prepare(soon)
+                if soon.at_rest and soon.pauses:
+                    self._starts.prepare(soon)
             if not await self._start_in_group(branch, member):
                 return
 

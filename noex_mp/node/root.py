@@ -9,10 +9,11 @@ names and payloads here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -30,15 +31,17 @@ from noex_mp.node.connection import Connection
 from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocket
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
-from noex_mp.node.generations import Generations
 from noex_mp.node.health import health_of
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
 from noex_mp.node.registries import Registries
+from noex_mp.node.reload import Reload
 from noex_mp.node.signals import Signals
 from noex_mp.node.starts import StartFailedError
 from noex_mp.node.supervisor import Supervision
+from noex_mp.node.worker_starts import WorkerStarts
 from noex_mp.node.workers import Worker, Workers
+from noex_mp.node.zygotes import Preload
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.wire.codec import Encoder
@@ -111,24 +114,27 @@ class Root:
         )
         self._monitors = Monitors()
         self._signals = Signals(loop, self._directory)
-        self._generations = Generations(
+        self._worker_starts = WorkerStarts(
             loop, config, self._workers, node=self.id, lifeline=self._lifeline_read
         )
         self._supervision = Supervision(
             loop,
             self._directory,
-            start_worker=self._generations.start_worker,
+            start_worker=self._worker_starts.start,
             events=self._events,
             on_end=self._on_end,
         )
         self.ended = self._supervision.ended
+        self._zygotes = self._worker_starts.zygotes
+        self._reload = Reload(self._zygotes, self._supervision, config.look_ahead)
         self._answers = Answers(
             self.id,
             loop,
             self._directory,
             self._supervision,
             self._signals,
-            self._generations,
+            self._worker_starts,
+            self._reload,
             self._events,
             self._registries.methods,
             health=self.health,
@@ -169,7 +175,7 @@ class Root:
         """
         if self._config.name is not None:
             self._open_control_socket(self._config.name)
-        await self._generations.ready()
+        await self._worker_starts.ready()
 
     async def start_tree(self, tree: dict[str, Any]) -> None:
         """Start a tree.
@@ -180,8 +186,28 @@ class Root:
         Raises:
             StartError: A child did not start; its error is the cause.
         """
-        try:
+        with self._told_in_full():
             await self._supervision.start_tree(tree)
+
+    async def restart_tree(self, tree: dict[str, Any], preload: Preload) -> None:
+        """Stop all servers, and start a new tree, with the code of now; or the old one again.
+
+        Args:
+            tree: Its description.
+            preload: What its zygote imports.
+
+        Raises:
+            PreloadError: The new code cannot be imported, and nothing has happened.
+            StartError: A child did not start; the old tree was started again.
+            NodeDownError: The node was stopped meanwhile.
+        """
+        with self._told_in_full():
+            await self._reload.restart_tree(tree, preload)
+
+    @contextlib.contextmanager
+    def _told_in_full(self) -> Generator[None]:
+        try:
+            yield
         except StartFailedError as failure:
             cause = unpack_error(failure.cause, allow_pickle=self._config.allow_pickle)
             raise failure.error from cause
@@ -189,11 +215,12 @@ class Root:
     async def stop(self, reason: ExitReason | None = None) -> None:
         """Stop all servers in reverse order, then everything else; every call waits for it."""
         if self._stopping is None:
-            self._generations.stopping()
+            self._zygotes.is_stopping = True
             self._stopping = self._loop.create_task(self._stop_everything(reason))
         await asyncio.shield(self._stopping)
 
     async def _stop_everything(self, reason: ExitReason | None) -> None:
+        self._reload.stop_looking()
         await self._supervision.stop_all(reason or Shutdown("the node is stopping"))
         for worker in self._workers.all():
             # Only one whose last server is just ending by itself can be left.
@@ -201,9 +228,9 @@ class Root:
                 await asyncio.wait((worker.dead,), timeout=LAST_ACT)
             worker.signal_group(signal.SIGKILL)
             await worker.dead
-        await self._generations.close()
+        await self._zygotes.close()
         await self._answers.all_given()
-        await self._generations.no_strays_left()
+        await self._worker_starts.no_strays_left()
         self._events.close()
         self._close()
 
@@ -230,7 +257,7 @@ class Root:
         self._monitors.forget(worker.connection)
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
-        self._generations.worker_died(worker)
+        self._worker_starts.worker_died(worker)
 
     # --- processes that talk to us -----------------------------------------------------
 
@@ -261,6 +288,9 @@ class Root:
         self._connections.add(connection)
         return connection
 
+    def _keepers(self) -> set[int]:
+        return self._zygotes.os_pids | {worker.os_pid for worker in self._workers.all()}
+
     def _linked(self) -> set[Worker]:
         """Return the workers that an event loop of the program around us has a link to."""
         linked: set[Worker] = set()
@@ -285,6 +315,7 @@ class Root:
     def _open_control_socket(self, name: str) -> None:
         try:
             self._door = ControlSocket(self._loop, name, self._let_in, self._complaints)
+            self._zygotes.unlinks = str(self._door.path)
         except OSError as error:
             # Servers run without it as well; a container may have nothing that can be written.
             self._say(
@@ -292,7 +323,7 @@ class Root:
                 f"Set XDG_RUNTIME_DIR to a private folder that can be written."
             )
         else:
-            self._generations.unlink_at_end(str(self._door.path))
+            self._zygotes.unlinks = str(self._door.path)
 
     def _let_in(self, sock: socket.socket, label: str) -> Connection:
         return self.connect(sock, label, trusted=False)

@@ -20,6 +20,7 @@ from noex_mp.core.reasons import (
     Linked,
     Normal,
     NoServer,
+    Replaced,
     is_abnormal,
 )
 from noex_mp.node.children import Child
@@ -89,6 +90,9 @@ class Signals:
         """Let those that are linked to a member hear of its end."""
         report = member.report
         reason = report.reason if report else NoServer()
+        if isinstance(reason, Replaced) and not for_good:
+            # Nothing has gone wrong, and it is back in a moment: its links are the next one's.
+            return
         for sid in self._links.ended(member, for_good=for_good):
             child = self._directory.get(sid)
             if child is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-__all__ = ["Sources"]
+__all__ = ["Sources", "own_files"]
 
 # All files are looked at this often at most, in seconds, however fast servers start.
 INTERVAL: Final = 0.25
@@ -81,6 +81,12 @@ class Sources:
             sys.modules.get(name) is module and _spec_of(module) is not spec
             for name, (module, spec) in self._specs.items()
         )
+
+
+def own_files(preload: Sequence[str] = ()) -> list[str]:
+    """Return the files of the program's own modules that are loaded here, and of others by name."""
+    loaded = [str(module.__file__) for _, module in _own_modules()]
+    return [*loaded, *filter(None, map(_file_of, preload))]
 
 
 def _spec_of(module: ModuleType) -> object:

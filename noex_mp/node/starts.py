@@ -138,7 +138,7 @@ class Starts:
         coming = self._coming.pop(child, None)
         if coming is not None:
             # What was missing may be there by now.
-            with suppress(OSError):
+            with suppress(OSError, OutOfDescriptorsError):
                 worker = await coming
                 if worker.takes_servers:
                     return worker

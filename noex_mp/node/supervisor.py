@@ -8,16 +8,16 @@ placement group, which lives on (`server_ended`). A supervisor that has ended co
 
 Where to look, each using only those to its right:
 
-    Supervision -> Restarts -> MemberStarts -> MemberStops -> Ends -> Tree
+    Supervision -> Replacements -> Restarts -> MemberStarts -> MemberStops -> Ends -> Tree
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from noex_mp.core.reasons import ExitReason
+from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.specs import ShutdownLimit
 from noex_mp.errors import (
     BadChildSpecError,
@@ -35,6 +35,7 @@ from noex_mp.node.member_starts import MemberStarts, ignored
 from noex_mp.node.member_stops import MemberStops
 from noex_mp.node.members import Member
 from noex_mp.node.placements import Placements
+from noex_mp.node.replacements import FailedReplacement, Replacements
 from noex_mp.node.restarts import Restarts
 from noex_mp.node.starts import StartFailedError, Starts
 from noex_mp.node.tasks import Tasks
@@ -48,6 +49,7 @@ class Supervision:
     """The servers and supervisors of a node, kept alive.
 
     Attributes:
+        tree: How the tree is described that was started last.
         exits: The last exit reports.
         ended: Done when the tree has ended by itself: the report of the last straw, or None where
             its work was done.
@@ -85,8 +87,10 @@ class Supervision:
             on_started=self._has_started,
         )
         self._restarts = Restarts(tree, tasks, ends, self._stops, self._starts, events)
+        self._replacements = Replacements(ends, self._stops, self._starts, self._restarts, events)
         self.exits = ends.log
         self.ended = tree.ended
+        self.tree: dict[str, Any] = {}
 
     @property
     def top(self) -> Branch | None:
@@ -116,7 +120,7 @@ class Supervision:
         self._tree.refuse_when_stopping()
         top = self._tree.new(wire)
         assert isinstance(top, Branch)
-        self._tree.top = top
+        self._tree.top, self.tree = top, wire
         try:
             await self._starts.begin(top)
         except StartFailedError:
@@ -220,6 +224,41 @@ class Supervision:
     def hurry(self) -> None:
         """Stop waiting for servers that take their time to stop."""
         self._stops.hurry()
+
+    async def change_tree(self, wire: dict[str, Any] | None) -> None:
+        """Stop all servers, and start another tree.
+
+        Args:
+            wire: Its description; None starts the last one again that had started.
+
+        Raises:
+            StartFailedError, AlreadyRegisteredError, BadChildSpecError, NodeDownError: As
+                `start_tree`. Nothing runs then.
+        """
+        before = self.tree
+        self._tree.is_changing = True
+        try:
+            await self._stops.stop_everything(Shutdown("another version of it is started"))
+            await self.start_tree(wire or before)
+        except BaseException:
+            self.tree = before
+            raise
+        finally:
+            self._tree.is_changing = False
+
+    # --- other code --------------------------------------------------------------------
+
+    def servers(self) -> Iterator[Child]:
+        """Yield all servers in start order: those of the tree, then what was spawned."""
+        for branch in (self._tree.top, self._tree.spawned):
+            if branch is not None:
+                yield from list(branch.children())
+
+    async def replace(
+        self, child: Child, *, go_back: Callable[[], object]
+    ) -> FailedReplacement | None:
+        """Take a server down and start it again at once; see `Replacements.replace`."""
+        return await self._replacements.replace(child, go_back=go_back)
 
     # --- ends --------------------------------------------------------------------------
 

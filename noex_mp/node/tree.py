@@ -30,6 +30,7 @@ class Tree:
         spawned: The node's own, of what is spawned.
         ended: Done when the tree has ended by itself: the report of the last straw, or None where
             its work was done.
+        is_changing: The tree is stopped, so that another takes its place.
         is_stopping: Everything is to stop, and nothing starts any more.
     """
 
@@ -51,6 +52,7 @@ class Tree:
         self.spawned.awake()
         self.spawned.state = "running"
         self.ended: asyncio.Future[ExitReport | None] = loop.create_future()
+        self.is_changing = False
         self.is_stopping = False
 
     def refuse_when_stopping(self) -> None:

@@ -57,6 +57,7 @@ class Worker:
         connection: Its control link, and what it is as a client.
         links: Who is at the other end of each data link, by link id.
         lost_links: Who was when it died, and by which link.
+        generation: Which of the node's code it has; see `zygotes`.
         dead: Done when the process is dead: its wait status, or None if nobody knows.
         is_gone: Its process has ended, and perhaps we do not know its status yet.
         is_reaped: The zygote has told its status: the number may be another's by now.
@@ -103,6 +104,7 @@ class Worker:
         self.lost_links: dict[Connection, int] = {}
         self.outputs: list[Output] = []
         self.zygote: Zygote | None = None
+        self.generation = 0
         self.dead: asyncio.Future[int | None] = loop.create_future()
         self.last_words = LastWords({}, {}, "", {}, {})
         self.problem: Exception | None = None

@@ -18,6 +18,7 @@ from noex_mp.core.reasons import (
     Normal,
     NoServer,
     OutOfMemory,
+    Replaced,
     RootDied,
     Shutdown,
     ShutdownTimedOut,
@@ -38,6 +39,7 @@ TABLE: list[tuple[ExitReason, bool, str]] = [
     (OutOfMemory(), True, "killed by the system, which was out of memory"),
     (InitFailed("OSError: no disk"), True, "failed in its init: OSError: no disk"),
     (InitTimedOut(0.5), True, "did not finish its init within 0.5 s"),
+    (Replaced(), False, "was replaced, to have other code"),
     (ShutdownTimedOut(5.0), True, "did not stop within 5 s and was killed"),
     (
         Linked("visits", Crash("ValueError", "bad")),

@@ -107,7 +107,15 @@ class ObservedNode(Node):
     def zygote(self) -> int:
         """The zygote's os pid."""
         assert self._root is not None
-        return self._root._generations.os_pids[-1]  # pyright: ignore[reportPrivateUsage]
+        zygote = self._root._zygotes.generation.zygote  # pyright: ignore[reportPrivateUsage]
+        assert zygote is not None
+        return zygote.os_pid
+
+    @property
+    def zygotes(self) -> set[int]:
+        """The os pids of all zygotes, those of old code included."""
+        assert self._root is not None
+        return self._root._zygotes.os_pids  # pyright: ignore[reportPrivateUsage]
 
 
 def set_done(future: asyncio.Future[None]) -> None:

@@ -1,0 +1,117 @@
+"""Loads a target anew, in a process of its own: this one keeps the modules that it has.
+
+`python -m noex_mp.cli.load 5 app:tree shop.toml port=9000` imports the target, and writes what came
+of it to descriptor 5, as msgpack. The rest is the configuration: a file or nothing, and options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from noex_mp.cli.target import Target, load_node, look_in_this_folder
+from noex_mp.errors import ConfigError
+from noex_mp.node.sources import own_files
+from noex_mp.node.zygotes import Preload
+from noex_mp.services.settings import configured
+from noex_mp.transport import fds
+
+__all__ = ["Loaded", "load_anew", "main"]
+
+
+class Loaded(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        files: The application's own files that were imported, also those on the way to an error.
+        error: Why it cannot be loaded, for people, or empty.
+        tree: The tree, as plain values.
+        preload: What a zygote imports for it.
+    """
+
+    files: list[str]
+    error: str = ""
+    tree: dict[str, Any] | None = None
+    preload: Preload = Preload()
+
+
+async def load_anew(
+    target: Target, config: str | None = None, options: Sequence[str] = ()
+) -> Loaded:
+    """Load a target in another process, as its files are now.
+
+    Args:
+        target: The tree.
+        config: The TOML file with the configuration of its applications, or None.
+        options: Options of theirs.
+    """
+    answer = fds.anonymous_file("noex-mp-loaded")
+    try:
+        printed = await _run(answer, str(target), config or "", *options)
+        os.lseek(answer, 0, os.SEEK_SET)
+        data = os.read(answer, os.fstat(answer).st_size)
+    finally:
+        os.close(answer)
+    if not data:
+        said = printed.decode(errors="replace")
+        return Loaded([], f"{target} ended the process that imports it\n\n{said}".rstrip())
+    files, error, tree, preload = msgpack.unpackb(data)
+    return Loaded(files, error, tree, Preload(*preload))
+
+
+async def _run(answer: int, *arguments: str) -> bytes:
+    """Run this module for a target; return what that printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "noex_mp.cli.load", str(answer), *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        pass_fds=[answer],
+    )
+    try:
+        printed, _ = await process.communicate()
+    except asyncio.CancelledError:
+        # The node stops, and an import may take for ever.
+        process.kill()
+        await process.wait()
+        raise
+    return printed
+
+
+def main(answer_fd: int, text: str, config: str, *options: str) -> None:
+    """Load a target, and write what came of it to a descriptor."""
+    try:
+        look_in_this_folder()
+        node = load_node(Target(text))
+        node.tree = configured(node.tree, config or None, options)
+        tree = node.wire_tree()
+        found = node.root_config(sink=lambda label, stream, line: None)
+        preload = (found.preload, found.with_main, found.allow_native_threads)
+        loaded: list[Any] = [own_files(found.preload), "", tree, preload]
+    except ConfigError as error:
+        files = {*own_files(), *_files_behind(error)}
+        loaded = [sorted(files), str(error), None, ()]
+    with open(answer_fd, "wb") as answer:
+        answer.write(msgpack.packb(loaded))
+
+
+def _files_behind(error: BaseException) -> Iterator[str]:
+    """Yield the files that an error has come through; modules that failed are not kept."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, SyntaxError) and cause.filename:
+            yield cause.filename
+        for frame in traceback.extract_tb(cause.__traceback__):
+            if os.path.isfile(frame.filename):
+                yield frame.filename
+        cause = cause.__cause__ or cause.__context__
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

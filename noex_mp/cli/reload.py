@@ -1,0 +1,65 @@
+"""`noex-mp reload [NODE]`: new code for the servers of a running node, while they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from time import monotonic
+
+from noex_mp.cli import statuses
+from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.results import show
+from noex_mp.cli.words import amount, listed
+from noex_mp.core.reloaded import Reloaded
+from noex_mp.errors import ConfigError, NodeDownError, NoexError, NoNodeError
+
+__all__ = ["reload"]
+
+
+def reload(name: str | None) -> int:
+    """Let a node replace its servers; return the exit status once that is done, or given up.
+
+    Args:
+        name: The node's name; None means the only one that runs.
+    """
+    return asyncio.run(_reload(name))
+
+
+async def _reload(name: str | None) -> int:
+    try:
+        nodes = connect(name)
+    except NoNodeError as error:
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.FAILED
+    try:
+        if len(nodes) > 1:
+            running = listed(node.name for node in nodes)
+            raise ConfigError(f"several nodes run: {running}\nSay which: noex-mp reload NODE")
+        return await _reload_one(nodes[0])
+    finally:
+        close_all(nodes)
+
+
+async def _reload_one(node: RunningNode) -> int:
+    begin = monotonic()
+    try:
+        done = await node.reload()
+    except NodeDownError:
+        print(f"noex-mp: {node} has stopped", file=sys.stderr)
+        return statuses.FAILED
+    except NoexError as error:
+        # Also where a file needs a change: that is no mistake of this command line.
+        print(f"noex-mp: {node}: {error}", file=sys.stderr)
+        return statuses.FAILED
+    show(_in_words(node, done, monotonic() - begin))
+    return statuses.OK
+
+
+def _in_words(node: RunningNode, done: Reloaded, seconds: float) -> str:
+    servers = amount(done.replaced, "server")
+    have = "has" if done.replaced == 1 else "have"
+    lines = [f"{node}: {servers} {have} the new code, after {seconds:.1f} s"]
+    if done.kept:
+        kept = listed(done.kept)
+        lines.append(f"With the old code until they end, since they never start again: {kept}")
+    return "\n".join([*lines, *done.notes])
