@@ -459,9 +459,15 @@ class Client:
             self.locate(route)
         else:
             # Nor does it hear whether the server comes back.
-            del self.routes[route.sid]
+            self._forget_route(route.sid)
             route.thread = 0
+
+    def _forget_route(self, sid: int) -> Route | None:
+        route = self.routes.pop(sid, None)
+        if route is not None:
+            # The server may come back: by its number a message is known as one that had begun.
             self._last_number = max(self._last_number, route.seq)
+        return route
 
     def _on_end(self, link: Link, frame: list[Any]) -> None:
         _, sid, incarnation = frame
@@ -479,7 +485,7 @@ class Client:
         if sid in self._held:
             self._held[sid].append(frame)
             return
-        route = self.routes.pop(sid, None)
+        route = self._forget_route(sid)
         self._told_full.pop(sid, None)
         self._forget_names_of(sid)
         if route is not None:

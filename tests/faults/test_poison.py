@@ -24,6 +24,7 @@ from noex_mp import (
     child,
     named,
     spawn,
+    supervisor,
 )
 from noex_mp.client import poison
 from noex_mp.core.specs import Backoff
@@ -185,6 +186,29 @@ async def test_each_call_of_a_thread_counts_for_itself() -> None:
 
         messages = await asyncio.to_thread(kill_twice)
         assert [message.attempts for message in messages] == [1, 1]
+
+
+async def test_each_call_counts_for_itself_where_a_server_was_gone_in_between() -> None:
+    async with patient(lair()) as node:
+        ref = await Poisonous.me(at("lair"))
+        await supervisor("/").terminate_child("lair")
+        attempts: list[int | None] = []
+        for _ in range(2):
+            await supervisor("/").restart_child("lair")
+            with pytest.raises(ServerExitedError) as caught:
+                await Poisonous.kill(ref)
+            message = caught.value.report.message
+            attempts.append(message and message.attempts)
+            await node.event("restarted", ref, len(attempts))
+            await supervisor("/").terminate_child("lair")
+            await until_gone(ref)
+        assert attempts == [1, 1]
+
+
+async def until_gone(ref: Ref[Poisonous]) -> None:
+    """Wait until this event loop has heard that a server is gone."""
+    with pytest.raises(NoServerError):
+        await Poisonous.note(ref, 1)
 
 
 # --- others -------------------------------------------------------------------------------------
