@@ -38,6 +38,18 @@ def _runtime(name: str, *args: int, plain: bool = False) -> Callable[[], Numbers
     return run
 
 
+def _limits(name: str) -> Callable[[], Numbers]:
+    """Return what runs `bench.limits`'s function `name`."""
+
+    def run() -> Numbers:
+        runtime = importlib.import_module("bench.runtime")
+        main = getattr(importlib.import_module("bench.limits"), name)
+        numbers: Numbers = runtime.on_loop(main)
+        return numbers
+
+    return run
+
+
 MEASUREMENTS: dict[str, Measurement] = {
     "floor": Measurement(floor.floor),
     "python_floor": Measurement(floor.python_floor),
@@ -46,6 +58,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "pool_16mib": Measurement(executor.pool_big_argument),
     "call": Measurement(_runtime("call_sync")),
     "call_bare": Measurement(_runtime("call_bare")),
+    "call_watched": Measurement(_limits("call_watched")),
     "call_async": Measurement(_runtime("call_async")),
     "call_plain_loop": Measurement(_runtime("call_sync", plain=True)),
     "call_free": Measurement(_runtime("call_sync"), pinned=False),
@@ -77,6 +90,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "monitors": Measurement(_runtime("monitors")),
     "names": Measurement(_runtime("names"), pinned=False),
     "groups": Measurement(_runtime("groups"), pinned=False),
+    "hangs": Measurement(_limits("hangs"), pinned=False),
+    "memory_watch": Measurement(_limits("memory_watch")),
 }
 
 _FLOOR = ("floor", "p50")
@@ -94,6 +109,7 @@ ROWS: list[Row] = [
     Row("call p50", _CALL, "µs", 2.4, 1.8, _FLOOR),
     Row("call p99", ("call", "p99"), "µs", 5.0, against=_FLOOR),
     Row("call p50, beside one without all that", _CALL, "µs", 1.1, against=("call_bare", "p50")),
+    Row("call p50, with a hang_timeout", ("call_watched", "p50"), "µs", 1.15, against=_CALL),
     Row("call p50, async handler", ("call_async", "p50"), "µs", 2.7, against=_FLOOR),
     Row("call p50, plain asyncio loop", ("call_plain_loop", "p50"), "µs", 3.2, against=_FLOOR),
     Row("call p50, .sync", ("sync_call", "p50"), "µs", 2.0, 1.5, _FLOOR),
@@ -160,4 +176,6 @@ ROWS: list[Row] = [
     Row("10,000 servers in 4 groups: each", ("groups", "kb_each"), "KB", 5.0),
     Row("10,000 servers in 4 groups: each, called", ("groups", "kb_called"), "KB"),
     Row("10,000 servers in 4 groups: stop", ("groups", "stop_s"), "s"),
+    Row("hang: from its limit to the error", ("hangs", "latest_ms"), "ms", 200.0),
+    Row("memory_limit: to watch it", ("memory_watch", "percent_each"), "% of a core", 0.1),
 ]

@@ -89,7 +89,7 @@ async def _and_shutdown(main: Main) -> Numbers:
 async def call_sync() -> Numbers:
     """A call at a time, sync handler."""
     echo = await spawn(Echo)
-    return await _one_at_a_time(lambda i: Echo.ping(echo, i))
+    return await one_at_a_time(lambda i: Echo.ping(echo, i))
 
 
 async def call_bare() -> Numbers:
@@ -97,14 +97,14 @@ async def call_bare() -> Numbers:
     from bench.bare import BareEcho
 
     echo = await spawn(BareEcho)
-    return await _one_at_a_time(lambda i: BareEcho.ping(echo, i))
+    return await one_at_a_time(lambda i: BareEcho.ping(echo, i))
 
 
 async def call_spinning() -> Numbers:
     """The same, by a node that spins."""
     async with Node(latency="spin") as node:
         echo = await node.spawn(Echo)
-        return await _one_at_a_time(lambda i: Echo.ping(echo, i))
+        return await one_at_a_time(lambda i: Echo.ping(echo, i))
 
 
 async def call_beside_burners() -> Numbers:
@@ -148,7 +148,7 @@ async def _rate_of_calls(node: Node) -> Numbers:
 async def call_async() -> Numbers:
     """A call at a time, async handler."""
     echo = await spawn(Echo)
-    return await _one_at_a_time(lambda i: Echo.ping_async(echo, i))
+    return await one_at_a_time(lambda i: Echo.ping_async(echo, i))
 
 
 def without_loop(main: Callable[[], Numbers]) -> Numbers:
@@ -187,7 +187,7 @@ def sync_threads() -> Numbers:
         return {"per_second": CALLS / (perf_counter() - start)}
 
 
-async def _one_at_a_time(send: Callable[[int], Awaitable[int]]) -> Numbers:
+async def one_at_a_time(send: Callable[[int], Awaitable[int]]) -> Numbers:
     for i in range(WARM_UP):
         await send(i)
     took: list[int] = []
@@ -524,7 +524,7 @@ async def many() -> Numbers:
     echoes: list[Ref[Echo]] = await asyncio.gather(*(spawn(Echo) for _ in range(MANY)))
     started = perf_counter() - start
     await asyncio.gather(*(Echo.ping(echo, 1) for echo in echoes))
-    percent = await _idle_percent()
+    percent = await idle_percent()
     start = perf_counter()
     await asyncio.gather(*(stop(echo) for echo in echoes))
     stopped = perf_counter() - start
@@ -603,7 +603,7 @@ def _private_memory() -> int:
     return sum(process.memory_full_info().uss for process in processes)
 
 
-async def _idle_percent() -> float:
+async def idle_percent() -> float:
     """Return the CPU time of all our processes while nothing is asked of them, in % of a core."""
     await asyncio.sleep(0.3)
     us = os.getpid()
@@ -620,9 +620,10 @@ def _cpu_seconds(os_pids: list[int]) -> float:
 
 
 def _cpu_seconds_of(os_pid: int) -> float:
-    # In nanoseconds where the kernel has it; the usual clock ticks are 1 % of a core each.
-    path = Path(f"/proc/{os_pid}/schedstat")
-    if path.exists():
-        return int(path.read_text().split()[0]) / 1e9
+    # In nanoseconds where the kernel has it; the usual clock ticks are 1 % of a core each. Of all
+    # threads: the root of a program is one.
+    threads = list(Path(f"/proc/{os_pid}/task").glob("*/schedstat"))
+    if threads:
+        return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
     times = psutil.Process(os_pid).cpu_times()
     return times.user + times.system

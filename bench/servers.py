@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from time import perf_counter, perf_counter_ns, sleep
 
 from bench.floor import Numbers, percentiles
 from noex_mp import From, GenServer, NoReply, Ref, call, cast
 
-__all__ = ["Caller", "Echo"]
+__all__ = ["Caller", "Echo", "Hangs"]
 
 
 class Echo(GenServer):
@@ -76,3 +77,32 @@ class Caller(GenServer):
             await Echo.ping(target, i)
             took.append(perf_counter_ns() - start)
         return percentiles(took)
+
+
+class Hangs(GenServer):
+    """Never comes back, in every way there is."""
+
+    @call
+    def ready(self) -> None:
+        """Return: it is up."""
+
+    @call
+    def loop(self) -> None:
+        """Compute in Python."""
+        while True:
+            pass
+
+    @call
+    def add_up(self) -> int:
+        """Compute in C."""
+        return sum(range(10**12))
+
+    @call
+    def nap(self) -> None:
+        """Block in a system call."""
+        sleep(600)
+
+    @call
+    async def wait(self) -> None:
+        """Await what never comes."""
+        await asyncio.get_running_loop().create_future()

@@ -47,7 +47,7 @@ from noex_mp.core.current_call import CurrentCall, current_call
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.health import Health
-from noex_mp.core.messages import Call, Cast, Down, Exit, Monitor, Timeout
+from noex_mp.core.messages import Call, Cast, Down, Exit, MemoryPressure, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import (
@@ -56,6 +56,7 @@ from noex_mp.core.reasons import (
     Exited,
     ExitReason,
     ExitReport,
+    Hung,
     InitFailed,
     InitTimedOut,
     Killed,
@@ -209,6 +210,7 @@ __all__ = [
     "GroupWatch",
     # core.health
     "Health",
+    "Hung",
     "Ignore",
     "InitFailed",
     "InitFailedError",
@@ -221,6 +223,7 @@ __all__ = [
     "MailboxFullError",
     "MaxChildrenError",
     "MaxRestartsExceededError",
+    "MemoryPressure",
     "Monitor",
     "NameTimedOutError",
     "NoDeadLetterError",

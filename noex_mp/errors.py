@@ -737,12 +737,20 @@ class MaxRestartsExceededError(LimitError):
         max_restarts: How many restarts are allowed ...
         max_seconds: ... within how many seconds.
         report: The exit that was one too many.
+        budget: Which restarts: `"restarts"`, or `"failed_inits"`, `"ooms"` or `"hangs"`, which have
+            budgets of their own.
     """
 
     def __init__(
-        self, supervisor: str, max_restarts: int, max_seconds: float, report: ExitReport | None
+        self,
+        supervisor: str,
+        max_restarts: int,
+        max_seconds: float,
+        report: ExitReport | None,
+        budget: str = "restarts",
     ) -> None:
-        super().__init__(supervisor, max_restarts, max_seconds, report)
+        super().__init__(supervisor, max_restarts, max_seconds, report, budget)
+        self.budget = budget
         self.supervisor = supervisor
         self.max_restarts = max_restarts
         self.max_seconds = max_seconds
@@ -750,10 +758,18 @@ class MaxRestartsExceededError(LimitError):
 
     def __str__(self) -> str:
         last = f"; the last: {self.report.server} {self.report.summary}" if self.report else ""
-        return (
-            f"supervisor {self.supervisor} gave up: more than {self.max_restarts} restarts "
-            f"in {self.max_seconds:g} s{last}"
-        )
+        return f"supervisor {self.supervisor} gave up: {self.excess}{last}"
+
+    @property
+    def excess(self) -> str:
+        """What was too much, in words."""
+        after = {
+            "failed_inits": " that failed in init",
+            "ooms": " for want of memory",
+            "hangs": " after a handler that hung",
+        }.get(self.budget, "")
+        restarts = f"{self.max_restarts} restarts{after}"
+        return f"more than {restarts} in {self.max_seconds:g} s"
 
 
 class ProtocolError(NoexError):

@@ -28,15 +28,18 @@ from noex_mp import (
     Crash,
     Event,
     Exited,
+    Hung,
     InitFailedError,
     InitTimedOutError,
     Killed,
     Linked,
     MailboxFullError,
     MaxRestartsExceededError,
+    MemoryPressure,
     Node,
     NoServer,
     NoServerError,
+    OutOfMemory,
     PoisonedMessageError,
     Ref,
     ReloadFailedError,
@@ -72,6 +75,7 @@ from tests.servers.counters import Caller, Counter, Journal, RefusedError, Turns
 from tests.servers.echoing import Echo
 from tests.servers.faulty import Expecting, Faulty, Start, Stubborn, TwoArgumentsError
 from tests.servers.hostile import Asker, Hostile
+from tests.servers.limited import Eats, Hangs
 from tests.servers.poisonous import Poisonous
 from tests.servers.registered import PLAYERS, ROOMS, Room
 from tests.servers.trees import Leaf
@@ -1337,6 +1341,52 @@ async def _life_of_a_server() -> list[Event]:
         os.kill(shown["os_pid"], signal.SIGKILL)
         assert await Counter.increment(counter) == 1
     return [event async for event in stream]
+
+
+@holds("limits-1")
+@pytest.mark.linux_only("nobody says what a process is doing")
+async def test_a_handler_that_hangs_is_ended_and_a_busy_one_is_not() -> None:
+    async with ObservedNode():
+        hangs, busy = await spawn(child(Hangs).options(hang_timeout=0.2)), await spawn(Hangs)
+        napping, begun = Hangs.nap(busy, 1.0), time.monotonic()
+        with pytest.raises(ServerExitedError) as failure:
+            await Hangs.loop(hangs)
+        assert 0.2 <= time.monotonic() - begun < 1
+        assert failure.value.report.reason == Hung(0.2, "python", "", "loop")
+        assert await napping == 1.0
+
+
+@holds("limits-2")
+@pytest.mark.linux_only("it has no such limit")
+async def test_memory_is_limited_during_the_handler_and_pressure_told_before() -> None:
+    async with ObservedNode():
+        eats = await spawn(child(Eats).options(memory_limit="96MiB"))
+        await Eats.eat(eats, 84)
+        while not (heard := await Eats.heard(eats)):
+            pass
+        assert isinstance(heard[0], MemoryPressure)
+        with pytest.raises(ServerExitedError) as failure:
+            await Eats.nibble(eats, 128)
+        assert isinstance(failure.value.report.reason, OutOfMemory)
+        assert failure.value.report.rule == "memory_limit"
+
+
+@holds("limits-3")
+@pytest.mark.linux_only("it has no such limit")
+async def test_lack_of_memory_has_its_own_budget_or_escalates() -> None:
+    limits: dict[str, Any] = {"memory_limit": "96MiB"}
+    patient = child(Eats).options(name="patient", **limits)
+    strict = child(Eats).options(name="strict", on_oom="escalate", **limits)
+    tree = Supervisor(
+        Supervisor(patient, id="one", max_restarts=0, max_ooms=1),
+        Supervisor(strict, name="two", max_ooms=9),
+    )
+    async with ObservedNode(tree) as node:
+        for name in ("patient", "strict"):
+            with pytest.raises(ServerExitedError):
+                await Eats.eat(named(name, Eats), 1024)
+            await Eats.heard(named(name, Eats))
+        assert [e.name for e in node.seen if e.kind == "gave_up"] == ["two"]
 
 
 @holds("events-1")

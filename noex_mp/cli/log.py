@@ -115,6 +115,9 @@ def _words(event: Event, down_since: float | None) -> tuple[Level, str, dict[str
             return "warning", what, {"count": event.count}
         case "mailbox_full":
             return "debug", "has a full mailbox: messages wait at their senders", {}
+        case "memory_pressure":
+            used = f"{event.count / 2**20:.0f} MiB"
+            return "warning", f"uses {used} of its {event.detail}", {"used": event.count}
         case "waiting":
             what = "waits for its restart: the system has no file descriptor, process or memory"
             return "warning", what, {}

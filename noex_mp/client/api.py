@@ -13,6 +13,7 @@ from typing_extensions import ParamSpec
 
 from noex_mp.client import current
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.memory_sizes import in_bytes
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Entry, PartitionSupervisor, Supervisor, child
@@ -142,6 +143,8 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
         "significant": spec.significant,
         "backoff": astuple(spec.backoff) if spec.backoff else None,
         "init_timeout": spec.init_timeout,
+        "hang_timeout": spec.hang_timeout,
+        "on_oom": spec.on_oom,
         "placement": spec.placement,
         "process": _process_of(spec),
         "mailbox": (spec.max_messages, spec.max_bytes, spec.when_full),
@@ -186,6 +189,8 @@ def entry_to_wire(encoder: Encoder, entry: Entry, id: str | None = None) -> dict
         "max_restarts": entry.max_restarts,
         "max_seconds": entry.max_seconds,
         "max_failed_inits": entry.max_failed_inits,
+        "max_ooms": entry.max_ooms,
+        "max_hangs": entry.max_hangs,
         "children": children,
         "template": template,
         "max_children": max_children,
@@ -228,6 +233,7 @@ def _process_of(spec: ChildSpec[Any]) -> dict[str, Any] | None:
         "env": dict(spec.env) if spec.env else None,
         "nice": spec.nice,
         "cpu_affinity": None if spec.cpu_affinity is None else sorted(spec.cpu_affinity),
+        "memory_limit": in_bytes(spec.memory_limit),
     }
     return {name: value for name, value in said.items() if value is not None} or None
 

@@ -45,6 +45,7 @@ EventKind = Literal[
     "gave_up",
     "name_freed",
     "mailbox_full",
+    "memory_pressure",
     "messages_lost",
     "dead_letter",
 ]
@@ -67,6 +68,8 @@ EventKind = Literal[
 - `name_freed`: Somebody else may have its name. If it has ended for good, that follows.
 - `mailbox_full`: Messages wait at their senders for want of room, or `count` of them were refused
   or dropped since the last of these events; at most one a second and server.
+- `memory_pressure`: Its process has used 80 % of its `memory_limit`: `count` bytes. Once, until
+  there was less.
 - `messages_lost`: An incarnation has ended before it came to `count` casts of one sender.
 - `dead_letter`: It has ended in the middle of one message again and again, and does not get it any
   more: `letter`. Older ones had to go for it: `count`.
@@ -92,9 +95,11 @@ class Event:
         report: How its incarnation ended, where one did; of `gave_up`, that of the last straw, and
             of `dead_letter`, that of the last end in the middle of the message.
         delay: How long its restart waits, in seconds.
-        count: How many messages, where messages were lost, refused or dropped.
+        count: How many messages, where messages were lost, refused or dropped; how many bytes its
+            process had, in `memory_pressure`.
         letter: The message that is not delivered any more; else None.
-        detail: What a supervisor says when it gives up; else empty.
+        detail: What a supervisor says when it gives up, or the limit in `memory_pressure`; else
+            empty.
         missed: How many events this listener has lost just before this one, since it was slow.
 
     Example:

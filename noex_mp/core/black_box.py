@@ -17,6 +17,11 @@ Every word is an unsigned integer of eight bytes, but for `since`, which is a fl
   `since` is not 0: it is when it began, by the monotonic clock. `operation` is the place of its
   name in the names, counted from 1; `size` how many bytes the message `sized` had; `received` the
   last message that had to wait.
+* The **own cell** of a server with a `hang_timeout` stands under the link `OWN`: since when the
+  server works on anything at all, also on what no client has sent, and exactly. Its other words
+  are what the worker answers when it is asked (`WITNESS_SIGNAL`): `begun` counts the questions
+  that it has heard, `sized` those after which it went on in Python, and `size` is 1 if the server
+  only awaited something then.
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
@@ -42,6 +47,7 @@ __all__ = [
     "OUTBOX_HEADER",
     "OUTBOX_OFFSET",
     "OUTBOX_SIZE",
+    "OWN",
     "RECEIVED",
     "SEQ",
     "SID",
@@ -50,6 +56,7 @@ __all__ = [
     "SIZED",
     "SLOT_SIZE",
     "TEXT_OFFSET",
+    "TEXT_SIZE",
     "WORD",
 ]
 
@@ -65,6 +72,8 @@ NAMES_SIZE: Final = 60 * 1024
 ARGUMENTS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
 ARGUMENTS_SIZE: Final = 4 * 1024
 TEXT_OFFSET: Final = ARGUMENTS_OFFSET + ARGUMENTS_SIZE
+# As much of it is read.
+TEXT_SIZE: Final = 64 * 1024
 
 WORD: Final = 8
 
@@ -78,6 +87,9 @@ SINCE: Final = 4
 SIZE: Final = 5
 SIZED: Final = 6
 RECEIVED: Final = 7
+
+# The link id of a server's own cell; no link has it.
+OWN: Final = 2**64 - 1
 
 # The words of the outbox (LINK_ID as above), and their size in bytes. The end counts them in.
 END: Final = 1

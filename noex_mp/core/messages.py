@@ -29,7 +29,7 @@ from noex_mp.core.outcomes import Outcome, Reply, Then
 from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Address
 
-__all__ = ["Call", "Cast", "Down", "Exit", "Monitor", "Timeout"]
+__all__ = ["Call", "Cast", "Down", "Exit", "MemoryPressure", "Monitor", "Timeout"]
 
 R = TypeVar("R")
 
@@ -83,6 +83,22 @@ class Cast:
 @dataclass(frozen=True, slots=True)
 class Timeout:
     """No message arrived in the time that `TimeoutAfter` gave. Comes in `handle_info`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPressure:
+    """The server's process has used 80 % of its `memory_limit`. Comes in `handle_info`.
+
+    It comes once, and again only after there was less in between. A server may answer it by
+    dropping what it can do without; at the limit it is killed.
+
+    Attributes:
+        used: The private memory that the process had, in bytes.
+        limit: What it may have, in bytes.
+    """
+
+    used: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ __all__ = [
     "ExitReason",
     "ExitReport",
     "Exited",
+    "Hung",
     "InitFailed",
     "InitTimedOut",
     "Killed",
@@ -38,6 +39,7 @@ __all__ = [
     "Shutdown",
     "ShutdownTimedOut",
     "Unknown",
+    "Verdict",
     "is_abnormal",
     "render",
 ]
@@ -101,11 +103,49 @@ class Killed:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """The system killed the server's process to get memory back.
+    """The server's process had more memory than it may have, or than there was.
 
-    The evidence: SIGKILL, not from us, and the kernel has counted an OOM kill in the node's cgroup
-    (see `ExitReport.oom_kills`) that no other death explains.
+    Without a `limit` the system killed it to get memory back. The evidence: SIGKILL, not from us,
+    and the kernel has counted an OOM kill in the node's cgroup (see `ExitReport.oom_kills`) that no
+    other death explains.
+
+    Attributes:
+        limit: Its `memory_limit`, in bytes, if that ended it.
+        used: The private memory that it had, in bytes; None where it was refused more at once,
+            with a `MemoryError`.
     """
+
+    limit: int | None = None
+    used: int | None = None
+
+
+Verdict: TypeAlias = Literal["python", "c", "blocked", "waiting", "stopped", "unknown"]
+"""What a process was doing whose handler took too long.
+
+- `python`: It computed in Python.
+- `c`: It computed in C code, which kept the GIL: no Python could run.
+- `blocked`: It was blocked in a system call.
+- `waiting`: An async handler awaited something, and the event loop was idle.
+- `stopped`: A signal had stopped it, as SIGSTOP does.
+- `unknown`: The system does not say; as on macOS.
+"""
+
+
+@dataclass(frozen=True)
+class Hung:
+    """A handler of the server took longer than its `hang_timeout`, and its process was killed.
+
+    Attributes:
+        limit: The time it had, in seconds.
+        verdict: What its process was doing.
+        system_call: The name of the system call in which it was blocked, or empty.
+        callback: The operation or callback that hung.
+    """
+
+    limit: float
+    verdict: Verdict = "unknown"
+    system_call: str = ""
+    callback: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,6 +239,7 @@ ExitReason: TypeAlias = (
     | Exited
     | Killed
     | OutOfMemory
+    | Hung
     | InitFailed
     | InitTimedOut
     | ShutdownTimedOut
@@ -242,8 +283,10 @@ def render(reason: ExitReason) -> str:
             return f"exited with status {code}"
         case Killed(signal):
             return f"killed by {signal}"
-        case OutOfMemory():
-            return "killed by the system, which was out of memory"
+        case OutOfMemory(limit, used):
+            return _out_of_memory(limit, used)
+        case Hung():
+            return _hung(reason)
         case InitFailed(detail):
             return _with("failed in its init", detail)
         case InitTimedOut(limit):
@@ -265,6 +308,30 @@ def render(reason: ExitReason) -> str:
             assert_never(reason)
 
 
+def _out_of_memory(limit: int | None, used: int | None) -> str:
+    if limit is None:
+        return "killed by the system, which was out of memory"
+    if used is None:
+        return f"asked for more than its memory_limit of {_mib(limit)}"
+    return f"had {_mib(used)}, more than its memory_limit of {_mib(limit)}, and was killed"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.4g} MiB"
+
+
+def _hung(reason: Hung) -> str:
+    did = {
+        "python": ", computing in Python",
+        "c": ", computing in C with the GIL held",
+        "blocked": f", blocked in {reason.system_call or 'a system call'}",
+        "waiting": ", awaiting something",
+        "stopped": ", stopped by a signal",
+    }.get(reason.verdict, "")
+    where = f" in {reason.callback}" if reason.callback else ""
+    return f"hung for {reason.limit:g} s{where}{did}, and was killed"
+
+
 def _with(what: str, detail: str) -> str:
     """Return `what: detail`, the detail cut to a line of decent length."""
     lines = detail.strip().splitlines()
@@ -283,6 +350,8 @@ Rule: TypeAlias = Literal[
     "hurry",
     "init_timeout",
     "shutdown_timeout",
+    "hang_timeout",
+    "memory_limit",
     "placement",
     "protocol",
     "exit_signal",

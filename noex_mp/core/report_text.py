@@ -37,6 +37,8 @@ _RULES: Final[dict[Rule, str]] = {
     "hurry": "whoever stopped it, out of patience",
     "init_timeout": "the time limit of its init",
     "shutdown_timeout": "the time limit of its stop",
+    "hang_timeout": "the time limit of its handlers",
+    "memory_limit": "the memory limit of its process",
     "placement": "its placement group, whose process had to end",
     "exit_signal": "an exit signal, from a link or from somebody",
     "reload": "a reload, to give it other code",

@@ -41,6 +41,7 @@ __all__ = [
     "ChildSpec",
     "DynamicSupervisor",
     "Entry",
+    "OnOom",
     "PartitionSupervisor",
     "Restart",
     "ServerOptions",
@@ -74,6 +75,9 @@ Start: TypeAlias = Literal["fork", "exec"]
 
 WhenFull: TypeAlias = Literal["wait", "reject", "drop_oldest", "drop_newest"]
 """What becomes of a message for which the mailbox has no room. See `ChildSpec`."""
+
+OnOom: TypeAlias = Literal["restart", "escalate"]
+"""What follows when a server has run out of memory: its restart, or the end of its supervisor."""
 
 # OTP's defaults, in seconds.
 _SHUTDOWN: Final = 5.0
@@ -137,6 +141,10 @@ class ServerOptions(TypedDict, total=False):
         significant: Whether its end may end its supervisor; see `Supervisor.auto_shutdown`.
         backoff: How long to wait before it is started again.
         init_timeout: How long its start may take, in seconds; None is no limit.
+        hang_timeout: How long one of its handlers may take, in seconds; None is no limit.
+        memory_limit: How much private memory its process may have: bytes, or `"512MB"`.
+        on_oom: What follows when it has run out of memory: its restart, or the end of its
+            supervisor.
         placement: The group of servers with which it shares a worker process; None means that it
             has one of its own.
         start: `"fork"`, or `"exec"` for code that cannot live with a fork.
@@ -154,6 +162,9 @@ class ServerOptions(TypedDict, total=False):
     significant: bool
     backoff: Backoff | None
     init_timeout: float | None
+    hang_timeout: float | None
+    memory_limit: int | str | None
+    on_oom: OnOom
     placement: str | None
     start: Start | None
     env: dict[str, str | None] | None
@@ -191,6 +202,16 @@ class ChildSpec(Generic[S]):
             a child that may end for good can be: a transient or temporary one.
         backoff: How long to wait before it is started again; None means not at all.
         init_timeout: How long its start may take, in seconds; None means no limit.
+        hang_timeout: How long one of its handlers may take, in seconds, also one that waits; then
+            its process is killed, and the report says what it was doing. None means no limit: a
+            busy server is never killed for being busy. `init` and `terminate` have `init_timeout`
+            and `shutdown`.
+        memory_limit: How much private memory its process may have: a number of bytes, or text such
+            as `"512MB"` or `"1.5GiB"`. At 80 % it gets a `MemoryPressure`; at the limit its
+            process is killed. None means no limit. For Linux.
+        on_oom: What follows when it has run out of memory, its own limit or the machine's:
+            `"restart"`, or `"escalate"`: its supervisor gives up at once, and the one above
+            decides.
         placement: The group of servers with which it shares a worker process, in its node; None
             means that it has one of its own.
         start: How its process comes to be: `"fork"` of a process that has loaded the application,
@@ -220,6 +241,9 @@ class ChildSpec(Generic[S]):
     significant: bool = False
     backoff: Backoff | None = None
     init_timeout: float | None = _INIT_TIMEOUT
+    hang_timeout: float | None = None
+    memory_limit: int | str | None = None
+    on_oom: OnOom = "restart"
     placement: str | None = None
     start: Start | None = None
     env: dict[str, str | None] | None = None
@@ -294,6 +318,8 @@ class _SupervisorOptions:
     max_restarts: int = 3
     max_seconds: float = 5.0
     max_failed_inits: int | None = None
+    max_ooms: int | None = None
+    max_hangs: int | None = None
     id: str | None = None
     name: str | None = None
     restart: Restart = "permanent"
@@ -333,6 +359,8 @@ class Supervisor(_SupervisorOptions):
         max_seconds: ... within how many seconds. The restart of a group counts once.
         max_failed_inits: How many restarts within `max_seconds` may fail in `init`; these do not
             count as restarts. None means as many as `max_restarts`.
+        max_ooms: How many may follow a lack of memory (`OutOfMemory`), likewise.
+        max_hangs: How many may follow a handler that hung (`Hung`), likewise.
         id: What the supervisor above calls it, and what it is called in paths such as
             `/front/web`; None means the name of its class.
         name: What the node calls it, unique there; None means it has no name.
@@ -356,6 +384,8 @@ class Supervisor(_SupervisorOptions):
         max_restarts: int = 3,
         max_seconds: float = 5.0,
         max_failed_inits: int | None = None,
+        max_ooms: int | None = None,
+        max_hangs: int | None = None,
         id: str | None = None,
         name: str | None = None,
         restart: Restart = "permanent",

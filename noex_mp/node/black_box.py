@@ -22,6 +22,7 @@ from noex_mp.core.black_box import (
     OPERATION,
     OUTBOX_HEADER,
     OUTBOX_OFFSET,
+    OWN,
     RECEIVED,
     SEQ,
     SID,
@@ -30,12 +31,22 @@ from noex_mp.core.black_box import (
     SIZED,
     SLOT_SIZE,
     TEXT_OFFSET,
+    TEXT_SIZE,
     WORD,
 )
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS
 
-__all__ = ["BlackBox", "LastWords", "Message", "Slot", "stack_in"]
+__all__ = [
+    "BlackBox",
+    "LastWords",
+    "Message",
+    "OwnCell",
+    "Slot",
+    "own_cell",
+    "place_of_own_cell",
+    "stack_in",
+]
 
 
 # As much of the cells as is read at a time.
@@ -72,6 +83,24 @@ class Message(NamedTuple):
     size: int | None
     age: float
     arguments: str
+
+
+class OwnCell(NamedTuple):
+    """What a living server with a `hang_timeout` is working on.
+
+    Attributes:
+        since: Since when, by the monotonic clock; 0 if it waits for messages.
+        callback: Its operation or callback, for people.
+        heard: How often its worker has heard the question of what it does.
+        ran: How often it went on in Python after that.
+        is_waiting: When it heard that last, the server only awaited something.
+    """
+
+    since: float
+    callback: str
+    heard: int
+    ran: int
+    is_waiting: bool
 
 
 class LastWords(NamedTuple):
@@ -169,6 +198,8 @@ class _Cells:
             sid = words[at + SID]
             if not sid:
                 return False
+            if words[at + LINK_ID] == OWN:
+                continue
             begun = words[at + BEGUN]
             self.begun[words[at + LINK_ID], sid] = begun
             # Freed cells stand under link 0.
@@ -191,6 +222,27 @@ class _Cells:
                 age=age,
                 arguments=_arguments(self._slot, sid, seq),
             )
+
+
+def place_of_own_cell(slot: Slot, sid: int) -> int | None:
+    """Return where the own cell of a server begins in the file; None if it has none."""
+    fd, start = slot
+    for position in range(start, start + CELLS_SIZE, _PAGE):
+        words = memoryview(os.pread(fd, _PAGE, position)).cast("Q")
+        for at in range(0, len(words), CELL_WORDS):
+            if not words[at + SID]:
+                return None
+            if words[at + SID] == sid and words[at + LINK_ID] == OWN:
+                return position + at * WORD
+    return None
+
+
+def own_cell(slot: Slot, place: int) -> OwnCell:
+    """Read the own cell of a server."""
+    cell = memoryview(os.pread(slot.fd, CELL_WORDS * WORD, place))
+    words, times = cell.cast("Q"), cell.cast("d")
+    callback = _name(slot, words[OPERATION]) if words[OPERATION] else ""
+    return OwnCell(times[SINCE], callback, words[BEGUN], words[SIZED], bool(words[SIZE]))
 
 
 def _name(slot: Slot, number: int) -> str:
@@ -217,5 +269,5 @@ def _outbox(fd: int, offset: int) -> dict[int, bytes]:
 
 def stack_in(slot: Slot) -> str:
     """Return what faulthandler has written so far."""
-    data = os.pread(slot.fd, 64 * 1024, slot.offset + TEXT_OFFSET)
+    data = os.pread(slot.fd, TEXT_SIZE, slot.offset + TEXT_OFFSET)
     return data.partition(b"\0")[0].decode(errors="replace")

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown
+from noex_mp.core.reasons import ExitReason, ExitReport, Shutdown, Unknown
+from noex_mp.errors import MaxRestartsExceededError
 from noex_mp.node.children import Child
 from noex_mp.node.members import Member
 from noex_mp.node.workers import Worker
@@ -38,6 +39,8 @@ SPAWNED: Final[dict[str, Any]] = {
     "max_restarts": 3,
     "max_seconds": 5.0,
     "max_failed_inits": None,
+    "max_ooms": None,
+    "max_hangs": None,
     "children": [],
     "template": None,
     "max_children": None,
@@ -67,8 +70,8 @@ class Branch(Member):
         max_children: How many there may be at a time, or None.
         auto_shutdown: When the end of significant members ends it.
         ending: Why it ends by itself: it gave up, or its work is done.
-        last_straw: The exit that was one too many.
-        gave_up: Who gave up over that, itself or one that ended it: its title and its limits.
+        last_straw: The exit that was one too many ...
+        excess: ... and the error that says so; its own, or of a member that ended it.
         going_down: The members of the group that is being restarted, as long as they are down.
         exits: Members that have ended, and with them their groups, which wait for their restart.
         work: The task that restarts groups, or None.
@@ -81,8 +84,8 @@ class Branch(Member):
         "_own",
         "auto_shutdown",
         "ending",
+        "excess",
         "exits",
-        "gave_up",
         "going_down",
         "kind",
         "last_straw",
@@ -107,7 +110,7 @@ class Branch(Member):
         self.members: dict[str, Member] = {}
         self.ending: ExitReason | None = None
         self.last_straw: ExitReport | None = None
-        self.gave_up: tuple[str, int, float] | None = None
+        self.excess: MaxRestartsExceededError | None = None
         self.going_down: set[Member] = set()
         self.exits: deque[Member] = deque()
         self.work: asyncio.Task[None] | None = None
@@ -120,6 +123,8 @@ class Branch(Member):
                 wire["max_restarts"],
                 wire["max_seconds"],
                 wire["max_failed_inits"],
+                wire["max_ooms"],
+                wire["max_hangs"],
             )
         )
         self._budgets: dict[int, _Budget] = {}
@@ -127,9 +132,9 @@ class Branch(Member):
     def begin(self) -> None:
         """Note that a new incarnation starts: as in OTP, it remembers no restarts."""
         super().begin()
-        self.last_straw = self.gave_up = None
+        self.last_straw = self.excess = None
         self.exits.clear()
-        self._budget = _Budget(replace(self._budget.tree, restarts=(), failed_inits=()))
+        self._budget = _Budget(self._budget.tree.after(plans.Plan()))
 
     def awake(self) -> None:
         """Note that somebody is at work to start it."""
@@ -145,8 +150,8 @@ class Branch(Member):
 
     def end_after(self, member: Member) -> ExitReason:
         """Return why it ends, since the end of a significant member ends it."""
-        if isinstance(member, Branch) and member.gave_up is not None and member.report is not None:
-            self.last_straw, self.gave_up = member.last_straw, member.gave_up
+        if isinstance(member, Branch) and member.excess is not None and member.report is not None:
+            self.last_straw, self.excess = member.last_straw, member.excess
             return member.report.reason
         return Shutdown(f"{member.title} has done its work")
 
@@ -229,12 +234,10 @@ class Branch(Member):
         plan = plans.plan_exit(
             tree, self.key_of(member), reason, now=time.monotonic(), counted=counted
         )
-        remembered = (plan.restarts, plan.failed_inits)
-        if remembered != (budget.tree.restarts, budget.tree.failed_inits):
+        after = budget.tree.after(plan)
+        if after != budget.tree:
             budget.last_death = death
-            budget.tree = replace(
-                budget.tree, restarts=plan.restarts, failed_inits=plan.failed_inits
-            )
+            budget.tree = after
         return plan
 
     def _budget_of(self, member: Member) -> _Budget:
@@ -247,10 +250,28 @@ class Branch(Member):
         alone = self.strategy == "one_for_one" and self.auto_shutdown == "never"
         members = [member] if alone else list(self.members.values())
         return tuple(
-            plans.Child(self.key_of(m), m.restart, m.significant, m.is_over) for m in members
+            plans.Child(
+                self.key_of(m),
+                m.restart,
+                m.significant,
+                m.is_over,
+                m.on_oom if isinstance(m, Child) else "restart",
+            )
+            for m in members
         )
 
     @property
     def limits(self) -> tuple[int, float]:
         """How many restarts it allows within how many seconds."""
         return self._budget.tree.max_restarts, self._budget.tree.max_seconds
+
+    def give_up(self, straw: Member) -> MaxRestartsExceededError:
+        """Note the exit that was one too many; return the error that says so."""
+        report = self.last_straw = straw.report
+        reason = report.reason if report else Unknown("")
+        tree, budget = self._budget.tree, plans.budget_of(reason)
+        limit = tree.limit_of(budget)
+        if budget == "ooms" and isinstance(straw, Child) and straw.on_oom == "escalate":
+            limit = 0
+        self.excess = MaxRestartsExceededError(self.title, limit, tree.max_seconds, report, budget)
+        return self.excess

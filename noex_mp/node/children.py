@@ -9,11 +9,15 @@ from __future__ import annotations
 from sys import intern
 from typing import TYPE_CHECKING, Any, Literal
 
-from noex_mp.core.reasons import ExitReason
-from noex_mp.node.members import Member, Role
+from typing_extensions import override
+
+from noex_mp.core.reasons import ExitReason, Hung
+from noex_mp.core.specs import OnOom
+from noex_mp.node.members import Member, Role, State
 
 if TYPE_CHECKING:
     from noex_mp.node.connection import Connection
+    from noex_mp.node.hangs import HangWatch
     from noex_mp.node.placements import Placement
     from noex_mp.node.workers import Worker
 
@@ -44,8 +48,12 @@ class Child(Member):
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`.
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
+        hang_timeout: How long a handler of it may take, in seconds, or None.
+        hung: Why it was killed, if a handler of it took longer.
+        on_oom: What follows when it has run out of memory.
         struck: Why it is to end by an exit signal, or None.
         traps: Exit signals come to it as messages.
+        watch: Whoever watches its handlers, if these have a limit.
         watchers: Who wants to hear where it is.
         mailbox: What its mailbox holds: messages, bytes, and what happens when it is full.
         dropped: How many messages were refused or dropped for want of room.
@@ -58,17 +66,21 @@ class Child(Member):
         "dropped",
         "evidence",
         "exited",
+        "hang_timeout",
+        "hung",
         "init_timeout",
         "killed_after",
         "killed_in_a_hurry",
         "killed_on_request",
         "mailbox",
+        "on_oom",
         "placement",
         "placement_name",
         "process",
         "spec",
         "struck",
         "traps",
+        "watch",
         "watchers",
         "worker",
     )
@@ -80,6 +92,10 @@ class Child(Member):
         self.spec: dict[str, Any] = {key: wire[key] for key in _FOR_THE_WORKER if key in wire}
         self.process: dict[str, Any] | None = wire["process"]
         self.init_timeout: float | None = wire["init_timeout"]
+        self.hang_timeout: float | None = wire["hang_timeout"]
+        self.on_oom: OnOom = wire["on_oom"]
+        self.hung: Hung | None = None
+        self.watch: HangWatch | None = None
         self.placement: Placement | None = None
         self.placement_name: str | None = wire["placement"]
         self.mailbox: tuple[int, int, str] = tuple(wire["mailbox"])
@@ -106,7 +122,21 @@ class Child(Member):
         self.evidence = {}
         self.worker = None
         self.struck = None
+        self.hung = None
+        self.stop_watch()
         self.traps = False
+
+    def stop_watch(self) -> None:
+        """Let nobody watch its handlers any more."""
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+
+    @override
+    def come_to_rest(self, state: State) -> None:
+        """Note that nothing of it runs any more, and why not."""
+        self.stop_watch()
+        super().come_to_rest(state)
 
     def awake(self) -> None:
         """Note that somebody is at work to start it."""

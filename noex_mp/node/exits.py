@@ -14,6 +14,7 @@ from noex_mp.core.reasons import (
     Exited,
     ExitReason,
     ExitReport,
+    Hung,
     InitTimedOut,
     Killed,
     OutOfMemory,
@@ -45,7 +46,9 @@ _STARTS: Final = (
 
 
 def reason_of_end(worker: Worker) -> ExitReason:
-    """Return what the kernel says of the end of a process that nobody of us has killed."""
+    """Return why a process ended, as far as no single server of it is the reason."""
+    if worker.ran_over is not None:
+        return worker.ran_over
     if worker.ran_out_of_memory and not worker.condemned:
         return OutOfMemory()
     return reason_of_status(worker.dead.result())
@@ -77,6 +80,8 @@ def reason_of_death(child: Child, worker: Worker) -> ExitReason:
         return child.exited[0]
     if worker.problem is not None:
         return Crash(type(worker.problem).__qualname__, str(worker.problem))
+    if child.hung is not None:
+        return child.hung
     if child.killed_after is not None:
         return ShutdownTimedOut(child.killed_after)
     if child.killed_in_a_hurry:
@@ -144,6 +149,10 @@ def _rule(member: Member, worker: Worker | None, reason: ExitReason, *, node_sto
         return "init_timeout"
     if isinstance(reason, ShutdownTimedOut):
         return "shutdown_timeout"
+    if isinstance(reason, Hung):
+        return "hang_timeout"
+    if isinstance(reason, OutOfMemory) and reason.limit is not None:
+        return "memory_limit"
     if isinstance(member, Child) and member.killed_in_a_hurry:
         return "hurry"
     if isinstance(member, Child) and member.struck is not None:

@@ -498,4 +498,4 @@ class Root:
         """Return the error of a tree that gave up."""
         top = self._supervision.top
         assert top is not None
-        return MaxRestartsExceededError(*(top.gave_up or (top.title, *top.limits)), report)
+        return top.excess or MaxRestartsExceededError(top.title, *top.limits, report)

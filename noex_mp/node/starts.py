@@ -20,6 +20,7 @@ from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
 from noex_mp.node.exits import reason_of_end
+from noex_mp.node.limits import Limits
 from noex_mp.node.placements import Placements
 from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
@@ -83,6 +84,7 @@ class Starts:
         self._placements = placements
         self._events = events
         self._is_stopping = is_stopping
+        self._limits = Limits(events)
         # Workers that come up ahead of the starts they are for.
         self._coming: dict[Child, asyncio.Task[Worker]] = {}
 
@@ -117,6 +119,7 @@ class Starts:
                 return _failed(child, child.stop_reason)
             worker.signal_group(signal.SIGKILL)
         worker.residents[child.sid] = child
+        self._limits.started(child, worker)
         if not worker.alive:
             child.answered("dead")
         worker.connection.post_big([START, child.sid, child.incarnation, _start_of(child)])
@@ -127,6 +130,7 @@ class Starts:
         if ended is None:
             if child.stop_reason is None:
                 child.state = "running"
+            self._limits.ready(child, worker)
             self._events.ready(child)
             self._directory.up(child)
         else:
@@ -226,6 +230,7 @@ def _start_of(child: Child) -> dict[str, Any]:
         **child.spec,
         "label": child.label,
         "process": child.process,
+        "watched": child.hang_timeout is not None,
         # As a list: the first tuple that a worker unpacks costs it 40 KiB.
         "mailbox": list(child.mailbox),
     }

@@ -268,7 +268,8 @@ class Supervision:
 
     def worker_died(self, worker: Worker) -> None:
         """Take the news of a worker's death: every server in it has ended."""
-        residents = [worker.residents[sid] for sid in sorted(worker.residents)]
+        # Whose fault it is comes first: the death of all counts as his.
+        residents = sorted(worker.residents.values(), key=lambda child: (not child.hung, child.sid))
         worker.residents.clear()
         for child in residents:
             if child.starting:

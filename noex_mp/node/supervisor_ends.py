@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from noex_mp.core.reasons import ExitReason, Shutdown
-from noex_mp.errors import MaxRestartsExceededError
 from noex_mp.node.branches import Branch
 from noex_mp.node.events import Events
 from noex_mp.node.member_stops import MemberStops
@@ -23,14 +22,11 @@ class SupervisorEnds:
 
     def give_up(self, branch: Branch, straw: Member) -> Shutdown:
         """Tell that a supervisor gives up; return for what reason it ends."""
-        most, seconds = branch.limits
-        branch.last_straw, branch.gave_up = straw.report, (branch.title, most, seconds)
-        error = MaxRestartsExceededError(branch.title, most, seconds, straw.report)
+        error = branch.give_up(straw)
         self._events.tell(
             "gave_up", branch, report=straw.report, detail=str(error), os_pid=branch.os_pid
         )
-        why = f"more than {most} restarts in {seconds:g} s, the last of {straw.title}"
-        return Shutdown(f"gave up: {why}")
+        return Shutdown(f"gave up: {error.excess}, the last of {straw.title}")
 
     def begin(self, branch: Branch, reason: ExitReason) -> None:
         """Note that a supervisor ends: from now on, what ends in it ends with it."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.core.black_box import TEXT_OFFSET
+from noex_mp.core.reasons import OutOfMemory
 from noex_mp.errors import OutOfDescriptorsError, ProtocolError, TruncatedFrameError
 from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
@@ -31,6 +32,7 @@ from noex_mp.wire.envelopes import LEAVE
 
 if TYPE_CHECKING:
     from noex_mp.node.children import Child
+    from noex_mp.node.memory import MemoryWatch
 
 __all__ = ["Worker", "Workers"]
 
@@ -70,6 +72,8 @@ class Worker:
         oom_kills: How many the kernel had killed for want of memory: when it started, and from its
             death on, since then.
         ran_out_of_memory: The kernel has killed it for that.
+        ran_over: It had more memory than it may have, and was killed for that.
+        watch: Whoever watches its memory, if that is limited.
         was_asked: It was asked for its stack: it is about to be killed.
         rss: What memory it had when we were about to kill it, in bytes, if we were.
         peak_rss: The most that it or a child of it had, in bytes, if anybody knows.
@@ -92,6 +96,8 @@ class Worker:
         self.toll = 0
         self.oom_kills = 0
         self.ran_out_of_memory = False
+        self.ran_over: OutOfMemory | None = None
+        self.watch: MemoryWatch | None = None
         self.was_asked = False
         self.rss: int | None = None
         self.peak_rss: int | None = None
@@ -380,6 +386,8 @@ class Workers:
 
     def _discard(self, worker: Worker) -> None:
         self._known.discard(worker)
+        if worker.watch is not None:
+            worker.watch.stop()
         if worker.pidfd != fds.NO_FD:
             self._loop.remove_reader(worker.pidfd)
             fds.close_all([worker.pidfd])

@@ -14,13 +14,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import assert_never
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias, assert_never
 
-from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, is_abnormal
-from noex_mp.core.specs import AutoShutdown, Restart, Strategy
+from noex_mp.core.reasons import (
+    ExitReason,
+    Hung,
+    InitFailed,
+    InitTimedOut,
+    OutOfMemory,
+    is_abnormal,
+)
+from noex_mp.core.specs import AutoShutdown, OnOom, Restart, Strategy
 
-__all__ = ["Child", "Plan", "Tree", "plan_exit"]
+__all__ = ["BUDGETS", "Budget", "Child", "Plan", "Tree", "budget_of", "plan_exit"]
+
+Budget: TypeAlias = Literal["restarts", "failed_inits", "ooms", "hangs"]
+"""In which budget a restart counts: those after a failed `init`, a lack of memory and a handler
+that hung have one each."""
+
+BUDGETS: Final[tuple[Budget, ...]] = ("restarts", "failed_inits", "ooms", "hangs")
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,14 @@ class Child:
         restart: When it comes back.
         significant: Whether its end may end the supervisor.
         is_down: It has ended for good, or was terminated.
+        on_oom: What follows when it has run out of memory.
     """
 
     id: str
     restart: Restart = "permanent"
     significant: bool = False
     is_down: bool = False
+    on_oom: OnOom = "restart"
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,12 @@ class Tree:
         max_restarts: How many restarts are allowed ...
         max_seconds: ... within how many seconds.
         max_failed_inits: How many restarts may fail in `init`, likewise; None: `max_restarts`.
+        max_ooms: How many may follow a lack of memory, likewise.
+        max_hangs: How many may follow a handler that hung, likewise.
         restarts: When the last restarts were, oldest first, in seconds of the caller's clock.
         failed_inits: When the last restarts failed in `init`, likewise.
+        ooms: When the last restarts after a lack of memory were, likewise.
+        hangs: When those after a handler that hung were, likewise.
     """
 
     children: tuple[Child, ...]
@@ -61,8 +80,32 @@ class Tree:
     max_restarts: int = 3
     max_seconds: float = 5.0
     max_failed_inits: int | None = None
+    max_ooms: int | None = None
+    max_hangs: int | None = None
     restarts: tuple[float, ...] = ()
     failed_inits: tuple[float, ...] = ()
+    ooms: tuple[float, ...] = ()
+    hangs: tuple[float, ...] = ()
+
+    def limit_of(self, budget: Budget) -> int:
+        """Return how many restarts of a kind it allows."""
+        limit: int | None = getattr(self, f"max_{budget}")
+        return self.max_restarts if limit is None else limit
+
+    @property
+    def spent(self) -> dict[Budget, tuple[float, ...]]:
+        """When the last restarts were, by their budget."""
+        return {budget: getattr(self, budget) for budget in BUDGETS}
+
+    def after(self, plan: Plan) -> Tree:
+        """Return the same with the restarts that a plan remembers."""
+        return replace(
+            self,
+            restarts=plan.restarts,
+            failed_inits=plan.failed_inits,
+            ooms=plan.ooms,
+            hangs=plan.hangs,
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +117,8 @@ class Plan:
         start: Ids to start then, in this order.
         restarts: The restarts to remember from now on: the next `Tree.restarts`.
         failed_inits: The failed ones, likewise.
+        ooms: Those after a lack of memory, likewise.
+        hangs: Those after a handler that hung, likewise.
         give_up: Whether this exit was one too many: all stop, and the supervisor with them.
         shut_down: Whether the work is done: all stop, and the supervisor with them.
     """
@@ -82,6 +127,8 @@ class Plan:
     start: tuple[str, ...] = ()
     restarts: tuple[float, ...] = ()
     failed_inits: tuple[float, ...] = ()
+    ooms: tuple[float, ...] = ()
+    hangs: tuple[float, ...] = ()
     give_up: bool = False
     shut_down: bool = False
 
@@ -104,7 +151,10 @@ def plan_exit(
 
     A start that fails during a restart is an exit like any other, with `InitFailed` or
     `InitTimedOut`. It counts, in a budget of its own: a child that cannot start does not loop for
-    ever, and one that cannot reach its database for a moment uses up no restarts.
+    ever, and one that cannot reach its database for a moment uses up no restarts. So does a lack
+    of memory, and a handler that hung.
+
+    A child with `on_oom="escalate"` that has run out of memory is one too many at once.
 
     Args:
         tree: The supervisor as it was before the exit.
@@ -117,29 +167,54 @@ def plan_exit(
     child = next((c for c in tree.children if c.id == exited), None)
     if child is None or not _comes_back(child.restart, reason):
         done = child is not None and _is_done(tree, child)
-        return Plan(
-            stop=_others(tree, child) if done else (),
-            restarts=tree.restarts,
-            failed_inits=tree.failed_inits,
-            shut_down=done,
-        )
+        return _plan(tree.spent, _others(tree, child) if done else (), shut_down=done)
 
-    restarts, failed = tree.restarts, tree.failed_inits
-    if isinstance(reason, InitFailed | InitTimedOut):
-        limit = tree.max_restarts if tree.max_failed_inits is None else tree.max_failed_inits
-        failed = counted_in = _window(failed, now, tree.max_seconds, counted=counted)
-    else:
-        limit = tree.max_restarts
-        restarts = counted_in = _window(restarts, now, tree.max_seconds, counted=counted)
-    if len(counted_in) > limit:
-        return Plan(_others(tree, child), (), restarts, failed, give_up=True)
+    budget = budget_of(reason)
+    spent = tree.spent
+    spent[budget] = _window(spent[budget], now, tree.max_seconds, counted=counted)
+    escalates = budget == "ooms" and child.on_oom == "escalate"
+    if escalates or len(spent[budget]) > tree.limit_of(budget):
+        return _plan(spent, _others(tree, child), give_up=True)
 
     group = _group(tree, child)
     stop = tuple(c.id for c in reversed(group) if c is not child)
     # A temporary sibling goes down with its group and stays down; `child` is not temporary. One
     # that had ended before is started again with the others, as in OTP, unless it was temporary.
     start = tuple(c.id for c in group if c.restart != "temporary")
-    return Plan(stop, start, restarts, failed)
+    return _plan(spent, stop, start)
+
+
+def _plan(
+    spent: dict[Budget, tuple[float, ...]],
+    stop: tuple[str, ...],
+    start: tuple[str, ...] = (),
+    *,
+    give_up: bool = False,
+    shut_down: bool = False,
+) -> Plan:
+    return Plan(
+        stop,
+        start,
+        spent["restarts"],
+        spent["failed_inits"],
+        spent["ooms"],
+        spent["hangs"],
+        give_up,
+        shut_down,
+    )
+
+
+def budget_of(reason: ExitReason) -> Budget:
+    """Return in which budget a restart counts."""
+    match reason:
+        case InitFailed() | InitTimedOut():
+            return "failed_inits"
+        case OutOfMemory():
+            return "ooms"
+        case Hung():
+            return "hangs"
+        case _:
+            return "restarts"
 
 
 def _window(

@@ -22,12 +22,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
+from noex_mp.core.memory_sizes import SMALLEST_LIMIT, in_bytes
 from noex_mp.core.specs import (
     OPTIONS,
     AutoShutdown,
     Backoff,
     ChildSpec,
     DynamicSupervisor,
+    OnOom,
     PartitionSupervisor,
     Restart,
     Start,
@@ -65,6 +67,7 @@ _Wrong: TypeAlias = tuple[str, str]
 
 _RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
 _STARTS: Final[tuple[str, ...]] = get_args(Start)
+_ON_OOM: Final[tuple[str, ...]] = get_args(OnOom)
 _WHEN_FULL: Final[tuple[str, ...]] = get_args(WhenFull)
 _STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 _AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
@@ -196,8 +199,9 @@ def _supervisor_wrongs(tree: Tree) -> Iterator[_Wrong]:
     yield from _shutdown_wrongs(tree.shutdown)
     yield from _backoff_wrongs(tree.backoff)
     yield from _max_restarts_wrongs("max_restarts", tree.max_restarts)
-    if tree.max_failed_inits is not None:
-        yield from _max_restarts_wrongs("max_failed_inits", tree.max_failed_inits)
+    for option in ("max_failed_inits", "max_ooms", "max_hangs"):
+        if (most := getattr(tree, option)) is not None:
+            yield from _max_restarts_wrongs(option, most)
     yield from _max_seconds_wrongs(tree.max_seconds)
     if isinstance(tree, Supervisor):
         yield from _choice_wrongs("strategy", tree.strategy, _STRATEGIES)
@@ -236,7 +240,9 @@ def _child_wrongs(spec: ChildSpec[Any], cpus: frozenset[int] | None) -> Iterator
     yield from _restart_wrongs(spec.restart)
     yield from _shutdown_wrongs(spec.shutdown)
     yield from _backoff_wrongs(spec.backoff)
-    yield from _init_timeout_wrongs(spec.init_timeout)
+    yield from _time_limit_wrongs("init_timeout", spec.init_timeout)
+    yield from _time_limit_wrongs("hang_timeout", spec.hang_timeout)
+    yield from _memory_wrongs(spec)
     yield from _label_wrongs("placement", spec.placement)
     yield from _start_wrongs(spec.start)
     yield from _env_wrongs(spec.env)
@@ -365,10 +371,36 @@ def _shutdown_wrongs(value: object) -> Iterator[_Wrong]:
         yield problem, _how_to_limit("shutdown", value)
 
 
-def _init_timeout_wrongs(value: object) -> Iterator[_Wrong]:
+def _time_limit_wrongs(option: str, value: object) -> Iterator[_Wrong]:
     if value is not None and not (_is_number(value) and 0 < value < math.inf):
-        problem = f"expected init_timeout to be seconds > 0, or None, got {_short(value)}"
-        yield problem, _how_to_limit("init_timeout", value)
+        problem = f"expected {option} to be seconds > 0, or None, got {_short(value)}"
+        yield problem, _how_to_limit(option, value)
+
+
+def _memory_wrongs(spec: ChildSpec[Any]) -> Iterator[_Wrong]:
+    limit: object = spec.memory_limit
+    size = in_bytes(limit)
+    if limit is not None and size is None:
+        problem = f"expected memory_limit to be bytes, or text such as {_SIZE}, got {_short(limit)}"
+        yield problem, _how_to_limit_memory(limit)
+    elif size is not None and size < SMALLEST_LIMIT:
+        problem = f"expected memory_limit to be at least 16 MiB, got {_short(limit)}"
+        yield problem, f"write memory_limit={_SIZE}: an interpreter alone needs some MiB"
+    yield from _choice_wrongs("on_oom", spec.on_oom, _ON_OOM)
+    if spec.on_oom == "escalate" and spec.restart == "temporary":
+        yield (
+            'on_oom="escalate" has no effect: a temporary child is not restarted anyhow',
+            "leave on_oom out, or write another restart",
+        )
+
+
+_SIZE: Final = '"512MB"'
+
+
+def _how_to_limit_memory(value: object) -> str:
+    if value == math.inf or _means_no_limit(value):
+        return "for no limit, write memory_limit=None"
+    return f"write memory_limit={_SIZE}, with one of KB, MB, GB, KiB, MiB, GiB"
 
 
 def _env_wrongs(value: object) -> Iterator[_Wrong]:
@@ -434,7 +466,7 @@ def _affinity_wrongs(value: object, cpus: frozenset[int] | None) -> Iterator[_Wr
 
 
 # Those of the process, which the members of a placement share.
-_OF_THE_PROCESS: Final = ("start", "env", "nice", "cpu_affinity")
+_OF_THE_PROCESS: Final = ("start", "env", "nice", "cpu_affinity", "memory_limit")
 
 
 def _conflicts(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
@@ -445,6 +477,8 @@ def _conflicts(entries: Iterable[tuple[str, object]]) -> Iterator[Mistake]:
             continue
         for option in _OF_THE_PROCESS:
             value: object = getattr(entry, option)
+            if option == "memory_limit":
+                value = in_bytes(value)
             if value is None:
                 continue
             first, other = said.setdefault((entry.placement, option), (place, value))

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["DUMP_SIGNAL", "FALLBACKS", "is_open", "open_fds", "peer_of", "rss_of"]
+__all__ = ["DUMP_SIGNAL", "FALLBACKS", "WITNESS_SIGNAL", "is_open", "open_fds", "peer_of", "rss_of"]
 
 #: Whether to do without what only Linux has. (A Python may be built without pidfds there too.)
 FALLBACKS: Final = (
@@ -43,6 +43,8 @@ _LAST_SIGNAL: int | None = getattr(signal, "SIGRTMAX", None)
 #: own uses for SIGUSR1 and SIGUSR2; of the real-time signals the first belong to the C library and
 #: to systemd, and the last to Valgrind. None where there are no real-time signals.
 DUMP_SIGNAL: Final = _LAST_SIGNAL - 4 if _LAST_SIGNAL else None
+#: At this one a worker in which a handler takes too long answers from Python code, if any can run.
+WITNESS_SIGNAL: Final = _LAST_SIGNAL - 5 if _LAST_SIGNAL else None
 
 _FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
 # sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.

@@ -121,6 +121,7 @@ CHANGED: Final = 54  # numbers: look at your copy of the registries, for these W
 # -: the node has stopped, in good order, and nothing comes behind this. A link that ends without it
 # was closed since its peer talked nonsense, or the root has died.
 STOPPED: Final = 55
+PRESSURE: Final = 56  # sid, incarnation, used, limit: a `MemoryPressure` for the server
 
 # Said in HELLO; a process of another version is refused.
 PROTOCOL_VERSION: Final = 1

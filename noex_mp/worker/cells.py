@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from noex_mp.core.black_box import BEGUN, CELL_WORDS, LINK_ID, SID
+from noex_mp.core.black_box import BEGUN, CELL_WORDS, LINK_ID, OWN, SID
 from noex_mp.worker.begun import BegunRecord
 
 __all__ = ["NOBODY", "Cells"]
@@ -43,6 +43,10 @@ class Cells:
         # Last: from here on it counts.
         self._words[cell - BEGUN + LINK_ID] = link_id
         return cell
+
+    def own(self, sid: int) -> int:
+        """Return the own cell of a server that is watched."""
+        return self.new(sid, OWN)
 
     def nobodys(self) -> int:
         """Return the cell for those that nobody asks about."""

@@ -10,7 +10,14 @@ from functools import partial
 from typing import Final, NoReturn
 
 from noex_mp.core.outcomes import Ignore, Stop
-from noex_mp.core.reasons import Crash, ExitReason, InitFailed, Normal, is_abnormal
+from noex_mp.core.reasons import (
+    Crash,
+    ExitReason,
+    InitFailed,
+    Normal,
+    OutOfMemory,
+    is_abnormal,
+)
 from noex_mp.core.tracebacks import printed
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import rss_of
@@ -112,13 +119,21 @@ class Ends:
         else:
             self._control.post(frame)
 
-    def out_of_memory(self, mailboxes: Iterable[Mailbox]) -> NoReturn:
-        """End the process, and all its servers: there is no memory to go on with."""
-        reason = Crash("MemoryError", "its process had no memory left to go on")
+    def out_of_memory(self, mailboxes: Iterable[Mailbox], limit: int | None) -> NoReturn:
+        """End the process, and all its servers: there is no memory to go on with.
+
+        Args:
+            mailboxes: Of all servers.
+            limit: How much private memory the process may have, in bytes, if that is limited.
+        """
+        reason: ExitReason = Crash("MemoryError", "its process had no memory left to go on")
+        if limit is not None:
+            reason = OutOfMemory(limit)
         with contextlib.suppress(Exception):
-            # For its last words a limit that it has set itself is lifted.
-            limit = resource.getrlimit(resource.RLIMIT_AS)[1]
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            # For its last words a limit that it has set itself, or we have, is lifted.
+            for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+                most = resource.getrlimit(kind)[1]
+                resource.setrlimit(kind, (most, most))
             for mailbox in mailboxes:
                 begun = self._links.close_server(mailbox.sid, mailbox.incarnation)
                 end = [mailbox.sid, mailbox.incarnation, reason, b"", ""]

@@ -28,7 +28,7 @@ from noex_mp.core.black_box import (
     TEXT_OFFSET,
 )
 from noex_mp.core.gen_server import GenServer
-from noex_mp.core.messages import Exit
+from noex_mp.core.messages import Exit, MemoryPressure
 from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason
 from noex_mp.core.ref import Address, Ref
@@ -46,6 +46,7 @@ from noex_mp.wire.envelopes import (
     KILL,
     LEAVE,
     LINK,
+    PRESSURE,
     PROTOCOL_VERSION,
     SIGNAL,
     START,
@@ -67,6 +68,7 @@ from noex_mp.worker.outbox import Outbox
 from noex_mp.worker.process import prepare_process
 from noex_mp.worker.queued import Arrival
 from noex_mp.worker.receiver import Receiver
+from noex_mp.worker.watched import WatchedMailbox, Witness
 from noex_mp.worker.watching import WatchingServer
 
 __all__ = ["Host", "main"]
@@ -93,6 +95,7 @@ class Host:
         encoder: Packs replies.
         record: The worker's part of the black box: which messages have begun.
         complaints: What people are to hear.
+        memory_limit: How much private memory the process may have, in bytes, or None.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, boot: Boot) -> None:
@@ -111,6 +114,8 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._shared: bool = boot.fields.get("shared", False)
         self._prepared = False
+        self.memory_limit: int | None = None
+        self._witness = Witness(loop, boot)
         self._control = ControlLink(
             loop,
             fds.unix_socket(boot.control_fd),
@@ -149,6 +154,7 @@ class Host:
             UNLINK: self._links.remove,
             FORGET: self._on_forget,
             SIGNAL: self._on_signal,
+            PRESSURE: self._on_pressure,
         }
 
     def start(self) -> None:
@@ -223,6 +229,7 @@ class Host:
         try:
             if spec["process"] and not self._prepared:
                 prepare_process(spec["process"])
+                self.memory_limit = spec["process"].get("memory_limit")
                 self._prepared = True
             server = self._build(spec)
         except BaseException as error:
@@ -233,10 +240,17 @@ class Host:
         server._noex_ref = Ref(  # pyright: ignore[reportPrivateUsage]
             self._boot.node, sid, label=sys.intern(spec["label"])
         )
-        mailbox = self._mailboxes[sid] = Mailbox(
-            self, sid, incarnation, server, tuple(spec["mailbox"])
-        )
+        about = (self, sid, incarnation, server, tuple(spec["mailbox"]))
+        mailbox = self._watched_mailbox(about) if spec.get("watched") else Mailbox(*about)
+        self._mailboxes[sid] = mailbox
         mailbox.start()
+
+    def _watched_mailbox(
+        self, about: tuple[Host, int, int, GenServer[Any, Any, Any], tuple[int, int, str]]
+    ) -> WatchedMailbox:
+        mailbox = WatchedMailbox(*about, own=self._cells.own(about[1]))
+        self._witness.add(mailbox)
+        return mailbox
 
     def task_for(self, mailbox: Mailbox) -> asyncio.Task[None]:
         """Return a new task that serves a server."""
@@ -292,6 +306,12 @@ class Host:
         if mailbox is not None and mailbox.incarnation == incarnation:
             mailbox.watching.hear([Exit(self._address(sender), reason, report)])
 
+    def _on_pressure(self, frame: list[Any]) -> None:
+        _, sid, incarnation, used, limit = frame
+        mailbox = self._mailboxes.get(sid)
+        if mailbox is not None and mailbox.incarnation == incarnation and not mailbox.has_ended:
+            mailbox.put(None, MemoryPressure(used, limit))
+
     def _address(self, found: list[Any] | None) -> Address | None:
         if found is None:
             return None
@@ -340,6 +360,9 @@ class Host:
 
     def _forget(self, mailbox: Mailbox) -> None:
         del self._mailboxes[mailbox.sid]
+        if isinstance(mailbox, WatchedMailbox):
+            self._witness.remove(mailbox)
+            self._cells.free(mailbox.own)
         if self._clients.own is not None:
             self._clients.own.forget_watcher(mailbox.watching)
         self._leave_if_empty()
@@ -351,7 +374,7 @@ class Host:
         loop.default_exception_handler(context)
 
     def _out_of_memory(self) -> NoReturn:
-        self._ends.out_of_memory(self._mailboxes.values())
+        self._ends.out_of_memory(self._mailboxes.values(), self.memory_limit)
 
     def _leave_if_empty(self) -> None:
         # A placement group's worker is told when to leave: another member may be on its way.

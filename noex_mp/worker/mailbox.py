@@ -731,7 +731,7 @@ class Mailbox:
     def _crash(self, error: BaseException) -> None:
         if self.killed is not None:
             return
-        self._ending = (reason_of(error), error)
+        self._ending = (reason_of(error, self._host.memory_limit), error)
         self.wake()
 
     async def _end(self, reason: ExitReason, error: BaseException | None) -> None:

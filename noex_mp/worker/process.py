@@ -1,12 +1,14 @@
-"""What a server's options say of its process: variables, nice value, CPUs."""
+"""What a server's options say of its process: variables, nice value, CPUs, memory."""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from noex_mp.errors import ConfigError
 
@@ -24,6 +26,13 @@ def prepare_process(options: Mapping[str, Any]) -> None:
         _set_nice(options["nice"])
     if "cpu_affinity" in options:
         _set_affinity(options["cpu_affinity"])
+    if "memory_limit" in options:
+        _limit_data(options["memory_limit"])
+
+
+# How much more than its `memory_limit` a process may ask for, in bytes: address space counts from
+# the moment that it is asked for, memory when it is used. 32 threads ask for 256 MiB.
+_HEADROOM: Final = 256 * 2**20
 
 
 def _set_variables(variables: Mapping[str, str | None]) -> None:
@@ -60,3 +69,19 @@ def _set_affinity(cpus: list[int]) -> None:
             f"the system does not allow cpu_affinity={set(cpus)}: {error.strerror}\n"
             f"This process may run on: {there}."
         ) from error
+
+
+def _limit_data(limit: int) -> None:
+    """Let the system refuse what is far beyond a limit, however fast it is asked for.
+
+    The root looks from time to time how much is used (see `node.memory`), and a gigabyte is
+    written in less time.
+    """
+    if sys.platform != "linux":
+        raise ConfigError("only Linux has memory_limit=; leave it out")
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + limit + limit // 4 + _HEADROOM
+    # The hard limit stays: the last words of a process may need more.
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

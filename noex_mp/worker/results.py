@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from noex_mp.core.outcomes import OUTCOMES, Continue, Stop, TimeoutAfter
-from noex_mp.core.reasons import Crash, Exited, ExitReason
+from noex_mp.core.reasons import Crash, Exited, ExitReason, OutOfMemory
 from noex_mp.wire.classes import readable
 from noex_mp.wire.values import shortened
 from noex_mp.worker.suspended import Suspended
@@ -24,6 +24,7 @@ _CALLERS: Final = frozenset(
         "noex_mp.worker.mailbox",
         "noex_mp.worker.receiver",
         "noex_mp.worker.suspended",
+        "noex_mp.worker.watched",
         "noex_mp.testing.faults",
     )
 )
@@ -56,8 +57,15 @@ def is_callers_mistake(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals["__name__"] in _CALLERS
 
 
-def reason_of(error: BaseException) -> ExitReason:
-    """Return the reason with which a server ends that has raised something."""
+def reason_of(error: BaseException, memory_limit: int | None = None) -> ExitReason:
+    """Return the reason with which a server ends that has raised something.
+
+    Args:
+        error: What it raised.
+        memory_limit: How much private memory its process may have, in bytes, if that is limited.
+    """
+    if isinstance(error, MemoryError) and memory_limit is not None:
+        return OutOfMemory(memory_limit)
     if isinstance(error, SystemExit):
         return Exited(error.code if isinstance(error.code, int) else int(error.code is not None))
     return Crash(_type_name(error), _text(error))

@@ -7,8 +7,9 @@ from asyncio.tasks import (
     _enter_task,  # pyright: ignore[reportPrivateUsage] - documented, in "Extending asyncio"
     _leave_task,  # pyright: ignore[reportPrivateUsage]
 )
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noex_mp.worker.activation import Activation, activation, inline
@@ -16,7 +17,7 @@ from noex_mp.worker.activation import Activation, activation, inline
 if TYPE_CHECKING:
     from noex_mp.worker.mailbox import Mailbox
 
-__all__ = ["GoOn", "Suspended", "up_to_its_first_wait"]
+__all__ = ["GoOn", "Suspended", "frames_of", "up_to_its_first_wait"]
 
 
 class Suspended(NamedTuple):
@@ -30,11 +31,12 @@ class GoOn:
     """Awaits the rest of a coroutine that has been begun and waits for something.
 
     Attributes:
+        coroutine: What it goes on with.
         cancelled: Whether its task was cancelled before it could take over.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
-        self._coroutine = coroutine
+        self.coroutine = coroutine
         self._waits_for = waits_for
         self.cancelled = False
 
@@ -48,13 +50,26 @@ class GoOn:
                         raise asyncio.CancelledError
                 sent = yield self._waits_for
             except BaseException as error:
-                step = partial(self._coroutine.throw, error)
+                step = partial(self.coroutine.throw, error)
             else:
-                step = partial(self._coroutine.send, sent)
+                step = partial(self.coroutine.send, sent)
             try:
                 self._waits_for = step()
             except StopIteration as end:
                 return end.value
+
+
+def frames_of(awaited: Any) -> Iterator[FrameType]:
+    """Yield the frame of a coroutine that waits, and those of what it awaits, outermost first."""
+    while awaited is not None:
+        frame: FrameType | None = getattr(awaited, "cr_frame", getattr(awaited, "gi_frame", None))
+        if frame is None:
+            return
+        if frame.f_code is GoOn.__await__.__code__:
+            awaited = frame.f_locals["self"].coroutine
+            continue
+        yield frame
+        awaited = getattr(awaited, "cr_await", getattr(awaited, "gi_yieldfrom", None))
 
 
 def up_to_its_first_wait(

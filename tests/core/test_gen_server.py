@@ -77,7 +77,8 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     assert str(failure.value) == (
         "class Wrong has no option restat, id; "
         "there are: expected, name, restart, shutdown, significant, backoff, init_timeout, "
-        "placement, start, env, nice, cpu_affinity, max_messages, max_bytes, when_full"
+        "hang_timeout, memory_limit, on_oom, placement, start, env, nice, cpu_affinity, "
+        "max_messages, max_bytes, when_full"
     )
 
 

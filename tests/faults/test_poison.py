@@ -198,7 +198,7 @@ async def test_each_call_counts_for_itself_where_a_server_was_gone_in_between() 
             with pytest.raises(ServerExitedError) as caught:
                 await Poisonous.kill(ref)
             message = caught.value.report.message
-            attempts.append(message and message.attempts)
+            attempts.append(message.attempts if message else None)
             await node.event("restarted", ref, len(attempts))
             await supervisor("/").terminate_child("lair")
             await until_gone(ref)

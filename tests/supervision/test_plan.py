@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,17 +12,19 @@ from noex_mp.core.reasons import (
     Crash,
     Exited,
     ExitReason,
+    Hung,
     InitFailed,
     InitTimedOut,
     Killed,
     Normal,
+    OutOfMemory,
     Shutdown,
     ShutdownTimedOut,
     Unknown,
 )
 from noex_mp.core.specs import AutoShutdown, Restart, Strategy
 from noex_mp.supervision import plan as module
-from noex_mp.supervision.plan import Child, Plan, Tree, plan_exit
+from noex_mp.supervision.plan import BUDGETS, Budget, Child, Plan, Tree, plan_exit
 
 CRASH = Crash("ValueError", "bad")
 ABNORMAL: list[ExitReason] = [
@@ -33,6 +35,8 @@ ABNORMAL: list[ExitReason] = [
     InitFailed("no disk"),
     InitTimedOut(5.0),
     ShutdownTimedOut(5.0),
+    OutOfMemory(),
+    Hung(5.0),
     Unknown(""),
 ]
 ORDERLY: list[ExitReason] = [Normal(), Shutdown(), Shutdown("done")]
@@ -54,7 +58,7 @@ def test_the_restart_type_decides_who_comes_back(restart: Restart, reason: ExitR
     plan = plan_exit(Tree((Child("a", restart),)), "a", reason, now=1.0)
     comes_back = restart == "permanent" or (restart == "transient" and reason in ABNORMAL)
     assert plan.start == (("a",) if comes_back else ())
-    counted = (*plan.restarts, *plan.failed_inits)
+    counted = (*plan.restarts, *plan.failed_inits, *plan.ooms, *plan.hangs)
     assert counted == ((1.0,) if comes_back else ())
 
 
@@ -290,3 +294,43 @@ def test_a_significant_temporary_child_ends_its_supervisor_by_a_crash_too() -> N
 )
 def test_a_plan_in_words(plan: Plan, words: str) -> None:
     assert plan.next == words
+
+
+ONE_OF_EACH: list[tuple[Budget, ExitReason]] = [
+    ("restarts", CRASH),
+    ("failed_inits", InitFailed("no disk")),
+    ("ooms", OutOfMemory(2**30)),
+    ("hangs", Hung(5.0, "python")),
+]
+
+
+@pytest.mark.parametrize(("budget", "reason"), ONE_OF_EACH)
+def test_each_kind_of_restart_has_a_budget_of_its_own(budget: Budget, reason: ExitReason) -> None:
+    tree = Tree((Child("a"),), max_restarts=0)
+    limits: dict[str, Any] = {f"max_{each}": int(each == budget) for each in BUDGETS}
+    allowed = replace(tree, **limits)
+    assert plan_exit(tree, "a", reason, now=1.0).give_up
+    plan = plan_exit(allowed, "a", reason, now=1.0)
+    assert plan.start == ("a",)
+    assert {each: getattr(plan, each) for each in BUDGETS if getattr(plan, each)} == {
+        budget: (1.0,)
+    }
+    assert plan_exit(allowed.after(plan), "a", reason, now=2.0).give_up
+
+
+def test_without_a_number_each_budget_is_as_big_as_that_of_restarts() -> None:
+    tree = Tree((Child("a"),), max_restarts=2)
+    assert [tree.limit_of(budget) for budget in BUDGETS] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("budget", "reason"), ONE_OF_EACH)
+def test_only_a_lack_of_memory_escalates(budget: Budget, reason: ExitReason) -> None:
+    tree = Tree((Child("a", on_oom="escalate"), Child("b")))
+    plan = plan_exit(tree, "a", reason, now=1.0)
+    assert plan.give_up is (budget == "ooms")
+    assert plan.stop == (("b",) if plan.give_up else ())
+
+
+def test_what_does_not_come_back_does_not_escalate() -> None:
+    tree = Tree((Child("a", "temporary", on_oom="escalate"),))
+    assert plan_exit(tree, "a", OutOfMemory(), now=1.0) == Plan()

@@ -69,6 +69,13 @@ def only(mistakes: list[Mistake]) -> Mistake:
         {"shutdown": 2.5},
         {"shutdown": None},
         {"shutdown": "brutal_kill"},
+        {"hang_timeout": 0.1},
+        {"hang_timeout": None},
+        {"memory_limit": "512MB"},
+        {"memory_limit": "1.5 gib"},
+        {"memory_limit": 2**24},
+        {"memory_limit": None},
+        {"on_oom": "escalate"},
         {"init_timeout": 0.1},
         {"init_timeout": None},
         {"env": {}},
@@ -143,6 +150,36 @@ def test_a_good_tree_is_accepted(tree: Tree) -> None:
         ({"shutdown": True}, "got True", "write shutdown=5.0 for five seconds"),
         ({"shutdown": [5]}, "got [5]", "write shutdown=5.0 for five seconds"),
         ({"shutdown": "brutal-kill"}, "got 'brutal-kill'", 'write shutdown="brutal_kill"'),
+        # hang_timeout, memory_limit, on_oom
+        (
+            {"hang_timeout": 0},
+            "expected hang_timeout to be seconds > 0, or None, got 0",
+            "write hang_timeout=5.0 for five seconds, or hang_timeout=None for no limit",
+        ),
+        ({"hang_timeout": "infinity"}, "got 'infinity'", "for no limit, write hang_timeout=None"),
+        (
+            {"memory_limit": "512M"},
+            """expected memory_limit to be bytes, or text such as "512MB", got '512M'""",
+            'write memory_limit="512MB", with one of KB, MB, GB, KiB, MiB, GiB',
+        ),
+        ({"memory_limit": 1.5}, "got 1.5", 'write memory_limit="512MB"'),
+        ({"memory_limit": True}, "got True", 'write memory_limit="512MB"'),
+        ({"memory_limit": math.inf}, "got inf", "for no limit, write memory_limit=None"),
+        (
+            {"memory_limit": 512},
+            "expected memory_limit to be at least 16 MiB, got 512",
+            'write memory_limit="512MB"',
+        ),
+        (
+            {"on_oom": "escalte"},
+            """expected on_oom to be "restart" or "escalate", got 'escalte'""",
+            'write on_oom="escalate"',
+        ),
+        (
+            {"on_oom": "escalate", "restart": "temporary"},
+            'on_oom="escalate" has no effect',
+            "leave on_oom out",
+        ),
         # init_timeout
         (
             {"init_timeout": -0.5},
@@ -339,6 +376,16 @@ class Outer:
         ({"strategy": "one for all"}, "got 'one for all'", 'write strategy="one_for_all"'),
         ({"auto_shutdown": "any"}, "got 'any'", 'write auto_shutdown="'),
         ({"auto_shutdown": True}, "got True", 'write auto_shutdown="never"'),
+        (
+            {"max_ooms": "3"},
+            "expected max_ooms to be a whole number >= 0, got '3'",
+            "write max_ooms=3",
+        ),
+        (
+            {"max_hangs": -1},
+            "expected max_hangs to be a whole number >= 0, got -1",
+            "write max_hangs=3",
+        ),
         (
             {"max_failed_inits": -1},
             "expected max_failed_inits to be a whole number >= 0, got -1",

@@ -1,0 +1,119 @@
+"""Looks at a worker in which a handler takes too long: what it is doing, before it is killed.
+
+```text
+/proc/PID/stat        its state, and how long it has computed
+/proc/PID/syscall     the system call in which it waits
+```
+
+A system call that a signal interrupts goes on as something else, so that comes first. Then the
+worker writes its stacks (see `stacks`). Last it is asked by a signal that only Python code can
+answer (see `worker.watched`): if it computes and does not, it is in C, with the GIL held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from noex_mp.core.reasons import Hung
+from noex_mp.node.black_box import OwnCell, own_cell
+from noex_mp.node.stacks import ask_for_stack
+from noex_mp.node.system_calls import name_of
+from noex_mp.node.workers import Worker
+from noex_mp.supervision.verdict import Answer, Look, computes, is_worth_asking, judge
+from noex_mp.transport import fds
+from noex_mp.transport.platform import FALLBACKS, WITNESS_SIGNAL
+
+__all__ = ["is_traced", "look_at", "reach_verdict"]
+
+# How long to look whether it computes, in seconds.
+LOOK: Final = 0.02
+
+# How long Python code has for an answer, in seconds, and how much of that it may compute without
+# one: it hears a signal between two of its instructions.
+PATIENCE: Final = 0.06
+COMPUTED: Final = 0.015
+STEP: Final = 0.002
+
+
+def look_at(os_pid: int) -> Look | None:
+    """Return what the main thread of a process does; None where the system does not say."""
+    if sys.platform != "linux" or FALLBACKS:
+        return None
+    try:
+        # Behind the name of the program, which may hold anything.
+        said = Path(f"/proc/{os_pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(said[11]) + int(said[12])
+    except (OSError, ValueError, IndexError):
+        return None
+    cpu = ticks / os.sysconf("SC_CLK_TCK")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The same, exactly.
+        cpu = int(Path(f"/proc/{os_pid}/schedstat").read_text().split()[0]) / 1e9
+    return Look(said[0], cpu, _system_call_of(os_pid))
+
+
+def _system_call_of(os_pid: int) -> str:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        number = int(Path(f"/proc/{os_pid}/syscall").read_text().split()[0])
+        return name_of(number) if number >= 0 else ""
+    return ""
+
+
+def is_traced(os_pid: int) -> bool:
+    """Return whether a debugger holds a process: that may stop it for as long as it likes."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{os_pid}/status").read_text()
+        return int(status.partition("TracerPid:")[2].split()[0]) != 0
+    return False
+
+
+async def reach_verdict(worker: Worker, place: int, limit: float, since: float) -> Hung | None:
+    """Let a worker say where it is, and return what it does; None if the handler has just ended.
+
+    Args:
+        worker: Where the server lives.
+        place: Where the server's own cell is.
+        limit: How long a handler of it may take, in seconds.
+        since: Since when it has been at work.
+    """
+    before = look_at(worker.os_pid)
+    await asyncio.sleep(LOOK)
+    after = look_at(worker.os_pid)
+    cell = own_cell(worker.slot, place)
+    if not worker.alive or cell.since != since:
+        return None
+    if before is None or after is None:
+        await ask_for_stack(worker)
+        return Hung(limit, "unknown", "", cell.callback)
+    if after.state not in "Tt":
+        await ask_for_stack(worker)
+    answer: Answer = "unasked"
+    if is_worth_asking(before, after):
+        answer = await _ask(worker, place, cell, is_computing=computes(before, after))
+    verdict = judge(before, after, answer)
+    call = after.system_call if verdict == "blocked" else ""
+    return Hung(limit, verdict, call, cell.callback)
+
+
+async def _ask(worker: Worker, place: int, before: OwnCell, *, is_computing: bool) -> Answer:
+    if WITNESS_SIGNAL is None or not worker.can_be_signalled:
+        return "unasked"
+    fds.send_signal(worker.pidfd, worker.os_pid, WITNESS_SIGNAL)
+    loop = asyncio.get_running_loop()
+    deadline, asked = loop.time() + PATIENCE, look_at(worker.os_pid)
+    while worker.alive and loop.time() < deadline:
+        await asyncio.sleep(STEP)
+        cell = own_cell(worker.slot, place)
+        if cell.heard != before.heard and cell.is_waiting:
+            return "waits"
+        if cell.ran != before.ran:
+            return "runs"
+        now = look_at(worker.os_pid)
+        if is_computing and asked and now and now.cpu - asked.cpu > COMPUTED:
+            break
+    return "none"
