@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,6 +36,9 @@ from noex_mp.core.reasons import (
 from noex_mp.core.specs import AutoShutdown, Restart, Strategy
 from tests.supervision.carried_out import CarriedOut
 from tests.supervision.model import Described, DescribedSupervisor, Model, World
+
+# It computes for a few seconds, which take their time where a machine has other things to do.
+pytestmark = pytest.mark.timeout(120)
 
 NORMAL: list[ExitReason] = [Normal(), Shutdown("done"), Linked("orders", Shutdown())]
 ABNORMAL: list[ExitReason] = [
