@@ -33,13 +33,15 @@ class CarriedOut:
             described.max_restarts,
             described.seconds,
             described.max_failed_inits,
+            described.max_ooms,
+            described.max_hangs,
         )
         self.inside: dict[str, CarriedOut] = {}
         self._last_death = 0
 
     def begin(self) -> ExitReason | None:
         """Start with those it is described with; return None, or why that failed."""
-        self.tree = replace(self.tree, children=(), restarts=(), failed_inits=())
+        self.tree = replace(self.tree, children=()).after(Plan())
         self.inside.clear()
         for each in self.described.children:
             self._enter(each)
@@ -53,7 +55,7 @@ class CarriedOut:
 
     def _enter(self, new: Described) -> None:
         # As the root has it: one that is about to start is not down.
-        child = Child(new.name, new.restart, significant=new.significant, is_down=True)
+        child = Child(new.name, new.restart, new.significant, is_down=True, on_oom=new.on_oom)
         self.tree = replace(self.tree, children=(*self.tree.children, child))
         if isinstance(new, DescribedSupervisor):
             self.inside[new.name] = CarriedOut(new, self.world, self)
@@ -88,9 +90,9 @@ class CarriedOut:
         counted = death != 0 and death == self._last_death
         before, now = self.tree, self.world.now
         plan = plan_exit(before, who, reason, now=now, counted=counted)
-        if (plan.restarts, plan.failed_inits) != (before.restarts, before.failed_inits):
+        self.tree = before.after(plan)
+        if self.tree != before:
             self._last_death = death
-        self.tree = replace(before, restarts=plan.restarts, failed_inits=plan.failed_inits)
         self._carry_out(plan)
 
     def _carry_out(self, plan: Plan) -> None:

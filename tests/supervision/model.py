@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from noex_mp.core.specs import AutoShutdown, Restart, Strategy
+from noex_mp.core.specs import AutoShutdown, OnOom, Restart, Strategy
 
-How = Literal["normal", "abnormal", "in init"]
-"""How somebody ended: in good order, in any other way, or before it was ready."""
+How = Literal["normal", "abnormal", "in init", "out of memory", "hung"]
+"""How somebody ended: in good order, before it was ready, or in one of the other ways."""
+
+# Where a restart is counted, by what it comes after.
+COUNTED_IN: Final[dict[How, str]] = {
+    "abnormal": "restarts",
+    "normal": "restarts",
+    "in init": "failed inits",
+    "out of memory": "ooms",
+    "hung": "hangs",
+}
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,13 @@ class Described:
         name: Nobody else in the tree has it.
         restart: When it comes back.
         significant: Whether its end may end its supervisor.
+        on_oom: Whether it is started again when it has run out of memory, or is one too many.
     """
 
     name: str
     restart: Restart = "permanent"
     significant: bool = False
+    on_oom: OnOom = "restart"
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class DescribedSupervisor(Described):
     auto: AutoShutdown = "never"
     max_restarts: int = 3
     max_failed_inits: int | None = None
+    max_ooms: int | None = None
+    max_hangs: int | None = None
     seconds: float = 5.0
     children: tuple[Described, ...] = ()
 
@@ -97,7 +110,7 @@ class Model:
 
     def begin(self) -> bool:
         """Start, as the description has it, or not at all; return which of the two."""
-        self.times = {"restarts": [], "failed inits": []}
+        self.times = {kind: [] for kind in COUNTED_IN.values()}
         self.children = {
             each.name: Entry(each, self.world, self) for each in self.described.children
         }
@@ -132,7 +145,9 @@ class Model:
         wanted = {"permanent": True, "transient": how != "normal", "temporary": False}
         if not wanted[restart]:
             self.end_for_good(child)
-        elif self.is_too_often("failed inits" if how == "in init" else "restarts", counted):
+        elif self.is_too_often(COUNTED_IN[how], counted) or (
+            how == "out of memory" and child.described.on_oom == "escalate"
+        ):
             self.finish("gave up")
         else:
             self.restart(who)
@@ -140,8 +155,12 @@ class Model:
     def is_too_often(self, kind: str, counted: bool) -> bool:
         """Count a restart; return whether that was one too many."""
         own = self.described
-        limits = {"restarts": own.max_restarts, "failed inits": own.max_failed_inits}
-        limit = limits[kind]
+        limits = {
+            "failed inits": own.max_failed_inits,
+            "ooms": own.max_ooms,
+            "hangs": own.max_hangs,
+        }
+        limit = limits.get(kind)
         recent = [at for at in self.times[kind] if at >= self.world.now - own.seconds]
         self.times[kind] = recent if counted else [*recent, self.world.now]
         return len(self.times[kind]) > (own.max_restarts if limit is None else limit)

@@ -25,6 +25,7 @@ from noex_mp.core.reasons import (
     Crash,
     Exited,
     ExitReason,
+    Hung,
     Killed,
     Linked,
     Normal,
@@ -33,9 +34,9 @@ from noex_mp.core.reasons import (
     ShutdownTimedOut,
     Unknown,
 )
-from noex_mp.core.specs import AutoShutdown, Restart, Strategy
+from noex_mp.core.specs import AutoShutdown, OnOom, Restart, Strategy
 from tests.supervision.carried_out import CarriedOut
-from tests.supervision.model import Described, DescribedSupervisor, Model, World
+from tests.supervision.model import Described, DescribedSupervisor, How, Model, World
 
 # It computes for a few seconds, which take their time where a machine has other things to do.
 pytestmark = pytest.mark.timeout(120)
@@ -46,10 +47,25 @@ ABNORMAL: list[ExitReason] = [
     Crash("ValueError", "no"),
     Exited(0),
     OutOfMemory(),
+    Hung(1.0),
     ShutdownTimedOut(5.0),
     Unknown("no status"),
     Linked("orders", Linked("visits", Exited(1))),
 ]
+
+
+def how_of(reason: ExitReason) -> How:
+    """Return what the model calls it."""
+    if reason in NORMAL:
+        return "normal"
+    match reason:
+        case OutOfMemory():
+            return "out of memory"
+        case Hung():
+            return "hung"
+        case _:
+            return "abnormal"
+
 
 RESTARTS = st.sampled_from(get_args(Restart))
 
@@ -58,7 +74,8 @@ RESTARTS = st.sampled_from(get_args(Restart))
 def a_server(draw: st.DrawFn) -> Described:
     restart = draw(RESTARTS)
     # As the validation has it: only of a child that may end for good.
-    return Described("", restart, significant=restart != "permanent" and draw(st.booleans()))
+    significant = restart != "permanent" and draw(st.booleans())
+    return Described("", restart, significant, draw(st.sampled_from(get_args(OnOom))))
 
 
 def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[DescribedSupervisor]:
@@ -72,6 +89,8 @@ def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[De
             auto=st.sampled_from(get_args(AutoShutdown)),
             max_restarts=st.integers(0, 3),
             max_failed_inits=st.none() | st.integers(0, 3),
+            max_ooms=st.none() | st.integers(0, 3),
+            max_hangs=st.none() | st.integers(0, 3),
             seconds=st.sampled_from([1.0, 5.0]),
             children=st.lists(children, max_size=4).map(tuple),
         ),
@@ -206,7 +225,7 @@ class Machine(RuleBasedStateMachine):
     def end(self, who: str, reason: ExitReason, *, death: int = 0, counted: bool = False) -> None:
         model = self.children(up=True)[who]
         carried = self.carried_of(model)
-        model.exit(who, "normal" if reason in NORMAL else "abnormal", counted=counted)
+        model.exit(who, how_of(reason), counted=counted)
         carried.ended(who, reason, death=death)
 
     @precondition(lambda self: self.runs and self.children(up=True))
@@ -272,8 +291,9 @@ class Machine(RuleBasedStateMachine):
         for ours, theirs in zip(carried, models, strict=True):
             kept = [(each.id, not each.is_down) for each in ours.tree.children]
             assert kept == [(name, child.up) for name, child in theirs.children.items()]
-            assert list(ours.tree.restarts) == theirs.times["restarts"]
-            assert list(ours.tree.failed_inits) == theirs.times["failed inits"]
+            assert [list(times) for times in ours.tree.spent.values()] == list(
+                theirs.times.values()
+            )
 
 
 TestPlansAgainstTheModel = Machine.TestCase
