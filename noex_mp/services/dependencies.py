@@ -26,16 +26,12 @@ def applications(*chosen: Application[Any]) -> Supervisor:
             text lists every mistake.
     """
     found = in_order(chosen)
-    is_lasting = any(each.restart == "permanent" for each in found)
+    lasting = [each for each in found if each.restart == "permanent"]
+    # None is started again here: what could be restarted has been, within its own tree.
     entries = [
-        changed(
-            each, restart="temporary", significant=not is_lasting or each.restart == "permanent"
-        )
-        for each in found
+        changed(each, restart="temporary", significant=each in (lasting or found)) for each in found
     ]
-    return Supervisor(
-        *entries, auto_shutdown="any_significant" if is_lasting else "all_significant"
-    )
+    return Supervisor(*entries, auto_shutdown="any_significant" if lasting else "all_significant")
 
 
 def in_order(chosen: Sequence[Application[Any]]) -> list[Application[Any]]:

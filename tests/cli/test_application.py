@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.harness import noex_mp, running, texts
+from tests.processes.harness import wait_for_ends
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +94,18 @@ def test_a_second_signal_ends_prep_stop_and_breaks_nothing(tmp_path: Path) -> No
     assert "info    stopping at once" in texts(run.err)
     assert texts(run.err)[-1] == "info    node shop has stopped"
     assert not [line for line in run.err if "Traceback" in line]
+
+
+def test_nothing_outlives_a_root_that_is_killed_in_the_stop() -> None:
+    with running("shop:shop", "--set", "slow=60") as run:
+        # Kept from now on: the number may be somebody else's later.
+        master = os.pidfd_open(run.os_pid_of("master"))
+        run.send(TERM)
+        run.until("doors close$", in_="out")
+        run.send(signal.SIGKILL)
+        assert run.status() == -signal.SIGKILL
+        assert wait_for_ends([master]) == []
+        os.close(master)
 
 
 def test_the_interpreter_is_gone_within_a_second_of_the_stop() -> None:

@@ -32,11 +32,12 @@ from noex_mp import (
     supervisor,
 )
 from tests.nodes.observed import Whistles, whistles
+from tests.nodes.scenes import Scene, scene
 from tests.servers.applications import Told, application, diary, tree
 from tests.servers.counters import Counter
 from tests.servers.obedient import Obedient
 
-__all__ = ["whistles"]
+__all__ = ["scene", "whistles"]
 
 pytestmark = pytest.mark.slow
 
@@ -251,6 +252,23 @@ async def test_all_of_the_end_has_one_limit(
     # A server may take 5 s, and there are two.
     await live(application(Told(str(tmp_path), last="hang"), stop_timeout=0.5))
     assert diary(tmp_path)[:4] == LIFE[:4]
+
+
+async def test_a_master_that_dies_while_the_tree_stops_holds_up_nothing(
+    tmp_path: Path, scene: Scene
+) -> None:
+    for name in "ab":
+        scene.let_ask(name)
+    async with node(application(Told(str(tmp_path), last="ask"))) as running:
+        [os_pid] = {each["os_pid"] for each in await running.ps() if each["id"] == "master"}
+        stopping = asyncio.ensure_future(running.stop())
+        await scene.asked("b")
+        os.kill(os_pid, signal.SIGKILL)
+        for name in "ba":
+            scene.tell(name, "+")
+        await stopping
+    # Its state went with it, and nothing was started again.
+    assert diary(tmp_path) == LIFE[:-1]
 
 
 async def test_a_master_that_dies_is_started_again_with_all_behind_it(tmp_path: Path) -> None:
