@@ -324,18 +324,21 @@ async def test_a_root_that_does_not_answer_keeps_no_caller_waiting(
     async with patient(lair()) as node:
         await Poisonous.note(at("lair"), 1)
 
-        async def never(*parameters: Any) -> int:
-            return await asyncio.Event().wait()
+        is_over = asyncio.Event()
+
+        async def too_late(*parameters: Any) -> int:
+            await is_over.wait()
+            return 1
 
         root, loop = node._root, node._loop  # pyright: ignore[reportPrivateUsage]
         assert root is not None
         assert loop is not None
         answers = root._answers  # pyright: ignore[reportPrivateUsage]
-        answers._methods["bury"] = never  # pyright: ignore[reportPrivateUsage]
+        answers._methods["bury"] = too_late  # pyright: ignore[reportPrivateUsage]
         error = await error_of(Poisonous.swallow(at("lair"), "exit"))
         assert error.letter is None
-        for task in list(answers._tasks):  # pyright: ignore[reportPrivateUsage]
-            loop.call_soon_threadsafe(task.cancel)
+        # A node that stops waits for what it was asked.
+        loop.call_soon_threadsafe(is_over.set)
 
 
 def test_a_blocking_caller_gets_the_error_too() -> None:
