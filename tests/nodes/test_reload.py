@@ -77,7 +77,7 @@ async def test_a_reload_replaces_one_server_after_the_other_in_start_order(app: 
     tree = Supervisor(
         app.child("a"),
         Supervisor(app.child("b"), app.child("c"), id="inner", strategy="one_for_all"),
-        app.child("d", start="exec"),
+        app.child("d", start="exec", init_timeout=None),
         # None of them may use a restart.
         max_restarts=0,
     )
@@ -253,6 +253,17 @@ async def test_a_second_reload_comes_after_the_first(app: App, gate: Gate) -> No
         gate.goes.blow(2)
         assert [(await reload).replaced for reload in (first, second)] == [3, 3]
         assert [name for name, _ in ends(node)] == [*"abcabc"]
+
+
+async def test_what_is_spawned_meanwhile_has_the_new_code_too(app: App) -> None:
+    async with ObservedNode(app.tree("ab")) as node:
+        app.write(2)
+        reload = asyncio.create_task(node.reload())
+        spawned: list[Any] = []
+        while not reload.done() and len(spawned) < 40:
+            spawned.append(await spawn(app.server, "spawned"))
+        await reload
+        assert {await app.server.version(ref.within(10)) for ref in spawned} == {2}
 
 
 async def test_a_crash_in_the_middle_delays_nothing(app: App, gate: Gate) -> None:
