@@ -237,10 +237,12 @@ def place_of_own_cell(slot: Slot, sid: int) -> int | None:
     return None
 
 
-def own_cell(slot: Slot, place: int) -> OwnCell:
-    """Read the own cell of a server."""
+def own_cell(slot: Slot, place: int, sid: int) -> OwnCell:
+    """Read the own cell of a server; it says nothing if it has become another's."""
     cell = memoryview(os.pread(slot.fd, CELL_WORDS * WORD, place))
     words, times = cell.cast("Q"), cell.cast("d")
+    if words[LINK_ID] != OWN or words[SID] != sid:
+        return OwnCell(0.0, "", 0, 0, is_waiting=False)
     callback = _name(slot, words[OPERATION]) if words[OPERATION] else ""
     return OwnCell(times[SINCE], callback, words[BEGUN], words[SIZED], bool(words[SIZE]))
 

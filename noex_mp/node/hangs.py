@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from functools import partial
 from typing import Final
 
 from noex_mp.core.reasons import render
@@ -44,7 +45,8 @@ class HangWatch:
         self._child = child
         self._worker = worker
         self._limit = child.hang_timeout
-        self._place = place_of_own_cell(worker.slot, child.sid)
+        place = place_of_own_cell(worker.slot, child.sid)
+        self._read = None if place is None else partial(own_cell, worker.slot, place, child.sid)
         self._timer: asyncio.TimerHandle | None = None
         self._end: asyncio.Task[None] | None = None
         self._due = 0.0
@@ -62,9 +64,9 @@ class HangWatch:
         self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        if self._place is None or not self._worker.can_be_signalled:
+        if self._read is None or not self._worker.can_be_signalled:
             return
-        cell, now = own_cell(self._worker.slot, self._place), time.monotonic()
+        cell, now = self._read(), time.monotonic()
         left = cell.since + self._limit - now
         if not cell.since or (left <= 0 and self._is_excused(cell.callback, now)):
             self._look_in(self._limit)
@@ -83,8 +85,8 @@ class HangWatch:
 
     async def _kill(self, since: float) -> None:
         child, worker = self._child, self._worker
-        assert self._place is not None
-        hung = await reach_verdict(worker, self._place, self._limit, since)
+        assert self._read is not None
+        hung = await reach_verdict(worker, self._read, self._limit, since)
         if self._timer is None or not worker.can_be_signalled or child.exited is not None:
             # It has ended meanwhile, in another way.
             return

@@ -16,11 +16,12 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from noex_mp.core.reasons import Hung
-from noex_mp.node.black_box import OwnCell, own_cell
+from noex_mp.node.black_box import OwnCell
 from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.system_calls import name_of
 from noex_mp.node.workers import Worker
@@ -33,10 +34,14 @@ __all__ = ["is_traced", "look_at", "reach_verdict"]
 # How long to look whether it computes, in seconds.
 LOOK: Final = 0.02
 
-# How long Python code has for an answer, in seconds, and how much of that it may compute without
-# one: it hears a signal between two of its instructions.
-PATIENCE: Final = 0.06
+# How long a process that waits has for an answer, in seconds.
+PATIENCE: Final = 0.1
+
+# How long one may compute without an answer, in seconds of its own: Python code hears a signal
+# between two instructions. And how long at most, where others take all the CPUs.
 COMPUTED: Final = 0.015
+STARVED: Final = 0.5
+
 STEP: Final = 0.002
 
 
@@ -72,19 +77,21 @@ def is_traced(os_pid: int) -> bool:
     return False
 
 
-async def reach_verdict(worker: Worker, place: int, limit: float, since: float) -> Hung | None:
+async def reach_verdict(
+    worker: Worker, read: Callable[[], OwnCell], limit: float, since: float
+) -> Hung | None:
     """Let a worker say where it is, and return what it does; None if the handler has just ended.
 
     Args:
         worker: Where the server lives.
-        place: Where the server's own cell is.
+        read: Reads the server's own cell.
         limit: How long a handler of it may take, in seconds.
         since: Since when it has been at work.
     """
     before = look_at(worker.os_pid)
     await asyncio.sleep(LOOK)
     after = look_at(worker.os_pid)
-    cell = own_cell(worker.slot, place)
+    cell = read()
     if not worker.alive or cell.since != since:
         return None
     if before is None or after is None:
@@ -94,26 +101,30 @@ async def reach_verdict(worker: Worker, place: int, limit: float, since: float) 
         await ask_for_stack(worker)
     answer: Answer = "unasked"
     if is_worth_asking(before, after):
-        answer = await _ask(worker, place, cell, is_computing=computes(before, after))
+        answer = await _ask(worker, read, cell, is_computing=computes(before, after))
     verdict = judge(before, after, answer)
     call = after.system_call if verdict == "blocked" else ""
     return Hung(limit, verdict, call, cell.callback)
 
 
-async def _ask(worker: Worker, place: int, before: OwnCell, *, is_computing: bool) -> Answer:
+async def _ask(
+    worker: Worker, read: Callable[[], OwnCell], before: OwnCell, *, is_computing: bool
+) -> Answer:
     if WITNESS_SIGNAL is None or not worker.can_be_signalled:
         return "unasked"
     fds.send_signal(worker.pidfd, worker.os_pid, WITNESS_SIGNAL)
     loop = asyncio.get_running_loop()
-    deadline, asked = loop.time() + PATIENCE, look_at(worker.os_pid)
+    deadline = loop.time() + (STARVED if is_computing else PATIENCE)
+    asked = look_at(worker.os_pid)
     while worker.alive and loop.time() < deadline:
         await asyncio.sleep(STEP)
-        cell = own_cell(worker.slot, place)
+        # Before its answer is looked for: it may compute, and answer, between two of our lines.
+        now = look_at(worker.os_pid)
+        cell = read()
         if cell.heard != before.heard and cell.is_waiting:
             return "waits"
         if cell.ran != before.ran:
             return "runs"
-        now = look_at(worker.os_pid)
         if is_computing and asked and now and now.cpu - asked.cpu > COMPUTED:
             break
     return "none"

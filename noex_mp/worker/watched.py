@@ -19,21 +19,25 @@ import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import override
 
 from noex_mp.core.black_box import TEXT_SIZE
 from noex_mp.transport.platform import WITNESS_SIGNAL
-from noex_mp.wire.envelopes import ASK, callback_name
+from noex_mp.wire.envelopes import callback_name
 from noex_mp.worker.activation import Activation, inline
 from noex_mp.worker.begun import AT_OPERATION, AT_SIZE, AT_SIZED
 from noex_mp.worker.bootstrap import Boot
 from noex_mp.worker.mailbox import Mailbox
-from noex_mp.worker.queued import Target, callback_of
+from noex_mp.worker.queued import Awaited, Target, callback_of
 from noex_mp.worker.suspended import Suspended, frames_of
 
 __all__ = ["WatchedMailbox", "Witness"]
+
+
+# What stands in a message where its operation does.
+_CAN_RUN: Final = frozenset((str, Awaited))
 
 
 class WatchedMailbox(Mailbox):
@@ -82,10 +86,9 @@ class WatchedMailbox(Mailbox):
 
     @override
     def _begin(self, target: Target, frame: list[Any]) -> Any:
-        if frame[0] == ASK:
-            return super()._begin(target, frame)
-        if not self._times[self.own]:
-            # Else its task goes on with what has begun before.
+        # Nothing runs for an ASK, nor for what could not be decoded. And if something has begun
+        # before, its task goes on with that.
+        if frame[3].__class__ in _CAN_RUN and not self._times[self.own]:
             self._begins(callback_of(frame))
         promise = super()._begin(target, frame)
         if promise is None:
@@ -94,9 +97,8 @@ class WatchedMailbox(Mailbox):
 
     @override
     def _begin_own(self, name: str) -> Activation:
-        if name != "init":
-            # That has a limit of its own.
-            self._begins(callback_name(name, is_call=False))
+        # Before the `init` has returned, which has a limit of its own, nobody looks.
+        self._begins(callback_name(name, is_call=False))
         return super()._begin_own(name)
 
     @override

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import fcntl
 import os
 import signal
@@ -22,8 +23,11 @@ from noex_mp import (
     Hung,
     Killed,
     Ref,
+    RemoteProtocolError,
     ServerExitedError,
+    Shutdown,
     Supervisor,
+    UnknownOperationError,
     child,
     named,
     stop,
@@ -31,9 +35,10 @@ from noex_mp import (
 )
 from noex_mp.core.report_plain import as_plain, from_plain
 from noex_mp.core.specs import Start
+from noex_mp.node.verdicts import look_at
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.processes.harness import REPOSITORY, wait_for_ends
-from tests.servers.limited import Hangs
+from tests.servers.limited import Hangs, Unreadable
 
 pytestmark = [
     pytest.mark.slow,
@@ -178,6 +183,22 @@ async def test_async_handlers_in_a_row_are_no_hang() -> None:
         assert not [event for event in node.seen if event.kind == "crashed"]
 
 
+async def test_what_is_refused_is_refused_as_elsewhere() -> None:
+    async with scene(hangs()) as node:
+        before = await Hangs.os_pid(server())
+        for _ in range(2):
+            with pytest.raises(RemoteProtocolError, match="not here"):
+                await Hangs.echo(server(), Unreadable())
+            with pytest.raises(UnknownOperationError):
+                await server().call("what")
+            assert await Hangs.echo(server(), 1) == 1
+            with pytest.raises(TypeError, match="nap"):
+                await Hangs.nap(server())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await asyncio.sleep(2 * LIMIT)
+        assert await Hangs.os_pid(server()) == before
+        assert not [event for event in node.seen if event.kind == "crashed"]
+
+
 async def test_who_has_no_limit_is_never_ended_for_being_busy(whistles: Whistles) -> None:
     async with scene(hangs(), hangs(name="busy", id="busy", hang_timeout=None)) as node:
         begun, go_on = whistles(), whistles()
@@ -200,13 +221,34 @@ async def test_an_idle_server_that_is_stopped_by_a_signal_does_not_hang() -> Non
         assert not [event for event in node.seen if event.kind == "crashed"]
 
 
+async def test_a_debugger_may_stop_it_for_as_long_as_it_likes() -> None:
+    seize, interrupt, detach, any_child = 0x4206, 0x4207, 17, 0x40000000
+    ptrace = ctypes.CDLL(None).ptrace
+    ptrace.argtypes = [ctypes.c_long] * 4
+    async with scene(hangs()) as node:
+        os_pid = await Hangs.os_pid(server())
+        assert ptrace(seize, os_pid, 0, 0) == 0
+        pending = Hangs.loop(server().within(None))
+        await asyncio.sleep(3 * LIMIT)
+        # Of a death only its debugger would hear.
+        look = look_at(os_pid)
+        assert look is not None
+        assert look.state == "R"
+        assert ptrace(interrupt, os_pid, 0, 0) == 0
+        os.waitpid(os_pid, any_child)  # noqa: ASYNC222 - it stops at once
+        assert ptrace(detach, os_pid, 0, 0) == 0
+        with pytest.raises(ServerExitedError):
+            await pending
+        assert (await end_of(node)).reason == Hung(LIMIT, "python", "", "loop")
+
+
 async def test_init_and_terminate_have_limits_of_their_own() -> None:
     slow = child(Hangs, slow_init=3 * LIMIT, slow_end=3 * LIMIT)
     async with scene(slow.options(name="hangs", hang_timeout=LIMIT)) as node:
         ref = server()
         assert await Hangs.os_pid(ref) > 0
         await stop(ref, timeout=5)
-        assert not [event for event in node.seen if event.kind == "crashed"]
+        assert [e.reason for e in node.seen if e.kind in ("exited", "crashed")] == [Shutdown()]
 
 
 async def test_a_handler_that_hangs_while_its_server_is_stopped_is_ended_too() -> None:
@@ -227,7 +269,8 @@ async def test_a_handler_that_hangs_while_its_server_is_stopped_is_ended_too() -
 
 async def test_in_a_placement_group_only_one_hangs_and_all_come_back() -> None:
     specs = [hangs(name=name, id=name, placement="all") for name in ("a", "hangs", "z")]
-    async with scene(*specs) as node:
+    # It counts as a hang, and as that only, though the first of them did not hang.
+    async with scene(*specs, max_restarts=0, max_hangs=1) as node:
         with pytest.raises(ServerExitedError):
             await Hangs.match(server().within(None))
         report = await end_of(node)

@@ -16,9 +16,20 @@ from typing_extensions import override
 from noex_mp import Continue, ExitReason, GenServer, MemoryPressure, call, cast, send_after
 from tests.servers.counters import blow, listen
 
-__all__ = ["Eats", "Hangs"]
+__all__ = ["Eats", "Hangs", "Unreadable"]
 
 MIB = 2**20
+
+
+def refuse() -> None:
+    raise ValueError("not here")
+
+
+class Unreadable:
+    """Can be sent, and cannot be read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refuse, ()
 
 
 class Hangs(GenServer):
@@ -40,6 +51,10 @@ class Hangs(GenServer):
     @call
     def os_pid(self) -> int:
         return os.getpid()
+
+    @call
+    def echo(self, value: Any) -> Any:
+        return value
 
     @call
     def loop(self) -> None:
