@@ -61,6 +61,12 @@ LATE = report(ShutdownTimedOut(5.0), "stays down", requested=True)
         (event("restarting", delay=1.5, incarnation=2), None, "info", "incarnation 2 in 1.5 s"),
         (event("mailbox_full", count=2), None, "warning", "2 messages refused or dropped"),
         (event("mailbox_full"), None, "debug", "messages wait at their senders"),
+        (
+            event("memory_pressure", count=80 * 2**20, detail="memory_limit of 100 MiB"),
+            None,
+            "warning",
+            "uses 80 MiB of its memory_limit of 100 MiB",
+        ),
         (event("stopping"), None, "debug", "stopping"),
         (event("restarted", incarnation=3), 100.0, "warning", "incarnation 3 after 500 ms"),
         (event("restarted", incarnation=3), 200.0, "warning", "incarnation 3 after 0 ms"),
