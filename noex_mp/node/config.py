@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from noex_mp.client.events import Listener
 from noex_mp.node.output import Sink
+from noex_mp.node.registry_files import SavedRegistry
 
 __all__ = ["RootConfig"]
 
@@ -29,6 +30,7 @@ class RootConfig:
         embedded: Whether the program around the root makes calls, with descriptors of its process.
         look_ahead: Looks at new code before a reload, is given the tree as it is described now, and
             returns sentences about what is new in it; or None.
+        persist: The registries that outlive the node, by name.
         listener: Hears of every event.
         sink: Gets what workers print.
     """
@@ -44,5 +46,6 @@ class RootConfig:
     has_tree: bool = False
     embedded: bool = False
     look_ahead: Callable[[dict[str, Any]], Awaitable[Sequence[str]]] | None = None
+    persist: Mapping[str, SavedRegistry] = field(default_factory=dict[str, SavedRegistry])
     listener: Listener = field(default=lambda event: None)
     sink: Sink = field(default=lambda label, stream, line: None)

@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from dataclasses import replace
 from functools import partial
@@ -37,12 +37,14 @@ from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, Listener
 from noex_mp.client.local_names import LocalNames
+from noex_mp.client.registry import Registry
 from noex_mp.client.reports import exits_on, health_on, ps_on, reload_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
+from noex_mp.core.registrations import GROUPS
 from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.specs import ChildSpec, Tree
 from noex_mp.errors import ConfigError, NodeDownError
@@ -54,6 +56,7 @@ from noex_mp.node.event_log import EventLog
 from noex_mp.node.listeners import BUFFER, BlockingEvents, EventStream, Listeners
 from noex_mp.node.output import OurOutput, Sink
 from noex_mp.node.preloading import refuse_while_preloading
+from noex_mp.node.registry_files import SavedRegistry
 from noex_mp.node.root import Root
 from noex_mp.supervision.validate import validate
 from noex_mp.transport.loops import keep_apart, new_event_loop
@@ -101,6 +104,7 @@ class Node:
         core_dumps: bool = False,
         debug: bool = False,
         latency: Literal["spin"] | None = None,
+        persist: Mapping[Registry, str | os.PathLike[str]] | None = None,
     ) -> None:
         """Describe a node; nothing starts yet.
 
@@ -119,15 +123,18 @@ class Node:
             latency: `"spin"` halves the time of a lone call, and more: whoever has sent one looks
                 for the answer for a moment (100 µs at most) instead of going to sleep. It pays
                 where cores are idle, and gives up where it does not. None: sleep at once.
+            persist: Registries that are to outlive the node, each with its file. Servers with a
+                name get back what they had registered there when they are ready in the next node.
 
         Raises:
-            ConfigError: There is no such latency, or that can be no name.
+            ConfigError: There is no such latency, or that can be no name, or no registry.
         """
         if name is not None:
             check_name(name, 'name="shop"')
         if latency not in (None, "spin"):
             raise ConfigError(f'expected latency to be "spin" or None, got {latency!r:.60}')
         self._spin = latency is not None
+        self._persist = _saved(persist or {})
         self.tree = tree
         self.name = name
         self._preload = tuple(preload)
@@ -170,6 +177,7 @@ class Node:
             debug=self._debug,
             spin=self._spin,
             has_tree=self.tree is not None,
+            persist=self._persist,
             sink=sink,
             listener=partial(self._hear, listener),
         )
@@ -588,6 +596,25 @@ class Node:
     async def drop(self, letter: DeadLetter) -> None:
         """Forget a dead letter. To drop one that is not there any more is no error."""
         await drop_on(current.client(self.id), letter)
+
+
+def _saved(persist: Mapping[Registry, str | os.PathLike[str]]) -> dict[str, SavedRegistry]:
+    """Return which registry is in which file.
+
+    Raises:
+        ConfigError: One is no registry of the user's.
+    """
+    saved: dict[str, SavedRegistry] = {}
+    for registry, path in persist.items():
+        is_one = isinstance(registry, Registry)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_one or not registry.name or registry.name == GROUPS:
+            raise ConfigError(
+                f"persist takes registries of yours, each with its file, got {registry!r:.60}\n"
+                f'Write persist={{Registry("rooms"): "rooms.registry"}}.'
+            )
+        is_unique = registry.keys == "unique"
+        saved[registry.name] = SavedRegistry(registry.name, is_unique, os.path.abspath(path))
+    return saved
 
 
 def _share_processes(children: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from noex_mp.core.registrations import (
@@ -27,6 +28,7 @@ from noex_mp.core.registrations import (
 from noex_mp.errors import (
     AlreadyRegisteredError,
     ConfigError,
+    NoexError,
     NoServerError,
     NotRegisteredError,
     RegistryKeysError,
@@ -36,6 +38,7 @@ from noex_mp.node.events import Events
 from noex_mp.node.key_watches import KeyWatches
 from noex_mp.node.members import Member
 from noex_mp.node.name_log import NameLog
+from noex_mp.node.registry_files import RegistryFiles
 
 __all__ = ["Registries"]
 
@@ -51,14 +54,24 @@ class Registries:
         methods: What programs may ask for, by name; each is answered at once.
     """
 
-    def __init__(self, events: Events, known: Callable[[int | str], Member | None]) -> None:
+    def __init__(
+        self,
+        events: Events,
+        known: Callable[[int | str], Member | None],
+        files: RegistryFiles,
+        is_stopping: Callable[[], bool],
+    ) -> None:
         """Make the registries of a node; nobody is registered.
 
         Args:
             events: Is told of names.
             known: Returns the member that a number, name or path means.
+            files: Keeps what is to outlive the node.
+            is_stopping: Tells whether the node stops: what is freed then is to come back.
         """
         self._events = events
+        self._files = files
+        self._is_stopping = is_stopping
         self._known = known
         self._state = RegistryState()
         self._versions = itertools.count(1)
@@ -102,6 +115,13 @@ class Registries:
             self._free(GLOBAL, member.name, member)
             self._events.tell("name_freed", member)
 
+    def ready(self, member: Member) -> None:
+        """Give a server back what one of its name had registered in the node before this one."""
+        for saved in self._files.taken_by(member.name):
+            # Unless it has registered that by itself, or somebody else has the key by now.
+            with suppress(NoexError):
+                self._register(*saved[:3], member.sid, None, saved.metadata)
+
     def ended(self, member: Member) -> None:
         """Free what an incarnation has claimed: it has ended."""
         for registry, key in self._claims_of.pop(member.sid, ()):
@@ -127,6 +147,7 @@ class Registries:
             raise AlreadyRegisteredError(key, "itself", registry)
         self._claim(registry, key, member, IS_UNIQUE if is_unique else 0, metadata)
         self._claims_of.setdefault(member.sid, {})[registry, key] = None
+        self._files.keep(registry, key, member.name, metadata)
         if registry != GROUPS:
             self._events.tell("name_claimed", member, name=key, registry=registry)
 
@@ -177,6 +198,9 @@ class Registries:
         if version not in (None, claim.version):
             return False
         self._write([UPDATED, registry, key, claim.sid, next(self._versions), metadata])
+        holder = member or self._known(claim.sid)
+        if holder is not None and not claim.flags & IS_OWN:
+            self._files.keep(registry, key, holder.name, metadata)
         return True
 
     def _table(self, registry: str, is_unique: bool) -> Table | None:
@@ -199,6 +223,8 @@ class Registries:
 
     def _free(self, registry: str, key: str, member: Member) -> None:
         self._write([FREED, registry, key, member.sid])
+        if not self._is_stopping():
+            self._files.drop(registry, key, member.name)
 
     def _write(self, record: list[Any]) -> None:
         # Into the log first: what is not there has not happened.

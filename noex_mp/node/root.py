@@ -35,6 +35,7 @@ from noex_mp.node.health import health_of
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
 from noex_mp.node.registries import Registries
+from noex_mp.node.registry_files import RegistryFiles
 from noex_mp.node.reload import Reload
 from noex_mp.node.signals import Signals
 from noex_mp.node.starts import StartFailedError
@@ -93,7 +94,13 @@ class Root:
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
         self._events = Events(self.id, loop, config.listener)
-        self._registries = Registries(self._events, self._known)
+        self._registry_files = RegistryFiles(loop, config.persist, self._say)
+        self._registries = Registries(
+            self._events,
+            self._known,
+            self._registry_files,
+            is_stopping=lambda: self._supervision.is_stopping,
+        )
         self._directory = Directory(loop, self._say, self._registries)
         self._workers = Workers(
             loop,
@@ -173,6 +180,7 @@ class Root:
             PreloadError: The application could not be preloaded.
             AlreadyRegisteredError: A running node has this name.
         """
+        self._registry_files.read()
         if self._config.name is not None:
             self._open_control_socket(self._config.name)
         await self._worker_starts.ready()
@@ -231,6 +239,7 @@ class Root:
         await self._zygotes.close()
         await self._answers.all_given()
         await self._worker_starts.no_strays_left()
+        await self._registry_files.close()
         self._events.close()
         self._close()
 
@@ -365,6 +374,7 @@ class Root:
     def _on_ready(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
+            self._registries.ready(child)
             child.answered("ready")
 
     def _on_not_ready(self, connection: Connection, frame: list[Any]) -> None:
