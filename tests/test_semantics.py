@@ -564,7 +564,8 @@ async def test_a_key_that_was_claimed_is_found_everywhere_and_once() -> None:
         claims = [Room.claim(room, "lobby") for room in rooms]
         done = await outcomes(*claims)
         assert done.count(None) == 1
-        assert done.count(AlreadyRegisteredError) == 2
+        # The others crash, of the error in their handler, and are there again.
+        assert done.count(ServerExitedError) == 2
         winner = rooms[done.index(None)]
         for room in rooms:
             assert await Room.find(room, "lobby") == winner
