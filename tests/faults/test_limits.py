@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from noex_mp import Hung, InitFailedError, ServerExitedError, child, spawn
+from noex_mp.core.reasons import Verdict
 from noex_mp.transport.platform import FALLBACKS
 from tests.nodes.observed import ObservedNode
 from tests.servers.limited import Eats, Hangs
@@ -19,7 +20,7 @@ async def test_a_handler_that_hangs_is_ended_whatever_the_system_says_of_it() ->
         ref = await spawn(child(Hangs).options(hang_timeout=0.2))
         with pytest.raises(ServerExitedError) as failure:
             await Hangs.loop(ref.within(None))
-        verdict = "unknown" if FALLBACKS else "python"
+        verdict: Verdict = "unknown" if FALLBACKS else "python"
         assert failure.value.report.reason == Hung(0.2, verdict, "", "loop")
         assert failure.value.report.rule == "hang_timeout"
         # It is up again.

@@ -40,6 +40,7 @@ from noex_mp.node.dead_letters import DeadLetters
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
 from noex_mp.node.registries import Registries
+from noex_mp.node.registry_files import RegistryFiles
 from tests.faults.test_poison import PRELOAD, at, error_of, lair, patient
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.nodes.outside import outside
@@ -136,7 +137,9 @@ class Office:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         events = Events("node", loop, lambda event: None)
-        self._registries = Registries(events, lambda target: None)
+        self._registries = Registries(
+            events, lambda target: None, RegistryFiles(loop, {}, lambda text: None), lambda: False
+        )
         directory = Directory(loop, lambda text: None, self._registries)
         self._letters = DeadLetters("node", directory, events, spawn=_nothing)
 
