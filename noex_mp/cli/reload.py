@@ -61,5 +61,5 @@ def _in_words(node: RunningNode, done: Reloaded, seconds: float) -> str:
     lines = [f"{node}: {servers} {have} the new code, after {seconds:.1f} s"]
     if done.kept:
         kept = listed(done.kept)
-        lines.append(f"With the old code until they end, since they never start again: {kept}")
+        lines.append(f"With the old code until they end: {kept}")
     return "\n".join([*lines, *done.notes])

@@ -64,7 +64,7 @@ class Replacements:
             for parent in _parents_of(_sharing(child)):
                 await locks.enter_async_context(parent.lock)
             members = _sharing(child)
-            if any(member.restart == "temporary" for member in members):
+            if any(_stays(member) for member in members):
                 return None
             try:
                 await self._pause(members)
@@ -121,6 +121,15 @@ class Replacements:
             self._ends.take(child, ended)
             ended = None
         return ended
+
+
+def _stays(child: Child) -> bool:
+    """Return whether a server runs on with the code that it has.
+
+    A temporary one never starts again. And noex-mp's own have no code of the application's, but for
+    the functions around an application: what its `start` has begun its `stop` ends, after the tree.
+    """
+    return child.restart == "temporary" or child.spec["server"].startswith("noex_mp.")
 
 
 def _sharing(child: Child) -> list[Child]:
