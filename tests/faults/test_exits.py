@@ -28,6 +28,7 @@ from noex_mp import (
     stop,
     supervisor,
 )
+from noex_mp.node import stacks
 from noex_mp.node.branches import SPAWNED, Branch
 from noex_mp.node.exit_log import ExitLog
 from noex_mp.node.oom import OomCounter
@@ -171,7 +172,14 @@ async def test_the_last_lines_and_a_crash_that_is_too_long() -> None:
         assert len(report.text.splitlines()) <= 24
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for an answer as long as it takes on a busy machine."""
+    monkeypatch.setattr(stacks, "PATIENCE", 5.0)
+
+
 @asks_for_stacks
+@pytest.mark.usefixtures("patience")
 @on_both_loops
 async def test_a_server_that_we_kill_says_where_it_hung(whistles: Whistles) -> None:
     async with ObservedNode(preload=("tests.servers.faulty", "tests.servers.reported")) as node:
