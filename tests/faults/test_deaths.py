@@ -29,6 +29,7 @@ from noex_mp import (
     spawn,
     supervisor,
 )
+from noex_mp.node.workers import Worker
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import FALLBACKS
 from noex_mp.wire.codec import Encoder
@@ -247,13 +248,13 @@ async def die(ref: Ref[Journal], times: int) -> None:
         await Journal.os_pid(ref)
 
 
-async def at_rest(before: Counter[str] | None = None) -> Counter[str]:
+async def at_rest(before: Counter[type] | None = None) -> Counter[type]:
     """Return how many objects of each type there are, once the last worker is forgotten."""
     while True:
         gc.collect()
         # What a death has called for later holds the worker for a second.
-        there = Counter(type(each).__name__ for each in gc.get_objects())
-        if there["Worker"] == (1 if before is None else before["Worker"]):
+        there = Counter(map(type, gc.get_objects()))
+        if there[Worker] == (1 if before is None else before[Worker]):
             return there
         await asyncio.sleep(0.02)
 

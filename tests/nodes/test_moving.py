@@ -147,5 +147,11 @@ def test_no_interval_is_measured_by_the_wall_clock() -> None:
     }
     # When something happened, for people; `clock` and `time.monotonic` say how long it took.
     # `registry_files` names a file that it moves aside.
-    said = {"node/events.py", "node/exits.py", "cli/log.py", "node/registry_files.py"}
+    said = {
+        "node/dead_letters.py",
+        "node/events.py",
+        "node/exits.py",
+        "node/registry_files.py",
+        "cli/log.py",
+    }
     assert users == said
