@@ -27,8 +27,9 @@ class KeyWatches:
     def add(self, registry: str, key: str) -> KeyWatch:
         """Watch a key of a registry from now on."""
         number = next(self._numbers)
-        watch = self._known[number] = KeyWatch(self._loop, lambda: self._remove(number))
+        # First: a key that cannot be sent is none to remember.
         self._post([WATCH_KEY, number, registry, key])
+        watch = self._known[number] = KeyWatch(self._loop, lambda: self._remove(number))
         return watch
 
     def _remove(self, number: int) -> None:

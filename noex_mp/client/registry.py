@@ -38,6 +38,7 @@ from noex_mp.errors import (
     ConfigError,
     NameTimedOutError,
     NoNodeError,
+    NoServerError,
     NotRegisteredError,
     RegistryKeysError,
 )
@@ -327,7 +328,7 @@ class Registry:
             target: int | str = server.sid
             incarnation = server.incarnation
         else:
-            target, incarnation = _target(ref), None
+            target, incarnation = _target(ref, client.node), None
         packed = _pack(client, metadata)
         await client.request_soon(
             "register", self.name, self._is_unique, key, target, incarnation, packed
@@ -345,8 +346,9 @@ class Registry:
             ConfigError: It is the name in a child's options, which stays as long as the child.
             RegistryKeysError, NoNodeError: As `register`.
         """
-        target = self._target_or_own("unregister", key, ref)
-        await _client().request_soon("unregister", self.name, self._is_unique, key, target)
+        client = _client()
+        target = self._target_or_own("unregister", key, ref, client.node)
+        await client.request_soon("unregister", self.name, self._is_unique, key, target)
 
     async def update_metadata(
         self,
@@ -372,7 +374,7 @@ class Registry:
             ```
         """
         client = _client()
-        target = self._target_or_own("update_metadata", key, ref)
+        target = self._target_or_own("update_metadata", key, ref, client.node)
         ask = client.request_soon
         head = ("update_metadata", self.name, self._is_unique, key)
         if not callable(change):
@@ -445,10 +447,10 @@ class Registry:
         return names, claims[0]
 
     def _target_or_own(
-        self, what: str, key: str, ref: Ref[Any] | SupervisorRef | None
+        self, what: str, key: str, ref: Ref[Any] | SupervisorRef | None, node: str
     ) -> int | str | None:
         if ref is not None:
-            return _target(ref)
+            return _target(ref, node)
         return None if self._is_unique else _this_server(what, key).sid
 
     def _check_key(self, key: object) -> None:
@@ -547,7 +549,10 @@ def _this_server(what: str, key: str) -> monitors.Server:
     return server
 
 
-def _target(ref: object) -> int | str:
-    if isinstance(ref, Ref | SupervisorRef):
-        return ref.sid or ref.name or ""
-    raise TypeError(f"expected a Ref, got {ref!r:.60}\nThat is what spawn(...) gave you.")
+def _target(ref: object, node: str) -> int | str:
+    if not isinstance(ref, Ref | SupervisorRef):
+        raise TypeError(f"expected a Ref, got {ref!r:.60}\nThat is what spawn(...) gave you.")
+    if ref.node not in ("", node):
+        # Its number means another server here.
+        raise NoServerError(f"{ref!r} in this node: it is one of node {ref.node}")
+    return ref.sid or ref.name or ""

@@ -244,6 +244,22 @@ async def test_wrong_keys_and_addresses_are_refused() -> None:
         assert ROOMS.count() == 2
 
 
+async def test_a_server_of_another_node_is_none_of_this_one() -> None:
+    async with node_of():
+        of_before = await spawn(Room)
+    async with node_of():
+        room = await spawn(Room)
+        assert room.sid == of_before.sid
+        with pytest.raises(NoServerError, match=of_before.node):
+            await ROOMS.register("lobby", of_before)
+        await ROOMS.register("lobby", room, metadata=1)
+        with pytest.raises(NoServerError):
+            await ROOMS.unregister("lobby", of_before)
+        with pytest.raises(NoServerError):
+            await ROOMS.update_metadata("lobby", 2, of_before)
+        assert ROOMS.metadata("lobby") == 1
+
+
 # --- the node's own registry ---
 
 
