@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -52,12 +53,14 @@ async def load_anew(
         options: Options of theirs.
     """
     answer = fds.anonymous_file("noex-mp-loaded")
+    # Not a pipe: what it has started may hold that open for ever.
+    output = fds.anonymous_file("noex-mp-printed")
     try:
-        printed = await _run(answer, str(target), config or "", *options)
-        os.lseek(answer, 0, os.SEEK_SET)
-        data = os.read(answer, os.fstat(answer).st_size)
+        await _run(answer, output, str(target), config or "", *options)
+        data, printed = _content(answer), _content(output)
     finally:
         os.close(answer)
+        os.close(output)
     if not data:
         said = printed.decode(errors="replace")
         return Loaded([], f"{target} ended the process that imports it\n\n{said}".rstrip())
@@ -65,23 +68,29 @@ async def load_anew(
     return Loaded(files, error, tree, Preload(*preload))
 
 
-async def _run(answer: int, *arguments: str) -> bytes:
-    """Run this module for a target; return what that printed."""
+async def _run(answer: int, output: int, *arguments: str) -> None:
+    """Run this module for a target."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "noex_mp.cli.load", str(answer), *arguments),
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         pass_fds=[answer],
+        start_new_session=True,
     )
     try:
-        printed, _ = await process.communicate()
+        await process.wait()
     except asyncio.CancelledError:
         # The node stops, and an import may take for ever.
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
-    return printed
+
+
+def _content(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
 
 
 def main(answer_fd: int, text: str, config: str, *options: str) -> None:
@@ -115,3 +124,5 @@ def _files_behind(error: BaseException) -> Iterator[str]:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), *sys.argv[2:])
+    # With what the target has started when it was imported; a thread would keep this process.
+    os.killpg(os.getpid(), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import traceback
@@ -62,14 +63,30 @@ class Reloading:
     async def run(self) -> None:
         """Take one change after the other, until the node stops."""
         while True:
-            changed = await self._watch.change()
-            self._say("info", "reloading", f"{_named(changed)} changed: loading {self._target}")
-            loaded = await self._load()
+            loaded = await self._load_what_changed()
             self._watch.follow(loaded.files)
             try:
                 await self._take(loaded)
             except NodeDownError:
                 return
+
+    async def _load_what_changed(self) -> Loaded:
+        """Load the next version; if another is saved meanwhile, that: an import may never end."""
+        changed = await self._watch.change()
+        while True:
+            self._say("info", "reloading", f"{_named(changed)} changed: loading {self._target}")
+            loading = asyncio.ensure_future(self._load())
+            changing = asyncio.ensure_future(self._watch.change())
+            both = (loading, changing)
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if not changing.done():
+                    return loading.result()
+                changed = changing.result()
+            finally:
+                for each in both:
+                    each.cancel()
+                await asyncio.wait(both)
 
     async def _take(self, loaded: Loaded) -> None:
         if loaded.tree is None:
@@ -83,7 +100,9 @@ class Reloading:
             self._refuse("the new version cannot be loaded; the old one runs on", str(error))
         except NoexError as error:
             trace = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
-            self._refuse(f"the old version is started again, since in the new one {error}", trace)
+            is_up = self._root.health().status == "running"
+            old = "is started again" if is_up else "does not start any more either"
+            self._refuse(f"the old version {old}; in the new one {error}", trace)
         else:
             servers = amount(len(self._root.servers()), "server")
             self._say("info", "reloaded", f"the new version is up with {servers}")

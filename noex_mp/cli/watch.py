@@ -21,6 +21,8 @@ class Watch:
 
     def __init__(self, files: Iterable[str]) -> None:
         self._stamps: dict[str, _Stamp | None] = {}
+        # What nobody has been told of yet.
+        self._found: set[str] = set()
         self.follow(files)
 
     def follow(self, files: Iterable[str]) -> None:
@@ -29,14 +31,17 @@ class Watch:
             self._stamps.setdefault(file, _stamp(file))
 
     async def change(self) -> list[str]:
-        """Wait until files have changed, and no more do; return which."""
-        changed: set[str] = set()
+        """Wait until files have changed, and no more do; return which.
+
+        Should it be cancelled, whoever waits next is told.
+        """
         while True:
             more = self._changed()
-            if changed and not more:
+            if self._found and not more:
+                changed, self._found = self._found, set()
                 return sorted(changed)
-            changed |= more
-            await asyncio.sleep(SETTLED if changed else INTERVAL)
+            self._found |= more
+            await asyncio.sleep(SETTLED if self._found else INTERVAL)
 
     def _changed(self) -> set[str]:
         changed: set[str] = set()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from noex_mp.core.reasons import InitFailed, render
@@ -57,6 +58,7 @@ class Reload:
             StartFailedError: A server did not start with it (a `ReloadFailedError`).
             NodeDownError: The node was stopped meanwhile.
         """
+        self.stop_looking()
         async with self._lock:
             self._refuse_when_stopping()
             notes = await self._look()
@@ -71,15 +73,18 @@ class Reload:
     async def _look(self) -> Sequence[str]:
         if self._look_ahead is None:
             return ()
-        self._looking = asyncio.ensure_future(self._look_ahead(self._supervision.tree))
-        try:
-            return await self._looking
-        except asyncio.CancelledError:
+        while True:
             self._refuse_when_stopping()
-            raise
+            self._looking = asyncio.ensure_future(self._look_ahead(self._supervision.tree))
+            await asyncio.wait((self._looking,))
+            if not self._looking.cancelled():
+                return self._looking.result()
 
     def stop_looking(self) -> None:
-        """Look at no new code any more: the node stops, and that may take for ever."""
+        """Look no more at the code of before: it may take for ever, and there is other code now.
+
+        Nor at any, if the node stops.
+        """
         if self._looking is not None:
             self._looking.cancel()
 
@@ -100,7 +105,9 @@ class Reload:
                 raise
             except Exception:
                 self._zygotes.go_back()
-                await self._supervision.change_tree(None)
+                # What is wrong with the new one matters more than that the old one fails, too.
+                with suppress(StartFailedError):
+                    await self._supervision.change_tree(None)
                 raise
             finally:
                 self._zygotes.keep_no_more()

@@ -74,7 +74,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_running(tmp_path: Pa
 def test_a_version_that_does_not_start_gives_way_to_the_old_one(tmp_path: Path) -> None:
     with reloading(tmp_path) as run:
         write(tmp_path, 2, init='raise ValueError("not today")')
-        run.until("the old version is started again, since in the new one a did not start")
+        run.until("the old version is started again; in the new one a did not start")
         run.until("^    ValueError: not today")
         run.until("a is ready", times=2)
         run.until("b is ready", times=2)
@@ -82,6 +82,44 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(tmp_path: Path) 
         write(tmp_path, 3)
         run.until(UP)
         assert version("a") == "3"
+
+
+def test_an_old_version_that_does_not_start_any_more_is_told(tmp_path: Path) -> None:
+    mark = str(tmp_path / "mark")
+    write(tmp_path, 1, init=f"assert not __import__('os').path.exists({mark!r})")
+    with running("rolling:tree", "--reload", folder=tmp_path) as run:
+        write(tmp_path, 2, init=f"open({mark!r}, 'w').close(); raise ValueError('not today')")
+        run.until("the old version does not start any more either; in the new one a did not start")
+        run.until("^    ValueError: not today")
+        write(tmp_path, 3)
+        run.until(UP)
+        assert version("a") == "3"
+
+
+def test_what_is_saved_during_an_import_that_hangs_is_tried_next(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    with reloading(tmp_path) as run:
+        write(tmp_path, f"open({str(started)!r}, 'wb').close() or __import__('time').sleep(100)")
+        started.read_bytes()
+        write(tmp_path, 2)
+        run.until(UP)
+        assert version("a") == "2"
+
+
+def test_what_a_module_starts_when_it_is_imported_holds_up_no_reload(tmp_path: Path) -> None:
+    sleep = "['sleep', '100']"
+    thread = "__import__('threading').Thread(target=__import__('time').sleep, args=(100,)).start()"
+    write(tmp_path, 1)
+    with running("rolling:tree", folder=tmp_path):
+        write(tmp_path, f"__import__('subprocess').Popen({sleep}).pid")
+        done = noex_mp("reload")
+        assert done.returncode == 0
+        os.kill(int(version("a")), signal.SIGKILL)
+        write(tmp_path, thread)
+        done = noex_mp("reload")
+        assert done.returncode == 1
+        assert "thread" in done.stderr
 
 
 def test_a_stop_ends_it_in_the_middle_of_an_import_that_hangs(tmp_path: Path) -> None:
@@ -103,6 +141,22 @@ def test_a_changed_tree_is_told_and_not_applied_by_a_reload(tmp_path: Path) -> N
         told = "The tree has changed, and that comes with the next start of the node; "
         assert notes == [f"{told}added: /c", f"{told}removed: /a"]
         assert [version(name) for name in "ab"] == ["22", "22"]
+
+
+def test_a_reload_behind_an_import_that_hangs_lets_both_have_the_code_of_now(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, 1)
+    with running("rolling:tree", folder=tmp_path), ThreadPoolExecutor(1) as pool:
+        started = tmp_path / "started"
+        os.mkfifo(started)
+        write(tmp_path, f"open({str(started)!r}, 'wb').close() or __import__('time').sleep(100)")
+        reload = pool.submit(noex_mp, "reload")
+        started.read_bytes()
+        write(tmp_path, 2)
+        assert noex_mp("reload").returncode == 0
+        assert reload.result().returncode == 0
+        assert version("a") == "2"
 
 
 def test_a_reload_in_the_middle_of_an_import_that_hangs_ends_with_the_node(tmp_path: Path) -> None:
