@@ -17,6 +17,7 @@ from noex_mp.cli.watch import Watch
 from noex_mp.cli.words import amount, listed
 from noex_mp.errors import ConfigError, NodeDownError, NoexError
 from noex_mp.node.root import Root
+from noex_mp.wire.values import FROZENSET, SET
 
 __all__ = ["Reloading", "what_has_changed", "write_no_bytecode"]
 
@@ -132,11 +133,36 @@ def _paths(entry: dict[str, Any] | None, path: str = "") -> Iterator[tuple[str, 
     """Yield the path of each entry of a tree, and its own description."""
     if entry is None:
         return
-    own = {key: value for key, value in entry.items() if key != "children"}
+    own = {key: _in_order(value) for key, value in entry.items() if key != "children"}
     # As it comes from another process: there are no tuples then.
     yield path or "/", msgpack.packb(own)
     for inner in entry.get("children", ()):
         yield from _paths(inner, f"{path}/{inner['id']}")
+
+
+def _in_order(value: Any) -> Any:
+    """Return a part of a description as it is in any process: each has its own order of sets."""
+    if isinstance(value, dict):
+        return {key: _in_order(inner) for key, inner in value.items()}
+    return _arguments(value) if isinstance(value, bytes) else value
+
+
+def _arguments(payload: bytes) -> Any:
+    """Return packed arguments as text, and the big buffers behind them; no class is loaded."""
+    unpacker = msgpack.Unpacker(ext_hook=_extension, strict_map_key=False, max_buffer_size=0)
+    unpacker.feed(payload)
+    try:
+        text = repr(unpacker.unpack())
+    except (ValueError, msgpack.UnpackException):
+        return payload
+    return [text, payload[unpacker.tell() :]]
+
+
+def _extension(code: int, payload: bytes) -> Any:
+    if code in (SET, FROZENSET):
+        elements = msgpack.unpackb(payload, ext_hook=_extension, strict_map_key=False)
+        return msgpack.ExtType(code, repr(sorted(map(repr, elements))).encode())
+    return msgpack.ExtType(code, repr(_arguments(payload)).encode())
 
 
 def _named(files: list[str]) -> str:

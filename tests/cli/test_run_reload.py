@@ -143,6 +143,35 @@ def test_a_changed_tree_is_told_and_not_applied_by_a_reload(tmp_path: Path) -> N
         assert [version(name) for name in "ab"] == ["22", "22"]
 
 
+def test_the_order_of_a_set_is_no_change_of_the_tree(tmp_path: Path) -> None:
+    words = [f"word {number}" for number in range(20)]
+    text = f"""
+from dataclasses import dataclass
+from noex_mp import DynamicSupervisor, GenServer, Supervisor, child
+
+@dataclass(frozen=True)
+class Words:
+    some: frozenset
+
+class Server(GenServer):
+    def __init__(self, words, *more): ...
+
+some = frozenset({words})
+tree = Supervisor(
+    child(Server, (Words(some), 1), {{1, None, *some}}).options(id="a"),
+    DynamicSupervisor(id="b", template=child(Server, some)),
+    child(Server, b"x" * 200_000, {{"c": "d"}}).options(id="c"),
+    child(Server, 1).options(id="d"),
+)
+"""
+    file = tmp_path / "worded.py"
+    file.write_text(text)
+    with running("worded:tree", folder=tmp_path):
+        assert len(noex_mp("reload").stdout.splitlines()) == 1
+        file.write_text(text.replace('"x"', '"y"').replace("Server, 1)", "Server, True)"))
+        assert noex_mp("reload").stdout.endswith("described in another way: /c, /d\n")
+
+
 def test_a_reload_behind_an_import_that_hangs_lets_both_have_the_code_of_now(
     tmp_path: Path,
 ) -> None:
