@@ -13,8 +13,8 @@ class Reloaded:
 
     Attributes:
         replaced: How many servers have the new code.
-        kept: Who runs on with the old code: temporary servers, which never start again, those
-            that share a process with one, and the functions of an application.
+        kept: Who runs on with the old code: temporary servers, which never start again, what runs
+            the functions of an application, and those that share a process with one.
         notes: What else is to be known, in sentences.
     """
 

@@ -163,6 +163,11 @@ class Branch(Member):
         return self.kind in ("dynamic", "spawned")
 
     @property
+    def is_application(self) -> bool:
+        """Whether it is an `Application`; this layer knows no more of that than its name."""
+        return self.label == "Application"
+
+    @property
     def is_ending(self) -> bool:
         """Whether it starts nothing any more."""
         return self.stop_reason is not None or self.ending is not None

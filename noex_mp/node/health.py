@@ -15,9 +15,6 @@ from noex_mp.node.members import Member, State
 
 __all__ = ["health_of"]
 
-#: The class of `services.application`, as specs call it; this layer knows no more of it.
-_APPLICATION: Final = "Application"
-
 _STATUSES: Final[dict[State, str]] = {
     "starting": "starting",
     "restarting": "starting",
@@ -47,17 +44,13 @@ def health_of(top: Branch | None, spawned: Branch, *, has_tree: bool, stopping: 
         status = "starting"
     members = [*([top] if top is not None else []), *spawned.members.values()]
     applications = {
-        each.title: _STATUSES[each.state] for each in _supervisors(members) if _is_one(each)
+        each.title: _STATUSES[each.state] for each in _supervisors(members) if each.is_application
     }
     against = [] if status == "running" else [f"the node is {status}"]
     against += [f"application {name} is {s}" for name, s in applications.items() if s != "running"]
     if status == "starting" and top is not None:
         against += [f"{name} is starting" for name in islice(_starting(top), MOST_NAMED)]
     return Health(not against, status, applications, tuple(against))
-
-
-def _is_one(branch: Branch) -> bool:
-    return branch.label == _APPLICATION
 
 
 def _supervisors(members: list[Member]) -> Iterator[Branch]:

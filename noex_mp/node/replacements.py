@@ -64,7 +64,7 @@ class Replacements:
             for parent in _parents_of(_sharing(child)):
                 await locks.enter_async_context(parent.lock)
             members = _sharing(child)
-            if any(_stays(member) for member in members):
+            if any(map(_stays, members)):
                 return None
             try:
                 await self._pause(members)
@@ -126,10 +126,11 @@ class Replacements:
 def _stays(child: Child) -> bool:
     """Return whether a server runs on with the code that it has.
 
-    A temporary one never starts again. And noex-mp's own have no code of the application's, but for
-    the functions around an application: what its `start` has begun its `stop` ends, after the tree.
+    A temporary one never starts again. And what runs an application's own functions does so when
+    that starts and stops: its tree runs on, so `stop` and `start` would come in the middle of it.
     """
-    return child.restart == "temporary" or child.spec["server"].startswith("noex_mp.")
+    is_hook = child.parent is not None and child.parent.is_application
+    return child.restart == "temporary" or is_hook
 
 
 def _sharing(child: Child) -> list[Child]:

@@ -444,6 +444,16 @@ async def test_a_node_is_ready_while_all_its_applications_run(
         assert (await running.health()).ready
 
 
+async def test_a_reload_runs_no_function_of_an_application(tmp_path: Path) -> None:
+    # Its tree runs on: to prepare its stop, or to clean up behind it, would be wrong.
+    async with node(application(Told(str(tmp_path)))) as running:
+        done = await running.reload()
+        assert (done.replaced, done.kept) == (2, ("master", "prep_stop"))
+        assert diary(tmp_path) == ["start", "+a", "+b", "-a", "+a", "-b", "+b"]
+        assert (await running.health()).ready
+    assert diary(tmp_path)[-4:] == LIFE[-4:]
+
+
 async def test_a_crash_makes_no_node_unready(tmp_path: Path) -> None:
     async with node(application(Told(str(tmp_path)))) as running:
         events = running.events()
