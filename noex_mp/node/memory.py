@@ -7,7 +7,11 @@
 
 What counts is private memory: a worker shares most of its pages with its zygote, and costs the
 machine only what it has written. The first file says how much that is at most, and most of the
-time that is all one has to know.
+time that is all one has to know: with what the last exact look has found to be shared, it says
+whether an exact look may lead to anything new.
+
+When its zygote dies, all that they have shared becomes the worker's own, and it has done nothing
+for it: from then on what it had shared at last does not count.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -30,9 +35,16 @@ SOFT: Final = 0.8
 # How often to look, in seconds.
 LOOK: Final = 0.1
 
-# How often to look exactly while a worker shares that much, in looks: it may write to what it
-# shared, and then has more of its own without having more.
-EXACTLY: Final = 10
+# A worker may write to what it shared, and then has more of its own without having more. So it is
+# looked at exactly from time to time as well: not more often than that, in seconds ...
+EXACTLY: Final = 1.0
+
+# ... and for so much of the time at most: the kernel takes some 20 ms for a GiB, and we wait.
+SHARE: Final = 0.0007
+
+# For so many looks one is trusted that has more of its own all at once and no more altogether: its
+# zygote may be about to die.
+TRUST: Final = 5
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _PRIVATE: Final = (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:")
@@ -85,7 +97,8 @@ class MemoryWatch:
         self._was_told = False
         # What it shares with its zygote and statm counts, by the last exact look.
         self._shared = 0
-        self._looks = 0
+        self._exact_at = 0.0
+        self._distrust = 0
         self._end: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(LOOK, self._look)
 
@@ -111,14 +124,32 @@ class MemoryWatch:
 
     def _used(self) -> int:
         most = private_at_most(self._worker.os_pid)
-        if most < self._soft:
-            return most
-        self._looks += 1
-        if most - self._shared < self._soft and self._looks % EXACTLY:
-            return most - self._shared
-        used = private_memory(self._worker.os_pid)
-        self._shared = max(0, most - used)
-        return used
+        # As if it shared as much as it did.
+        used = most - self._shared
+        if not self._is_to_be_looked_at(most, used):
+            return used
+        began = time.monotonic()
+        exactly = private_memory(self._worker.os_pid)
+        now = time.monotonic()
+        self._exact_at = now + max(EXACTLY, (now - began) / SHARE)
+        if used < self._limit <= exactly and self._distrust < TRUST:
+            self._distrust += 1
+            self._exact_at = now
+            return used
+        self._distrust = 0
+        self._shared = max(0, most - exactly)
+        return exactly
+
+    def _is_to_be_looked_at(self, most: int, used: int) -> bool:
+        if not self._exact_at:
+            return True
+        zygote = self._worker.zygote
+        if zygote is None or zygote.ended:
+            return False
+        next_step = self._limit if self._was_told else self._soft
+        # What it has of its own can be no more than `most`.
+        is_due = most >= next_step and time.monotonic() >= self._exact_at
+        return is_due or used >= next_step
 
     async def _kill(self, used: int) -> None:
         worker = self._worker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,9 +22,10 @@ from noex_mp import (
 )
 from noex_mp.core.report_plain import as_plain, from_plain
 from noex_mp.core.specs import Start
+from noex_mp.node import memory
 from noex_mp.node.memory import private_at_most, private_memory
 from noex_mp.supervision.validate import validate
-from tests.nodes.observed import ObservedNode
+from tests.nodes.observed import ObservedNode, kill_zygote
 from tests.servers.limited import MIB, Eats
 
 pytestmark = [
@@ -127,6 +128,47 @@ async def test_a_copy_of_what_was_shared_counts() -> None:
         assert await Eats.heard(eats_of()) == []
         report = await end_of(Eats.write_all(eats_of(), 128, stay=600))
         assert isinstance(report.reason, OutOfMemory)
+
+
+async def test_what_was_shared_does_not_count_when_the_zygote_has_died() -> None:
+    async with scene(eats()) as node:
+        os_pid = await Eats.os_pid(eats_of())
+        # Until the root has looked once.
+        await asyncio.sleep(0.3)
+        await kill_zygote(node)
+        await asyncio.sleep(1.2)
+        assert private_memory(os_pid) > LIMIT
+        assert await Eats.os_pid(eats_of()) == os_pid
+        assert not [e for e in node.seen if e.kind in ("memory_pressure", "crashed")]
+        # What it takes itself does.
+        report = await end_of(Eats.nibble(eats_of(), 256))
+        assert isinstance(report.reason, OutOfMemory)
+        assert report.reason.used is not None
+        assert LIMIT < report.reason.used < 2 * LIMIT
+
+
+async def test_who_comes_near_its_limit_and_stays_there_is_not_looked_at_exactly_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Callable[[int], int]] = []
+
+    def counted(look: Callable[[int], int]) -> Callable[[int], int]:
+        def counting(os_pid: int) -> int:
+            looks.append(look)
+            return look(os_pid)
+
+        return counting
+
+    monkeypatch.setattr(memory, "private_at_most", counted(private_at_most))
+    monkeypatch.setattr(memory, "private_memory", counted(private_memory))
+    async with scene(eats()) as node:
+        await Eats.eat(eats_of(), 84)
+        await node.event("memory_pressure")
+        looks.clear()
+        await asyncio.sleep(1.2)
+        assert looks.count(private_at_most) >= 5
+        # 192 MiB of the zygote's are to be told from its own, but not each time.
+        assert looks.count(private_memory) <= 2
 
 
 async def test_in_a_placement_group_the_limit_is_that_of_the_process() -> None:

@@ -24,7 +24,7 @@ from noex_mp import (
     stop,
 )
 from noex_mp.transport import fds
-from tests.nodes.observed import ObservedNode, on_all_loops, on_both_loops, set_done
+from tests.nodes.observed import ObservedNode, kill_zygote, on_all_loops, on_both_loops
 from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
@@ -55,19 +55,6 @@ def kernel_tells() -> bool:
     status = fds.exit_status_of(pidfd)
     fds.close_all([pidfd, read_end, write_end])
     return status is not None
-
-
-async def kill_zygote(node: ObservedNode) -> None:
-    """Kill it, and wait until it is dead."""
-    old = node.zygote
-    pidfd = os.pidfd_open(old)
-    os.kill(old, signal.SIGKILL)
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, set_done, ended)
-    await ended
-    loop.remove_reader(pidfd)
-    os.close(pidfd)
 
 
 @on_both_loops

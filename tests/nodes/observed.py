@@ -229,3 +229,16 @@ def _on(*pairs: str) -> Callable[[Test], Any]:
         return run
 
     return decorate
+
+
+async def kill_zygote(node: ObservedNode) -> None:
+    """Kill it, and wait until it is dead."""
+    old = node.zygote
+    pidfd = os.pidfd_open(old)
+    os.kill(old, signal.SIGKILL)
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, set_done, ended)
+    await ended
+    loop.remove_reader(pidfd)
+    os.close(pidfd)
