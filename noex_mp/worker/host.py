@@ -196,6 +196,7 @@ class Host:
         # may do in its handler whatever it likes, and ends when it comes back from there.
         self._links.abandon()
         self._control.abandon()
+        self.record.abandon()
         for mailbox in self._mailboxes.values():
             mailbox.abandon()
         self._outbox.abandon()

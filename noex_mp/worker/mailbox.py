@@ -381,6 +381,7 @@ class Mailbox:
         """Leave all messages to the process that this one was forked from."""
         self.queue.clear()
         self._parked.clear()
+        self._cells, self._times = self._host.record.cells, self._host.record.times
 
     def drop(self, target: Target) -> None:
         """Drop the messages of a link that have not begun."""

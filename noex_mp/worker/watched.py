@@ -76,10 +76,11 @@ class WatchedMailbox(Mailbox):
             try:
                 result = function(*args, **kwargs)
             except BaseException:
-                times[own] = 0.0
+                # Not what they were before: the process may be one that the handler has forked.
+                self._times[own] = 0.0
                 raise
             if result.__class__ is not Suspended:
-                times[own] = 0.0
+                self._times[own] = 0.0
             return result
 
         return begin

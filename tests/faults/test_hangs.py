@@ -161,6 +161,15 @@ async def test_however_the_process_was_started(start: Start) -> None:
         assert (await end_of(node)).reason == Hung(LIMIT, "python", "", "loop")
 
 
+@pytest.mark.parametrize("operation", [Hangs.fork, Hangs.fork_slowly])
+async def test_a_child_that_comes_back_from_the_handler_hides_no_hang(operation: Operation) -> None:
+    async with scene(hangs()):
+        with pytest.raises(ServerExitedError) as failure:
+            await operation(server().within(10))
+        assert failure.value.report is not None
+        assert isinstance(failure.value.report.reason, Hung)
+
+
 async def test_a_fast_stream_of_messages_is_no_hang() -> None:
     # Each batch of casts has one time for all of it, which is not what is looked at here.
     async with scene(hangs()) as node:

@@ -120,6 +120,18 @@ class Hangs(GenServer):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     @call
+    def fork(self) -> None:
+        """Wait for a child that comes back from the handler, and then hang."""
+        if os_pid := os.fork():
+            os.waitpid(os_pid, 0)
+            self.loop()
+
+    @call
+    async def fork_slowly(self) -> None:
+        await asyncio.sleep(0)
+        self.fork()
+
+    @call
     def block(self, coming: str, going: str) -> str:
         blow(coming)
         listen(going)
