@@ -13,6 +13,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from noex_mp.core.health import Health
@@ -26,7 +27,8 @@ MAX_REQUEST: Final = 4096
 # How long one may take, from its first byte to our last, in seconds.
 PATIENCE: Final = 5.0
 
-# So many may be in work at a time; the next one is turned away.
+# So many may be in work at a time. For the next one the oldest is turned away: a probe is answered
+# in a moment, and who has been here for long is none.
 MAX_CONNECTIONS: Final = 32
 
 _REASONS: Final = {
@@ -74,7 +76,8 @@ class Probes:
         self.port: int = self._socket.getsockname()[1]
         self._health: Callable[[], Health] = lambda: Health(False, "starting")
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # The oldest first.
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     async def begin(self, health: Callable[[], Health]) -> None:
         """Answer from the running loop."""
@@ -97,11 +100,17 @@ class Probes:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
+            oldest = next(iter(self._tasks))
+            del self._tasks[oldest]
+            oldest.cancel()
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(partial(self._served, writer))
+
+    def _served(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        # Here, since one that is cancelled before its first step does nothing at all.
+        writer.transport.abort()
+        self._tasks.pop(task, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Whatever goes wrong here is the other side's doing, and no matter for us.
@@ -115,8 +124,6 @@ class Probes:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             # With the time limit among them.
             pass
-        finally:
-            writer.transport.abort()
 
 
 def answer(request: bytes, health: Callable[[], Health]) -> bytes:
