@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, Final, Generic, Literal
 
@@ -86,7 +87,7 @@ async def start_application(application: Application[C]) -> RunningApplication[C
     """Start an application on the current node, and before it what it depends on.
 
     It is not started again when its tree has ended: `wait` says so, and why. The node stops what
-    was started last first.
+    was started last first. Who is cancelled meanwhile waits until it has started, and stops it.
 
     Raises:
         AlreadyRegisteredError: It runs already, or something else has its name.
@@ -134,10 +135,23 @@ def _forget(running: RunningApplication[Any]) -> None:
 async def _start(application: Application[C]) -> RunningApplication[C]:
     configured_one = changed(application, config=application.configuration())
     # Nobody starts it again: see `start_application`.
-    ref = await start_supervisor(changed(configured_one, restart="temporary"))
+    start = start_supervisor(changed(configured_one, restart="temporary"))
+    starting = asyncio.ensure_future(start)
+    try:
+        ref = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The node goes on with the start, and nobody would stop what comes of it.
+        await _undo(configured_one, starting)
+        raise
     running = RunningApplication(configured_one, ref)
     _started.append(running)
     return running
+
+
+async def _undo(application: Application[Any], starting: asyncio.Future[SupervisorRef]) -> None:
+    await asyncio.wait((starting,))
+    if not starting.cancelled() and starting.exception() is None:
+        await RunningApplication(application, starting.result()).stop()
 
 
 async def _start_if_needed(application: Application[Any]) -> list[RunningApplication[Any]]:

@@ -360,6 +360,23 @@ async def test_what_was_started_for_one_that_fails_is_stopped(tmp_path: Path) ->
     assert diary(tmp_path) == ["+db", "+cache", "!web", "-cache", "-db"]
 
 
+@pytest.mark.parametrize("last", ["db", "cache", "web"])
+async def test_what_was_started_for_one_that_is_cancelled_is_stopped(
+    tmp_path: Path, last: str
+) -> None:
+    async with three(tmp_path) as web:
+        starting = asyncio.ensure_future(start_application(web))
+        while await supervisor(last).state() not in ("starting", "running"):
+            pass
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert [await supervisor(name).state() for name in ("db", "cache", "web")] == [
+            *("stopped", "stopped", "stopped")
+        ]
+        assert await start_application(web)
+
+
 async def test_what_runs_already_is_not_started_again_nor_stopped_with_one_that_fails(
     tmp_path: Path,
 ) -> None:
