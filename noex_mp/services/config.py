@@ -386,10 +386,21 @@ def _convert_many(
         raise _WrongError(_expected(hint))
     items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
     of: list[Any] = [each for each in arguments if each is not Ellipsis] or [Any]
+    if _is_fixed(kind, arguments):
+        if len(items) != len(of):
+            raise _WrongError(_expected(hint))
+    else:
+        of = of[:1] * len(items)
     try:
-        return kind([_convert(of[0], each, is_text=is_text) for each in items])
+        pairs = zip(of, items, strict=True)
+        return kind([_convert(each, item, is_text=is_text) for each, item in pairs])
     except _WrongError:
         raise _WrongError(_expected(hint)) from None
+
+
+def _is_fixed(kind: Any, arguments: Sequence[Any]) -> bool:
+    """Tell whether a type says of each item what it is: `tuple[str, int]`."""
+    return kind is tuple and bool(arguments) and Ellipsis not in arguments
 
 
 def _convert_dict(hint: Any, arguments: Any, value: Any, *, is_text: bool) -> Any:
@@ -451,6 +462,8 @@ def _expected(hint: Any) -> str:
     kind = _kind_of(hint)
     if kind in _MANY:
         of = [each for each in arguments if each is not Ellipsis]
+        if _is_fixed(kind, arguments):
+            return f"a list of {len(of)}: {', '.join(map(_expected, of))}"
         return f"a list of {_expected(of[0])}" if of else "a list"
     if kind is dict:
         return "a table"

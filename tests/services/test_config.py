@@ -42,6 +42,7 @@ class Config:
     limit: float | None = 2.0
     hosts: list[str] = field(default_factory=list[str])
     ports: tuple[int, ...] = ()
+    range: tuple[str, int] = ("a", 1)
     prices: dict[str, float] = field(default_factory=dict[str, float])
     note: Annotated[str, "for people"] = ""
     password: str | int = field(default="", repr=False)
@@ -164,6 +165,7 @@ def test_an_argument_of_nobody_is_told(argument: str, applications: list[str], t
         ("hosts", "a, b", ["a", "b"]),
         ("hosts", "", []),
         ("ports", "1,2", (1, 2)),
+        ("range", "b, 2", ("b", 2)),
         ("note", "a note", "a note"),
         ("password", "1", "1"),
     ],
@@ -185,6 +187,7 @@ def test_a_text_is_read_as_the_option_is_typed(option: str, text: str, value: ob
         ("limit", 3, 3.0),
         ("hosts", ["a", "b"], ["a", "b"]),
         ("ports", [1, 2], (1, 2)),
+        ("range", ["b", 2], ("b", 2)),
         ("prices", {"tea": 2}, {"tea": 2.0}),
         ("password", 1, 1),
     ],
@@ -214,6 +217,7 @@ def test_toml_says_of_which_type_a_value_is(option: str, said: object, value: ob
         ("title", 1, "expected title to be text or nothing, got 1"),
         ("hosts", "a", "expected hosts to be a list of text, got 'a'"),
         ("hosts", [1], "expected hosts to be a list of text, got [1]"),
+        ("range", ["b"], "expected range to be a list of 2: text, a whole number, got ['b']"),
         ("prices", 1, "expected prices to be a table in the file, got 1"),
         ("database", 1, "expected database to be a table, got 1"),
     ],
