@@ -479,13 +479,3 @@ async def test_a_crash_makes_no_node_unready(tmp_path: Path) -> None:
             assert (await running.health()).ready
             if event.kind == "restarted":
                 break
-
-
-async def test_a_reload_replaces_its_tree_and_leaves_its_functions_as_they_are(
-    tmp_path: Path,
-) -> None:
-    async with node(application(Told(str(tmp_path)))) as running:
-        done = await running.reload()
-        assert (done.replaced, len(done.kept)) == (2, 2)
-        assert diary(tmp_path) == ["start", "+a", "+b", "-a", "+a", "-b", "+b"]
-    assert diary(tmp_path)[7:] == ["prep_stop", "-b", "-a", "stop"]
