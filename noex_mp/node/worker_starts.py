@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from noex_mp.client.api import servers_of_wire
+from noex_mp.errors import PreloadError
 from noex_mp.node.children import Child
 from noex_mp.node.config import RootConfig
 from noex_mp.node.strays import Strays
@@ -79,8 +80,13 @@ class WorkerStarts:
         )
         while True:
             number = self.zygotes.generation.number
+            zygote = await self.zygotes.current()
             try:
-                worker = await start(await self.zygotes.current())
+                worker = await start(zygote)
+            except PreloadError:
+                # Each attempt has a zygote of its own: this one would refuse them all, at once.
+                await zygote.failed()
+                raise
             except ConnectionResetError:
                 # The zygote died under the request; its successor gets it.
                 await asyncio.sleep(0)

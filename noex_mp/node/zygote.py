@@ -176,6 +176,11 @@ class Zygote:
         """
         await asyncio.shield(self._ready)
 
+    async def failed(self) -> None:
+        """End what is left of a zygote whose preload failed, and wait for that."""
+        self._kill()
+        await asyncio.wait((self._ended,))
+
     async def fork(self, passed: Sequence[int], fields: dict[str, Any]) -> tuple[int, int]:
         """Return the os pid and a pidfd (or `NO_FD`) of a new worker.
 

@@ -58,6 +58,11 @@ class Generation:
         return task.result()
 
 
+def _is_of_no_use(task: asyncio.Task[Zygote]) -> bool:
+    # Of a death we are told a moment after it.
+    return task.exception() is not None or task.result().ended
+
+
 class Zygotes:
     """Starts zygotes, and ends those whose workers are gone.
 
@@ -114,7 +119,7 @@ class Zygotes:
         """Return the task that starts the current zygote, or has started it."""
         generation = self._generation
         task = generation.task
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
+        if task is None or (task.done() and (task.cancelled() or _is_of_no_use(task))):
             task = generation.task = self._loop.create_task(self._start(generation))
             # It may be started ahead of need; whoever needs it hears how that went.
             task.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from noex_mp import (
+    InitFailed,
     InitFailedError,
     Killed,
     ServerExitedError,
@@ -25,10 +26,13 @@ from noex_mp import (
 )
 from noex_mp.transport import fds
 from tests.nodes.observed import ObservedNode, kill_zygote, on_all_loops, on_both_loops
+from tests.nodes.versions import App, app
 from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
 from tests.servers.hostile import Hostile
+
+__all__ = ["app"]
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +91,29 @@ async def test_a_death_after_the_zygotes_is_noticed_and_the_server_restarted() -
         with pytest.raises(ServerExitedError) as failure:
             await Faulty.leave(faulty, 3)
         assert failure.value.report.summary == "exited with status 3; restarting"
+
+
+@on_both_loops
+async def test_one_that_is_killed_while_it_preloads_fails_one_start(
+    app: App, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    waits = f"__import__('os').path.exists({str(gate)!r}) and open({str(gate)!r}).read()"
+    app.write(waits)
+    async with ObservedNode(app.tree("a")) as node:
+        ref = app.at("a")
+        await app.server.version(ref)
+        os.mkfifo(gate)
+        await kill_zygote(node)
+        # It is open as soon as the next one imports the module.
+        with await asyncio.to_thread(open, gate, "w"):
+            gate.unlink()
+            os.kill((await node.ps())[0]["os_pid"], signal.SIGKILL)
+            await node.event("restarting")
+            await kill_zygote(node)
+        await app.server.version(ref)
+        reasons = [type(report.reason) for report in await node.exits("a")]
+        assert reasons.count(InitFailed) == 1
 
 
 async def test_what_a_worker_started_ends_with_it_though_its_zygote_is_dead() -> None:
