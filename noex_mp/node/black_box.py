@@ -43,6 +43,7 @@ __all__ = [
     "Message",
     "OwnCell",
     "Slot",
+    "blank_stack",
     "own_cell",
     "place_of_own_cell",
     "stack_in",
@@ -273,3 +274,10 @@ def stack_in(slot: Slot) -> str:
     """Return what faulthandler has written so far."""
     data = os.pread(slot.fd, TEXT_SIZE, slot.offset + TEXT_OFFSET)
     return data.partition(b"\0")[0].decode(errors="replace")
+
+
+def blank_stack(slot: Slot) -> None:
+    """Leave nothing of what faulthandler has written. It goes on behind that."""
+    fd, start = slot
+    written = os.pread(fd, TEXT_SIZE, start + TEXT_OFFSET).partition(b"\0")[0]
+    os.pwrite(fd, b"\n" * len(written), start + TEXT_OFFSET)

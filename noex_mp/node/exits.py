@@ -229,4 +229,5 @@ def _peak_rss(member: Member, worker: Worker) -> int | None:
 
 def _without_our_frames(stack: str) -> str:
     """Return a stack without what is below of each worker: how it was forked, and started."""
-    return "\n".join(line for line in stack.splitlines() if not line.startswith(_STARTS)).rstrip()
+    lines = stack.lstrip("\n").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(_STARTS)).rstrip()

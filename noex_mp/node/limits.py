@@ -30,11 +30,17 @@ class Limits:
         """Watch the handlers of a server whose `init` has returned."""
         if child.hang_timeout is not None:
             child.watch = HangWatch(child, worker)
+        if worker.watch is not None and worker.watch.pressure:
+            # That was told while there was nobody to hear of it.
+            _warn(child, worker, worker.watch.pressure, worker.watch.limit)
 
     def _on_pressure(self, worker: Worker, limit: int, used: int) -> None:
         text = f"memory_limit of {limit / 2**20:.4g} MiB"
         for child in list(worker.residents.values()):
             self._events.tell("memory_pressure", child, count=used, detail=text)
             if child.is_up:
-                pressure = [PRESSURE, child.sid, child.incarnation, used, limit]
-                worker.connection.post(pressure)
+                _warn(child, worker, used, limit)
+
+
+def _warn(child: Child, worker: Worker, used: int, limit: int) -> None:
+    worker.connection.post([PRESSURE, child.sid, child.incarnation, used, limit])

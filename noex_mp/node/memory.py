@@ -86,15 +86,19 @@ class MemoryWatch:
         limit: What it may have, in bytes.
         on_pressure: Is told how much it has when that is over 80 % of the limit; once, until it
             was less.
+
+    Attributes:
+        limit: What it may have, in bytes.
+        pressure: How much it had when that was told, or 0 if it has less.
     """
 
     def __init__(self, worker: Worker, limit: int, on_pressure: Callable[[int], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._worker = worker
-        self._limit = limit
+        self.limit = limit
         self._soft = int(limit * SOFT)
         self._on_pressure = on_pressure
-        self._was_told = False
+        self.pressure = 0
         # What it shares with its zygote and statm counts, by the last exact look.
         self._shared = 0
         self._exact_at = 0.0
@@ -110,15 +114,15 @@ class MemoryWatch:
         if not self._worker.can_be_signalled:
             return
         used = self._used()
-        if used >= self._limit:
+        if used >= self.limit:
             self._end = self._loop.create_task(
                 self._kill(used), name=f"end of worker {self._worker.number}, out of memory"
             )
             return
         if used < self._soft:
-            self._was_told = False
-        elif not self._was_told:
-            self._was_told = True
+            self.pressure = 0
+        elif not self.pressure:
+            self.pressure = used
             self._on_pressure(used)
         self._timer = self._loop.call_later(LOOK, self._look)
 
@@ -132,7 +136,7 @@ class MemoryWatch:
         exactly = private_memory(self._worker.os_pid)
         now = time.monotonic()
         self._exact_at = now + max(EXACTLY, (now - began) / SHARE)
-        if used < self._limit <= exactly and self._distrust < TRUST:
+        if used < self.limit <= exactly and self._distrust < TRUST:
             self._distrust += 1
             self._exact_at = now
             return used
@@ -146,7 +150,7 @@ class MemoryWatch:
         zygote = self._worker.zygote
         if zygote is None or zygote.ended:
             return False
-        next_step = self._limit if self._was_told else self._soft
+        next_step = self.limit if self.pressure else self._soft
         # What it has of its own can be no more than `most`.
         is_due = most >= next_step and time.monotonic() >= self._exact_at
         return is_due or used >= next_step
@@ -155,5 +159,5 @@ class MemoryWatch:
         worker = self._worker
         await ask_for_stack(worker)
         if worker.can_be_signalled:
-            worker.ran_over = OutOfMemory(self._limit, used)
+            worker.ran_over = OutOfMemory(self.limit, used)
             worker.signal_group(signal.SIGKILL)

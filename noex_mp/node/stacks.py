@@ -13,12 +13,12 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from noex_mp.node.black_box import stack_in
+from noex_mp.node.black_box import blank_stack, stack_in
 from noex_mp.node.workers import Worker
 from noex_mp.transport import fds
 from noex_mp.transport.platform import DUMP_SIGNAL, rss_of
 
-__all__ = ["ask_all_for_stacks", "ask_for_stack"]
+__all__ = ["ask_all_for_stacks", "ask_for_stack", "forget_stack"]
 
 # How long to wait for the answer, in seconds, and how often to look. It has come when nothing new
 # is there at the next look.
@@ -45,6 +45,13 @@ async def ask_for_stack(worker: Worker) -> None:
         if now == seen != before:
             return
         seen = now
+
+
+def forget_stack(worker: Worker) -> None:
+    """Forget where a worker was: it is not killed after all."""
+    worker.was_asked = False
+    worker.rss = None
+    blank_stack(worker.slot)
 
 
 async def ask_all_for_stacks(workers: Iterable[Worker | None]) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from noex_mp.core.reasons import Hung
 from noex_mp.node.black_box import OwnCell
-from noex_mp.node.stacks import ask_for_stack
+from noex_mp.node.stacks import ask_for_stack, forget_stack
 from noex_mp.node.system_calls import name_of
 from noex_mp.node.workers import Worker
 from noex_mp.supervision.verdict import Answer, Look, computes, is_worth_asking, judge
@@ -96,7 +96,7 @@ async def reach_verdict(
         return None
     if before is None or after is None:
         await ask_for_stack(worker)
-        return Hung(limit, "unknown", "", cell.callback)
+        return _unless_over(worker, read, since, Hung(limit, "unknown", "", cell.callback))
     if after.state not in "Tt":
         await ask_for_stack(worker)
     answer: Answer = "unasked"
@@ -104,7 +104,17 @@ async def reach_verdict(
         answer = await _ask(worker, read, cell, is_computing=computes(before, after))
     verdict = judge(before, after, answer)
     call = after.system_call if verdict == "blocked" else ""
-    return Hung(limit, verdict, call, cell.callback)
+    return _unless_over(worker, read, since, Hung(limit, verdict, call, cell.callback))
+
+
+def _unless_over(
+    worker: Worker, read: Callable[[], OwnCell], since: float, hung: Hung
+) -> Hung | None:
+    if read().since == since:
+        return hung
+    # It has ended while we looked, and what runs now has done nothing.
+    forget_stack(worker)
+    return None
 
 
 async def _ask(

@@ -183,6 +183,22 @@ async def test_a_fast_stream_of_messages_is_no_hang() -> None:
         assert not [event for event in node.seen if event.kind == "crashed"]
 
 
+async def test_who_comes_after_one_that_was_almost_too_slow_is_not_taken_for_it() -> None:
+    async with scene(hangs()):
+        for nth in reversed(range(8)):
+            # It may end while it is judged.
+            slow = Hangs.nap(server(), LIMIT + 0.01 * nth)
+            assert await Hangs.nap(server(), LIMIT / 4) == LIMIT / 4
+            await asyncio.gather(slow, return_exceptions=True)
+        with pytest.raises(ServerExitedError) as failure:
+            await Hangs.receive(server())
+        report = failure.value.report
+        assert report is not None
+        # Nor is anything left of where the others were.
+        assert report.stack.count("Current thread") == 1
+        assert "in receive" in report.stack
+
+
 async def test_async_handlers_in_a_row_are_no_hang() -> None:
     async with scene(hangs()) as node:
         before = await Hangs.os_pid(server())

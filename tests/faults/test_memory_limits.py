@@ -110,6 +110,12 @@ async def test_it_hears_of_pressure_once_until_it_has_given_back() -> None:
         assert len(await Eats.heard(eats_of())) in (2, 3)
 
 
+async def test_who_comes_near_its_limit_in_its_init_hears_of_it_afterwards() -> None:
+    async with scene(child(Eats, at_start=80).options(memory_limit=LIMIT, name="eats")):
+        heard = await Eats.heard(eats_of())
+        assert [message.limit for message in heard] == [LIMIT]
+
+
 async def test_what_is_shared_with_the_zygote_does_not_count() -> None:
     async with scene(eats()) as node:
         os_pid = await Eats.os_pid(eats_of())

@@ -170,9 +170,17 @@ class Hangs(GenServer):
 class Eats(GenServer):
     """Takes memory, and gives it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_start: int = 0) -> None:
         self._kept: list[bytes | bytearray] = []
         self._heard: list[MemoryPressure] = []
+        self._at_start = at_start
+
+    @override
+    def init(self) -> None:
+        if self._at_start:
+            self.eat(self._at_start)
+            # Until the root has looked.
+            time.sleep(0.5)
 
     @override
     def handle_info(self, message: MemoryPressure) -> None:
