@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from noex_mp.cli import statuses
+from noex_mp.cli.results import show
 from noex_mp.cli.words import listed
 from noex_mp.client.client import Client, connect_client
 from noex_mp.client.reports import reload_on
@@ -158,6 +159,35 @@ def connect(name: str | None) -> list[RunningNode]:
     if not found:
         raise NoNodeError("no node is running\nStart one with: noex-mp run app:tree")
     raise NoNodeError(f"no node is called {name!r}; running: {listed(each for each, _ in found)}")
+
+
+def run_with_nodes(
+    name: str | None, act: Callable[[list[RunningNode]], Awaitable[int]], *, without: str = ""
+) -> int:
+    """Do something with the running nodes, or one of them; return the exit status.
+
+    Args:
+        name: The node's name; None means all that run.
+        act: What is done; it returns the exit status.
+        without: What is printed where there is no node, besides the error.
+    """
+    return asyncio.run(_with_nodes(name, act, without))
+
+
+async def _with_nodes(
+    name: str | None, act: Callable[[list[RunningNode]], Awaitable[int]], without: str
+) -> int:
+    try:
+        nodes = connect(name)
+    except NoNodeError as error:
+        if without:
+            show(without)
+        print(f"noex-mp: {error}", file=sys.stderr)
+        return statuses.FAILED
+    try:
+        return await act(nodes)
+    finally:
+        close_all(nodes)
 
 
 async def ask_all(

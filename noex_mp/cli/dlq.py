@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final
 
 from noex_mp.cli import statuses
 from noex_mp.cli.call import OperationByName, complain, show_reply, take_replies_as_they_are
-from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, run_with_nodes
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount, listed
 from noex_mp.core.dead_letters import letter_from_plain
-from noex_mp.errors import CallError, ConfigError, NoDeadLetterError, NoNodeError
+from noex_mp.errors import CallError, ConfigError, NoDeadLetterError
 
 __all__ = ["drop_letter", "list_letters", "retry_letter", "show_letter"]
 
@@ -67,23 +66,15 @@ def drop_letter(letter: int, *, node: str | None) -> int:
     return _run(node, lambda nodes: _drop(nodes, letter))
 
 
-def _run(name: str | None, act: Callable[[list[RunningNode]], Coroutine[Any, Any, int]]) -> int:
-    return asyncio.run(_connected(name, act))
+def _run(name: str | None, act: Callable[[list[RunningNode]], Awaitable[int]]) -> int:
+    async def act_or_say_why_not(nodes: list[RunningNode]) -> int:
+        try:
+            return await act(nodes)
+        except CallError as error:
+            print(f"noex-mp: {error}", file=sys.stderr)
+            return statuses.FAILED
 
-
-async def _connected(name: str | None, act: Callable[[list[RunningNode]], Awaitable[int]]) -> int:
-    try:
-        nodes = connect(name)
-    except NoNodeError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    try:
-        return await act(nodes)
-    except CallError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    finally:
-        close_all(nodes)
+    return run_with_nodes(name, act_or_say_why_not)
 
 
 # --- to look at them ----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ from datetime import datetime
 from typing import Final
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, run_with_nodes
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.report_plain import from_plain
-from noex_mp.errors import NoNodeError
 
 __all__ = ["exits"]
 
@@ -29,19 +27,7 @@ def exits(server: str | None, *, node: str | None, as_json: bool) -> int:
         node: The node's name; None means all that run.
         as_json: For programs: one object for each report, each on a line.
     """
-    return asyncio.run(_exits(server, node, as_json=as_json))
-
-
-async def _exits(server: str | None, name: str | None, *, as_json: bool) -> int:
-    try:
-        nodes = connect(name)
-    except NoNodeError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    try:
-        return await _show(nodes, server, as_json=as_json)
-    finally:
-        close_all(nodes)
+    return run_with_nodes(node, lambda nodes: _show(nodes, server, as_json=as_json))
 
 
 async def _show(nodes: list[RunningNode], server: str | None, *, as_json: bool) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, run_with_nodes
 from noex_mp.cli.results import show
 from noex_mp.core.health import Health
-from noex_mp.errors import NoNodeError
 
 __all__ = ["health"]
 
@@ -23,19 +20,11 @@ def health(*, node: str | None, only_live: bool, as_json: bool) -> int:
         only_live: Whether it is enough that a node answers.
         as_json: For programs: one object for each node, each on a line.
     """
-    return asyncio.run(_health(node, only_live=only_live, as_json=as_json))
+    return run_with_nodes(node, lambda nodes: _show(nodes, only_live=only_live, as_json=as_json))
 
 
-async def _health(name: str | None, *, only_live: bool, as_json: bool) -> int:
-    try:
-        nodes = connect(name)
-    except NoNodeError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    try:
-        answers, status = await ask_all(nodes, RunningNode.health)
-    finally:
-        close_all(nodes)
+async def _show(nodes: list[RunningNode], *, only_live: bool, as_json: bool) -> int:
+    answers, status = await ask_all(nodes, RunningNode.health)
     for node, found in answers:
         if not (only_live or found.ready):
             status = statuses.FAILED

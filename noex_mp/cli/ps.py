@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
@@ -10,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, ask_all, close_all, connect
+from noex_mp.cli.client import RunningNode, ask_all, run_with_nodes
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount, duration, size
-from noex_mp.errors import NoNodeError
 
 __all__ = ["ps", "table"]
 
@@ -29,21 +26,8 @@ def ps(*, node: str | None, as_json: bool) -> int:
         node: The node's name; None means all that run.
         as_json: For programs: one array, with an object for each node.
     """
-    return asyncio.run(_ps(node, as_json=as_json))
-
-
-async def _ps(name: str | None, *, as_json: bool) -> int:
-    try:
-        nodes = connect(name)
-    except NoNodeError as error:
-        if as_json:
-            show("[]")
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    try:
-        return await _show(nodes, as_json=as_json)
-    finally:
-        close_all(nodes)
+    without = "[]" if as_json else ""
+    return run_with_nodes(node, lambda nodes: _show(nodes, as_json=as_json), without=without)
 
 
 async def _show(nodes: list[RunningNode], *, as_json: bool) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from time import monotonic
 
 from noex_mp.cli import statuses
-from noex_mp.cli.client import RunningNode, close_all, connect
+from noex_mp.cli.client import RunningNode, run_with_nodes
 from noex_mp.cli.results import show
 from noex_mp.cli.words import amount, listed
 from noex_mp.core.reloaded import Reloaded
-from noex_mp.errors import ConfigError, NodeDownError, NoexError, NoNodeError
+from noex_mp.errors import ConfigError, NodeDownError, NoexError
 
 __all__ = ["reload"]
 
@@ -22,22 +21,14 @@ def reload(name: str | None) -> int:
     Args:
         name: The node's name; None means the only one that runs.
     """
-    return asyncio.run(_reload(name))
+    return run_with_nodes(name, _reload)
 
 
-async def _reload(name: str | None) -> int:
-    try:
-        nodes = connect(name)
-    except NoNodeError as error:
-        print(f"noex-mp: {error}", file=sys.stderr)
-        return statuses.FAILED
-    try:
-        if len(nodes) > 1:
-            running = listed(node.name for node in nodes)
-            raise ConfigError(f"several nodes run: {running}\nSay which: noex-mp reload NODE")
-        return await _reload_one(nodes[0])
-    finally:
-        close_all(nodes)
+async def _reload(nodes: list[RunningNode]) -> int:
+    if len(nodes) > 1:
+        running = listed(node.name for node in nodes)
+        raise ConfigError(f"several nodes run: {running}\nSay which: noex-mp reload NODE")
+    return await _reload_one(nodes[0])
 
 
 async def _reload_one(node: RunningNode) -> int:
