@@ -133,18 +133,20 @@ def _paths(entry: dict[str, Any] | None, path: str = "") -> Iterator[tuple[str, 
     """Yield the path of each entry of a tree, and its own description."""
     if entry is None:
         return
-    own = {key: _in_order(value) for key, value in entry.items() if key != "children"}
     # As it comes from another process: there are no tuples then.
-    yield path or "/", msgpack.packb(own)
+    yield path or "/", msgpack.packb(_own(entry))
     for inner in entry.get("children", ()):
         yield from _paths(inner, f"{path}/{inner['id']}")
 
 
-def _in_order(value: Any) -> Any:
-    """Return a part of a description as it is in any process: each has its own order of sets."""
-    if isinstance(value, dict):
-        return {key: _in_order(inner) for key, inner in value.items()}
-    return _arguments(value) if isinstance(value, bytes) else value
+def _own(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what an entry says of itself; each process has its own order of sets."""
+    own = {key: value for key, value in entry.items() if key != "children"}
+    if "payload" in own:
+        own["payload"] = _arguments(own["payload"])
+    if own.get("template"):
+        own["template"] = _own(own["template"])
+    return own
 
 
 def _arguments(payload: bytes) -> Any:
