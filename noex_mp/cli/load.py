@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from noex_mp.cli.target import Target, load_node, look_in_this_folder
+from noex_mp.cli.target import Target, load_tree, look_in_this_folder
 from noex_mp.errors import ConfigError
 from noex_mp.node.sources import own_files
 from noex_mp.node.zygotes import Preload
-from noex_mp.services.settings import configured
 from noex_mp.transport import fds
 
 __all__ = ["Loaded", "load_anew", "main"]
@@ -97,9 +96,7 @@ def main(answer_fd: int, text: str, config: str, *options: str) -> None:
     """Load a target, and write what came of it to a descriptor."""
     try:
         look_in_this_folder()
-        node = load_node(Target(text))
-        node.tree = configured(node.tree, config or None, options)
-        tree = node.wire_tree()
+        node, tree = load_tree(Target(text), config or None, options)
         found = node.root_config(sink=lambda label, stream, line: None)
         preload = (found.preload, found.with_main, found.allow_native_threads)
         loaded: list[Any] = [own_files(found.preload), "", tree, preload]

@@ -24,7 +24,7 @@ from noex_mp.cli.probes import Probes
 from noex_mp.cli.reloading import Reloading, what_has_changed, write_no_bytecode
 from noex_mp.cli.signals import StopRequests, run_with_signals
 from noex_mp.cli.streams import open_missing, standard_streams
-from noex_mp.cli.target import Target, load_node, look_in_this_folder
+from noex_mp.cli.target import Target, load_tree, look_in_this_folder
 from noex_mp.cli.watch import Watch
 from noex_mp.cli.words import amount
 from noex_mp.core.health import Health
@@ -41,7 +41,6 @@ from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.node.root import Root
 from noex_mp.node.sources import own_files
-from noex_mp.services.settings import configured
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
@@ -83,9 +82,7 @@ def run(
         look_in_this_folder()
         if reload:
             write_no_bytecode()
-        node = load_node(target)
-        node.tree = configured(node.tree, config, options)
-        tree = node.wire_tree()
+        node, tree = load_tree(target, config, options)
         names = _names_for(target, node, name)
         # Before all that takes its time: whoever asks meanwhile waits, and is not refused.
         probes = Probes(health) if health is not None else None

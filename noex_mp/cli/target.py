@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final
@@ -30,8 +31,9 @@ from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.services.application import is_application
 from noex_mp.services.dependencies import applications
+from noex_mp.services.settings import configured
 
-__all__ = ["Target", "load_node", "look_in_this_folder"]
+__all__ = ["Target", "load_node", "load_tree", "look_in_this_folder"]
 
 _EXAMPLE: Final = "For a tree called 'tree' in app.py, write: noex-mp run app:tree"
 
@@ -107,6 +109,33 @@ def _is_server(cls: Any) -> bool:
 
 
 # --- the module ---------------------------------------------------------------------------------
+
+
+def load_tree(
+    target: Target, config: str | None, options: Sequence[str]
+) -> tuple[Node, dict[str, Any] | None]:
+    """Import the target's module, and return the node to run, and its tree as plain values.
+
+    Args:
+        target: The tree.
+        config: The TOML file with the configuration of its applications, or None.
+        options: Options of theirs.
+
+    Raises:
+        BadTargetError: As `load_node`; also where an application's function of its tree fails.
+        ConfigError: The tree is described wrongly, or its applications are configured wrongly.
+    """
+    node = load_node(target)
+    try:
+        node.tree = configured(node.tree, config, options)
+        return node, node.wire_tree()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        if _without_our_frames(error.__traceback__) is None:
+            # A fault of our own.
+            raise
+        raise _failed(f"{target} cannot be made", error) from None
 
 
 def _import(target: Target) -> ModuleType:
@@ -282,6 +311,10 @@ def _remedy(value: Any, shown: str) -> str:
 # --- errors of the user's code ------------------------------------------------------------------
 
 
+#: Where all of our own code is.
+_OURS: Final = str(Path(__file__).parents[1]) + os.sep
+
+
 def _failed(what: str, error: BaseException) -> BadTargetError:
     """Return the error that shows the user's own, without the frames on the way to their code."""
     theirs = error.with_traceback(_without_our_frames(error.__traceback__))
@@ -297,7 +330,7 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
 
 def _is_on_the_way(filename: str) -> bool:
     return (
-        filename == __file__
-        or filename.startswith("<frozen importlib")
-        or filename == importlib.__file__
+        filename.startswith((_OURS, "<frozen importlib"))
+        # An application makes its tree when somebody first asks for that.
+        or filename in (importlib.__file__, functools.__file__)
     )

@@ -76,6 +76,10 @@ def fail(config: ShopConfig) -> None:
     raise ValueError("the key is lost")
 
 
+def no_tree(config: ShopConfig) -> Supervisor:
+    raise ValueError("the key is lost")
+
+
 db = Application("db", Supervisor(child(Till, ShopConfig(port=1)), id="tables"))
 shop = Application(
     "shop",
@@ -88,6 +92,7 @@ shop = Application(
     stop_timeout=4.0,
 )
 ending = Application("ending", ending_tree, config=ShopConfig)
+treeless = Application("treeless", no_tree, config=ShopConfig)
 closed = Application("closed", tree, config=ShopConfig, start=fail)
 lonely = Application("lonely", tree, depends_on=("nobody",))
 both = Supervisor(shop, ending)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import noex_mp, running, texts
+from tests.cli.harness import HERE, noex_mp, running, texts
 from tests.processes.harness import wait_for_ends
 
 pytestmark = pytest.mark.slow
@@ -80,6 +80,16 @@ def test_what_needs_a_change_is_told(words: tuple[str, ...], text: str) -> None:
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_function_that_fails_to_make_the_tree_is_told_as_the_users() -> None:
+    done = noex_mp("run", "shop:treeless")
+    assert done.returncode == 2
+    first, *lines = done.stderr.splitlines()
+    assert first == "noex-mp: shop:treeless cannot be made:"
+    assert lines[-1] == "ValueError: the key is lost"
+    files = [line for line in lines if line.startswith("  File ")]
+    assert [line.partition(", line")[0] for line in files] == [f'  File "{HERE / "shop.py"}"']
 
 
 def test_a_second_signal_ends_prep_stop_and_breaks_nothing(tmp_path: Path) -> None:
