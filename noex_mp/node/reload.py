@@ -62,13 +62,21 @@ class Reload:
         async with self._lock:
             self._refuse_when_stopping()
             notes = await self._look()
-            await self._zygotes.renew_and_keep()
+            await self._renew()
             try:
                 replaced = await self._replace_all()
             finally:
                 self._zygotes.keep_no_more()
             self._refuse_when_stopping()
             return Reloaded(replaced, tuple(self._kept()), tuple(notes))
+
+    async def _renew(self, preload: Preload | None = None) -> None:
+        try:
+            await self._zygotes.renew_and_keep(preload)
+        except ConnectionResetError:
+            # The new zygote was closed before it was ready.
+            self._refuse_when_stopping()
+            raise
 
     async def _look(self) -> Sequence[str]:
         if self._look_ahead is None:
@@ -98,7 +106,7 @@ class Reload:
         """
         async with self._lock:
             self._refuse_when_stopping()
-            await self._zygotes.renew_and_keep(preload)
+            await self._renew(preload)
             try:
                 await self._supervision.change_tree(wire)
             except NodeDownError:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -303,6 +304,22 @@ async def test_a_node_stopped_in_the_middle_stops(app: App, gate: Gate) -> None:
         await stopping
         with pytest.raises(NodeDownError):
             await reload
+
+
+@on_both_loops
+async def test_a_node_stopped_while_the_new_code_is_imported_stops(
+    app: App, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with ObservedNode(app.tree("a")) as node:
+        await app.versions("a")
+        os.mkfifo(gate)
+        app.write(f"open({str(gate)!r}).read()")
+        reload = asyncio.create_task(node.reload())
+        # It is open as soon as the new zygote imports the module.
+        writer = await asyncio.to_thread(open, gate, "w")
+    with writer, pytest.raises(NodeDownError):
+        await reload
 
 
 async def test_a_supervisor_that_gives_up_in_the_middle_is_restarted(app: App, gate: Gate) -> None:
