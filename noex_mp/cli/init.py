@@ -23,8 +23,9 @@ __all__ = ["init", "package_name"]
 
 _ENDING: Final = ".in"
 
-# What a project cannot be called, since its modules would hide others.
-_TAKEN: Final = frozenset((*sys.stdlib_module_names, "noex_mp", "pytest", "tests"))
+# What a project cannot be called, since its modules would hide others: those that we need too.
+_NEEDED: Final = ("cloudpickle", "msgpack", "psutil", "typing_extensions", "uvloop", "pytest")
+_TAKEN: Final = frozenset((*sys.stdlib_module_names, *_NEEDED, "noex_mp", "tests"))
 
 
 def init(folder: str) -> int:

@@ -24,7 +24,9 @@ def test_a_project_is_called_as_its_folder(folder: str, name: str) -> None:
     assert package_name(folder) == name
 
 
-@pytest.mark.parametrize("folder", ["", "2shop", "class", "json", "tests", "noex_mp", "..", "é"])
+@pytest.mark.parametrize(
+    "folder", ["", "2shop", "class", "json", "tests", "noex_mp", "msgpack", "..", "é"]
+)
 def test_a_folder_that_cannot_be_a_module_is_told(folder: str) -> None:
     with pytest.raises(ConfigError, match="noex-mp init shop"):
         package_name(folder)
