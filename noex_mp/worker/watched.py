@@ -142,6 +142,8 @@ class Witness:
         self._loop = loop
         self._fd, self._offset = boot.black_box_fd, boot.black_box_offset
         self._watched: set[WatchedMailbox] = set()
+        # What it has interrupted, and how that was traced.
+        self._traced: tuple[FrameType, Any, bool, Any] | None = None
 
     def add(self, mailbox: WatchedMailbox) -> None:
         """Answer for a server from now on."""
@@ -159,12 +161,19 @@ class Witness:
         if any(texts):
             self._write("\n".join(filter(None, texts)))
         if frame is not None and not is_loop_idle:
-            # Last, since it meets our own code as well. The process has not long to live.
+            # Last, since it meets our own code as well. Should it end in time after all, whoever
+            # traces it otherwise goes on with that.
+            if self._traced is None:
+                self._traced = frame, frame.f_trace, frame.f_trace_opcodes, sys.gettrace()
             frame.f_trace, frame.f_trace_opcodes = self._goes_on, True
             sys.settrace(self._goes_on)
 
     def _goes_on(self, frame: FrameType, event: str, argument: object) -> None:
-        sys.settrace(None)
+        if self._traced is not None:
+            asked, before, with_opcodes, trace = self._traced
+            asked.f_trace, asked.f_trace_opcodes = before, with_opcodes
+            self._traced = None
+            sys.settrace(trace)
         for mailbox in self._watched:
             mailbox.goes_on()
 
