@@ -197,6 +197,7 @@ class Host:
         self._links.abandon()
         self._control.abandon()
         self.record.abandon()
+        self._receiver.abandon()
         for mailbox in self._mailboxes.values():
             mailbox.abandon()
         self._outbox.abandon()

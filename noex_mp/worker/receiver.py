@@ -65,7 +65,12 @@ class Receiver:
         self._shared = shared
         self._thread = get_ident()
         self.draining = False
+        self._abandon: Callable[[], None]
         self.on_messages = self._receiver()
+
+    def abandon(self) -> None:
+        """Write from now on where a record does that has been left to another process."""
+        self._abandon()
 
     def drain(self, links: Iterable[Link]) -> None:
         """Take everything that has arrived on links; what cannot run at once is queued."""
@@ -88,6 +93,12 @@ class Receiver:
         times, numbers = self._record.times, self._record.numbers
         pack, buffers = self._encoder.pack, self._encoder.buffers
         clock, shared, loop = time.monotonic, self._shared, self._loop
+
+        def abandon() -> None:
+            nonlocal cells, times
+            cells, times = self._record.cells, self._record.times
+
+        self._abandon = abandon
 
         def on_messages(link: Link) -> None:
             link.resuming = False

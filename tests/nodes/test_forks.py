@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from noex_mp import spawn
+from noex_mp import ServerExitedError, spawn
 from tests.nodes.observed import ObservedNode, on_both_loops
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.forking import Forking
@@ -41,6 +42,23 @@ async def test_a_process_that_a_handler_forks_never_goes_on_as_the_worker() -> N
                 assert got[0] == status
                 assert got[1:] == list(range(before + 2, before + 22))
         assert [event.kind for event in node.seen if event.kind == "crashed"] == []
+
+
+@on_both_loops
+async def test_a_child_hides_nothing_of_what_the_worker_was_at() -> None:
+    async with ObservedNode(preload=["tests.servers.forking"]):
+        forking = await spawn(Forking)
+        operations: dict[str, Callable[..., asyncio.Future[None]]] = {
+            "fork_and_die": Forking.fork_and_die,
+            "fork_slowly_and_die": Forking.fork_slowly_and_die,
+        }
+        for name, operation in operations.items():
+            with pytest.raises(ServerExitedError) as failure:
+                await operation(forking)
+            report = failure.value.report
+            assert report is not None
+            assert report.message is not None
+            assert report.message.operation == name
 
 
 @on_both_loops

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -67,6 +68,17 @@ class Forking(GenServer):
         if os_pid == 0:
             end(how)
         return os_pid
+
+    @call
+    def fork_and_die(self) -> None:
+        """End, after a child has come back from the handler."""
+        if self._fork("return") >= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @call
+    async def fork_slowly_and_die(self) -> None:
+        await asyncio.sleep(0)
+        self.fork_and_die()
 
     @call
     def wait_for(self, os_pid: int) -> int:
