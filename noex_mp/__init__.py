@@ -44,9 +44,7 @@ from noex_mp.client.api import named, spawn, stop
 from noex_mp.client.events import Event, EventKind
 from noex_mp.client.timers import Timer, cancel_timer, send_after, send_interval
 from noex_mp.core.current_call import CurrentCall, current_call
-from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import From, GenServer
-from noex_mp.core.health import Health
 from noex_mp.core.messages import Call, Cast, Down, Exit, MemoryPressure, Monitor, Timeout
 from noex_mp.core.operations import Operation, call, cast
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Outcome, Reply, Stop, TimeoutAfter
@@ -71,7 +69,6 @@ from noex_mp.core.reasons import (
     Unknown,
 )
 from noex_mp.core.ref import Ref
-from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.specs import (
     Backoff,
     ChildSpec,
@@ -145,6 +142,9 @@ if TYPE_CHECKING:
         start_supervisor,
         supervisor,
     )
+    from noex_mp.core.dead_letters import DeadLetter
+    from noex_mp.core.health import Health
+    from noex_mp.core.reloaded import Reloaded
     from noex_mp.node.implicit import current_node, shutdown
     from noex_mp.node.node import Node
     from noex_mp.services.application import Application
@@ -320,12 +320,15 @@ _ON_DEMAND = {
     "Application": "noex_mp.services.application",
     "ChildCounts": "noex_mp.client.supervisors",
     "ChildInfo": "noex_mp.client.supervisors",
+    "DeadLetter": "noex_mp.core.dead_letters",
     "Group": "noex_mp.client.groups",
     "GroupChange": "noex_mp.client.groups",
     "GroupWatch": "noex_mp.client.groups",
+    "Health": "noex_mp.core.health",
     "Node": "noex_mp.node.node",
     "Registration": "noex_mp.client.registry",
     "Registry": "noex_mp.client.registry",
+    "Reloaded": "noex_mp.core.reloaded",
     "RunningApplication": "noex_mp.services.running",
     "SupervisorRef": "noex_mp.client.supervisors",
     "Watch": "noex_mp.client.monitors",
