@@ -426,8 +426,12 @@ OURS = """
 import sys
 from noex_mp.cli.main import main
 import noex_mp.node.root, noex_mp.supervision.plan
+BROKEN = '''
 def broken(*args, **kwargs):
     raise RuntimeError("our own bug")
+'''
+# It stands in our code, as a bug of ours does.
+exec(compile(BROKEN, noex_mp.__file__, "exec"))
 {place} = broken
 sys.exit(main())
 """
