@@ -24,7 +24,7 @@ from noex_mp.errors import CallError, CallTimedOutError, NodeDownError, NoNodeEr
 from noex_mp.transport.paths import connect_unix, remove_stale, runtime_folders
 from noex_mp.transport.platform import peer_of
 
-__all__ = ["PATIENCE", "RunningNode", "ask_all", "close_all", "connect"]
+__all__ = ["PATIENCE", "RunningNode", "ask_all", "close_all", "connect", "run_with_nodes"]
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
-from noex_mp.client.supervisors import SupervisorRef, speaker
+from noex_mp.client.blocking_supervisors import run_speaking
+from noex_mp.client.supervisors import SupervisorRef
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.ref import CALLBACK, Ref
 from noex_mp.errors import CallError, MailboxFullError
@@ -134,13 +135,4 @@ def _end(what: str) -> ThreadEnd:
 
 
 def _run(what: str, work: Coroutine[Any, Any, T]) -> T:
-    try:
-        end = _end(what)
-        token = speaker.set(end.client())
-    except BaseException:
-        work.close()
-        raise
-    try:
-        return end.run(work)
-    finally:
-        speaker.reset(token)
+    return run_speaking(f"sync.{what}", f"Await {what}(...) instead.", work)

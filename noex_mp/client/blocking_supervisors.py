@@ -16,7 +16,7 @@ from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Tree
 
-__all__ = ["BlockingSupervisor"]
+__all__ = ["BlockingSupervisor", "run_speaking"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 T = TypeVar("T")
@@ -91,14 +91,32 @@ class BlockingSupervisor:
         self._run(self.ref.stop(reason, timeout))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            refuse_in_a_loop("noex_mp.sync.supervisor", "Await noex_mp.supervisor(...) instead.")
-            end = this_thread()
-            token = speaker.set(end.client(self.ref.node or None))
-        except BaseException:
-            work.close()
-            raise
-        try:
-            return end.run(work)
-        finally:
-            speaker.reset(token)
+        remedy = "Await noex_mp.supervisor(...) instead."
+        return run_speaking("noex_mp.sync.supervisor", remedy, work, node=self.ref.node or None)
+
+
+def run_speaking(
+    what: str, remedy: str, work: Coroutine[Any, Any, T], *, node: str | None = None
+) -> T:
+    """Run in this thread what asks a node in the name of whoever speaks.
+
+    Args:
+        what: How the caller wrote it, for the error in a thread with an event loop.
+        remedy: What to write there.
+        work: Is closed if it cannot run.
+        node: The node's id; None is the current one.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread.
+    """
+    try:
+        refuse_in_a_loop(what, remedy)
+        end = this_thread()
+        token = speaker.set(end.client(node))
+    except BaseException:
+        work.close()
+        raise
+    try:
+        return end.run(work)
+    finally:
+        speaker.reset(token)

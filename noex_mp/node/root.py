@@ -297,9 +297,6 @@ class Root:
         self._connections.add(connection)
         return connection
 
-    def _keepers(self) -> set[int]:
-        return self._zygotes.os_pids | {worker.os_pid for worker in self._workers.all()}
-
     def _linked(self) -> set[Worker]:
         """Return the workers that an event loop of the program around us has a link to."""
         linked: set[Worker] = set()
@@ -324,7 +321,6 @@ class Root:
     def _open_control_socket(self, name: str) -> None:
         try:
             self._door = ControlSocket(self._loop, name, self._let_in, self._complaints)
-            self._zygotes.unlinks = str(self._door.path)
         except OSError as error:
             # Servers run without it as well; a container may have nothing that can be written.
             self._say(
