@@ -121,6 +121,7 @@ from noex_mp.errors import (
     UnencodableError,
     UnknownOperationError,
     UnregisteredTypeError,
+    WorkerExitedError,
 )
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ if TYPE_CHECKING:
     from noex_mp.core.reloaded import Reloaded
     from noex_mp.node.implicit import current_node, shutdown
     from noex_mp.node.node import Node
+    from noex_mp.pools.executor import ProcessPoolExecutor
+    from noex_mp.pools.pool import Pool
     from noex_mp.services.application import Application
     from noex_mp.services.dependencies import applications
     from noex_mp.services.running import (
@@ -245,7 +248,11 @@ __all__ = [
     "Outcome",
     "PartitionSupervisor",
     "PoisonedMessageError",
+    # pools.pool
+    "Pool",
     "PreloadError",
+    # pools.executor
+    "ProcessPoolExecutor",
     "ProtocolError",
     # core.ref
     "Ref",
@@ -279,6 +286,7 @@ __all__ = [
     "UnregisteredTypeError",
     # client.monitors
     "Watch",
+    "WorkerExitedError",
     "applications",
     "call",
     "cancel_timer",
@@ -326,6 +334,8 @@ _ON_DEMAND = {
     "GroupWatch": "noex_mp.client.groups",
     "Health": "noex_mp.core.health",
     "Node": "noex_mp.node.node",
+    "Pool": "noex_mp.pools.pool",
+    "ProcessPoolExecutor": "noex_mp.pools.executor",
     "Registration": "noex_mp.client.registry",
     "Registry": "noex_mp.client.registry",
     "Reloaded": "noex_mp.core.reloaded",

@@ -29,6 +29,7 @@ NoexError
 │   ├── NoServerError            nobody is there, or not any more
 │   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
 │   ├── ServerExitedError        the server ended while it had the call
+│   │   └── WorkerExitedError        the process of a pool ended while it ran the task
 │   ├── MailboxFullError         too many messages wait for the server
 │   ├── CallCycleError           servers wait for each other in a circle
 │   ├── PoisonedMessageError     its server ended in the middle of it, again and again
@@ -100,6 +101,7 @@ __all__ = [
     "UnencodableError",
     "UnknownOperationError",
     "UnregisteredTypeError",
+    "WorkerExitedError",
 ]
 
 
@@ -568,6 +570,17 @@ class ServerExitedError(CallError):
     def __str__(self) -> str:
         begun = "in the middle of the call" if self.started else "before the call began"
         return f"{self.report.server} ended {begun}: {self.report.summary}"
+
+
+class WorkerExitedError(ServerExitedError):
+    """The process of a pool ended while it ran the task.
+
+    Attributes:
+        report: How it ended.
+    """
+
+    def __str__(self) -> str:
+        return f"the process that ran the task has ended: {self.report.summary}"
 
 
 class MailboxFullError(CallError):

@@ -23,9 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": BELOW_CLIENT,
     "node": BELOW_CLIENT | {"client"},
     "worker": BELOW_CLIENT | {"client"},
+    "pools": BELOW_CLIENT | {"client", "node"},
     # Only the public names, as a user would.
     "services": set(noex_mp.__all__),
-    "cli": BELOW_CLIENT | {"client", "node", "worker", "services"},
+    "cli": BELOW_CLIENT | {"client", "node", "worker", "pools", "services"},
     "testing": BELOW_CLIENT | {"client", "node", "worker", "services"},
 }
 # No socket, no process, no event loop: time and bytes come in as arguments.

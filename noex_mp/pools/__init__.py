@@ -1,0 +1,1 @@
+"""Pools: functions on processes that stay up, and servers in numbers."""

@@ -1,0 +1,376 @@
+"""`Dispatcher`: hands the tasks of one event loop to the lanes of a pool.
+
+It lives where the tasks come from, so a task and its result take one hop each. What it costs is
+what a task costs, so there is no future, no coroutine and no callback of the loop between the reply
+and the next task: a `Job` stands where a call's future does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from noex_mp.client.route import Route
+from noex_mp.core.operations import operation_info
+from noex_mp.errors import NodeDownError, NoServerError, ServerExitedError, WorkerExitedError
+from noex_mp.pools.lane import Lane
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from noex_mp.client.client import Client
+    from noex_mp.core.operations import OperationInfo
+    from noex_mp.core.ref import Ref
+    from noex_mp.pools.functions import FunctionCode
+
+__all__ = ["Dispatcher", "Job"]
+
+
+def _operation(of: object) -> OperationInfo:
+    info = operation_info(of)
+    assert info is not None
+    return info
+
+
+_READY: Final = _operation(Lane.ready)
+RUN: Final = _operation(Lane.run)
+RUN_CHUNK: Final = _operation(Lane.run_chunk)
+
+# So much work lies ahead in a lane, in seconds: what it does while a reply and the next task are on
+# their way. More would only wait behind a long task, and fail to go where a lane is free.
+AHEAD: Final = 300e-6
+MAX_DEPTH: Final = 64
+
+# How often the pace of a lane is measured: after so many tasks, or seconds.
+_SAMPLE_TASKS: Final = 32
+_SAMPLE_SECONDS: Final = 1e-3
+
+
+class Job:
+    """One task, and who waits for it; it stands where the future of a call does.
+
+    Attributes:
+        operation: What of the lane it calls.
+        code: The function.
+        args, kwargs: What it is called with.
+        retries: How often it is run again after the death of a lane that had begun it.
+        line: The lane that has it.
+    """
+
+    __slots__ = ("args", "code", "kwargs", "line", "operation", "retries")
+
+    def __init__(
+        self,
+        code: FunctionCode,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        retries: int = 0,
+        operation: OperationInfo = RUN,
+    ) -> None:
+        self.operation = operation
+        self.code = code
+        self.args = args
+        self.kwargs = kwargs
+        self.retries = retries
+        self.line: Line | None = None
+
+    # --- for whoever waits: to be overridden --------------------------------------------
+
+    def begin(self) -> bool:
+        """Note that it is about to be sent; return whether anybody waits for it still."""
+        return True
+
+    def succeed(self, result: Any) -> None:
+        """Take the result."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Take what the task has raised, or why there is no result."""
+        raise NotImplementedError
+
+    # --- as the future of a call ----------------------------------------------------------
+
+    def done(self) -> bool:
+        """Return that its reply is wanted."""
+        return False
+
+    def set_result(self, result: Any) -> None:
+        """Take the reply."""
+        line = self.line
+        assert line is not None
+        line.free()
+        self.succeed(result)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Take the error."""
+        line = self.line
+        assert line is not None
+        line.failed(self, error)
+
+
+class _Ready(Job):
+    """Asks a lane that has died whether it is back."""
+
+    __slots__ = ()
+
+    def set_result(self, result: Any) -> None:
+        """Give it tasks again."""
+        assert self.line is not None
+        self.line.came_back()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Ask again if it has died once more; else it is gone for good."""
+        assert self.line is not None
+        if isinstance(error, ServerExitedError):
+            self.line.ask()
+        else:
+            self.line.gone(error)
+
+
+class JobRoute(Route):
+    """A route whose calls have jobs for futures."""
+
+    __slots__ = ("job",)
+
+    def __init__(self, client: Client, sid: int, label: str) -> None:
+        super().__init__(client, sid, label)
+        self.job: Job | None = None
+        make = self._create_future
+
+        def next_future() -> Any:
+            job, self.job = self.job, None
+            return make() if job is None else job
+
+        self._create_future: Any = next_future
+
+
+class Line:
+    """One lane as its dispatcher sees it.
+
+    Attributes:
+        ref: Its address.
+        in_flight: How many tasks it has.
+        depth: How many it may have.
+    """
+
+    __slots__ = ("_count", "_dispatcher", "_since", "depth", "in_flight", "is_up", "ref", "route")
+
+    def __init__(self, dispatcher: Dispatcher, ref: Ref[Lane], route: JobRoute) -> None:
+        self._dispatcher = dispatcher
+        self.ref = ref
+        self.route = route
+        self.in_flight = 0
+        self.depth = 1
+        self.is_up = True
+        self._since = 0.0
+        self._count = 0
+
+    def send(self, job: Job) -> None:
+        """Give it a task, unless nobody wants that any more."""
+        if not job.begin():
+            return
+        job.line = self
+        if not self.in_flight:
+            self._since = monotonic()
+            self._count = 0
+        self.in_flight += 1
+        route = self.route
+        route.job = job
+        try:
+            route.invoke(job.operation, (job.code, *job.args), job.kwargs, None)
+        except Exception as error:
+            # It was not sent.
+            route.job = None
+            self.in_flight -= 1
+            job.fail(error)
+
+    def free(self) -> None:
+        """Note that it has finished a task, and give it the next."""
+        self.in_flight -= 1
+        self._count += 1
+        now = monotonic()
+        if self._count >= _SAMPLE_TASKS or now - self._since >= _SAMPLE_SECONDS:
+            self.depth = depth_for((now - self._since) / self._count)
+            self._since, self._count = now, 0
+        if self.is_up:
+            self._dispatcher.feed(self)
+
+    def failed(self, job: Job, error: BaseException) -> None:
+        """Note that a task has failed; that may have been the end of the process."""
+        if isinstance(error, ServerExitedError):
+            self.in_flight -= 1
+            self._went_down()
+            self._dispatcher.retry_or_fail(job, error)
+        elif isinstance(error, (NoServerError, NodeDownError)):
+            self.in_flight -= 1
+            self._dispatcher.put_back(job)
+            self.gone(error)
+        else:
+            self.free()
+            job.fail(error)
+
+    def _went_down(self) -> None:
+        if self.is_up:
+            self.is_up = False
+            self.depth = 1
+            self.ask()
+
+    def ask(self) -> None:
+        """Have it say when it is back."""
+        job = _Ready("", (), {})
+        job.line = self
+        self.route.job = job
+        self.route.invoke(_READY, (), {}, None)
+
+    def came_back(self) -> None:
+        """Give it tasks again."""
+        self.is_up = True
+        self._dispatcher.feed(self)
+
+    def gone(self, error: BaseException) -> None:
+        """Note that it does not come back."""
+        self._dispatcher.lost(self, error)
+
+
+def depth_for(pace: float) -> int:
+    """Return how many tasks a lane has at a time.
+
+    Args:
+        pace: How long a task takes, in seconds, with the way there and back where it is alone.
+
+    >>> depth_for(0.5), depth_for(100e-6), depth_for(1e-6)
+    (1, 4, 64)
+    """
+    if pace > 2 * AHEAD:
+        return 1
+    return min(MAX_DEPTH, 1 + int(AHEAD / max(pace, 1e-6)))
+
+
+class Dispatcher:
+    """The tasks that wait, and the lanes that take them.
+
+    Args:
+        client: The event loop's; it is called in that loop only.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lines: list[Line] = []
+        self._queue: deque[Job] = deque()
+        self._error: BaseException | None = None
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    def add(self, ref: Ref[Lane]) -> None:
+        """Give tasks to a lane from now on."""
+        route = JobRoute(self._client, ref.sid, ref.label)
+        self._client.routes[ref.sid] = route
+        line = Line(self, ref, route)
+        self._lines.append(line)
+        self.feed(line)
+
+    @property
+    def refs(self) -> list[Ref[Lane]]:
+        """Its lanes."""
+        return [line.ref for line in self._lines]
+
+    def put(self, job: Job) -> None:
+        """Run a task on the next lane that has room for it."""
+        if not self._queue and (line := self._roomiest()) is not None:
+            line.send(job)
+        else:
+            self._wait(job)
+
+    def put_all(self, jobs: Iterable[Job]) -> None:
+        """Run many tasks."""
+        if self._error is not None:
+            for job in jobs:
+                self._wait(job)
+            return
+        self._queue.extend(jobs)
+        for line in self._lines:
+            self.feed(line)
+
+    def _wait(self, job: Job) -> None:
+        if self._error is None:
+            self._queue.append(job)
+        elif job.begin():
+            job.fail(self._error)
+
+    def _roomiest(self) -> Line | None:
+        found: Line | None = None
+        for line in self._lines:
+            if line.is_up and line.in_flight < line.depth:
+                if not line.in_flight:
+                    return line
+                if found is None or line.in_flight < found.in_flight:
+                    found = line
+        return found
+
+    def feed(self, line: Line) -> None:
+        """Give a lane as many tasks as it may have."""
+        queue = self._queue
+        while queue and line.in_flight < line.depth and line.is_up:
+            line.send(queue.popleft())
+        if self._idle_waiters and not queue:
+            self._note_if_idle()
+
+    def retry_or_fail(self, job: Job, error: ServerExitedError) -> None:
+        """Run a task again whose lane has died of it, or fail it."""
+        if job.retries > 0 and self._error is None:
+            job.retries -= 1
+            self.put_back(job)
+        else:
+            failure = WorkerExitedError(error.report)
+            failure.__cause__ = error.__cause__
+            job.fail(failure)
+            self._note_if_idle()
+
+    def put_back(self, job: Job) -> None:
+        """Run a task ahead of all others."""
+        if self._error is not None:
+            job.fail(self._error)
+            return
+        self._queue.appendleft(job)
+        for line in self._lines:
+            self.feed(line)
+
+    def lost(self, line: Line, error: BaseException) -> None:
+        """Note that a lane is gone for good."""
+        if line in self._lines:
+            self._lines.remove(line)
+        if not self._lines:
+            self.fail_all(error)
+
+    def fail_all(self, error: BaseException) -> None:
+        """Fail what waits, and whatever comes: no lane is left."""
+        self._error = error
+        while self._queue:
+            job = self._queue.popleft()
+            if job.begin():
+                job.fail(error)
+        self._note_if_idle()
+
+    def cancel_waiting(self) -> list[Job]:
+        """Take out what waits, and return it."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        self._note_if_idle()
+        return waiting
+
+    def idle(self) -> asyncio.Future[None]:
+        """Return a future that is done once no task waits or runs."""
+        future: asyncio.Future[None] = self._client.loop.create_future()
+        self._idle_waiters.append(future)
+        self._note_if_idle()
+        return future
+
+    def _note_if_idle(self) -> None:
+        if self._queue or any(line.in_flight for line in self._lines):
+            return
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)

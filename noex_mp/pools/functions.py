@@ -1,0 +1,71 @@
+"""Functions on the wire: by name where other processes find them, with their code elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final
+
+from noex_mp.errors import NotImportableError, UnencodableError
+from noex_mp.wire import by_value
+from noex_mp.wire.classes import goes_by_name, local_module, path_of
+
+__all__ = ["FunctionCode", "load_function", "pack_function"]
+
+FunctionCode = str | bytes
+"""A function as it travels: `module:qualname`, or a pickle."""
+
+_NAMED: Final = (FunctionType, BuiltinFunctionType, type)
+
+
+def pack_function(function: Callable[..., Any]) -> FunctionCode:
+    """Return what a lane finds the function by.
+
+    Raises:
+        UnencodableError: It cannot be sent: something in it belongs to this process.
+        TypeError: That cannot be called.
+
+    >>> from math import sqrt
+    >>> pack_function(sqrt)
+    'math:sqrt'
+    """
+    if function.__class__ in _NAMED and (name := _name_of(function)) is not None:
+        return name
+    if not callable(function):
+        raise TypeError(f"a pool runs functions, got {function!r:.60}")
+    try:
+        return by_value.dump(function, sys.maxsize)[0]
+    except Exception as error:  # anything may be in there
+        what = getattr(function, "__qualname__", None) or repr(function)
+        raise UnencodableError("function", f"{what:.60}", str(error)) from error
+
+
+# The functions of a program are few, and asking for a name costs as much as a call.
+@functools.lru_cache(maxsize=1024)
+def _name_of(function: Any) -> str | None:
+    # A method of a builtin value has a name, and belongs to that value.
+    owner = getattr(function, "__self__", None)
+    if owner is not None and owner is not sys.modules.get(function.__module__ or ""):
+        return None
+    return path_of(function) if goes_by_name(function) else None
+
+
+def load_function(code: FunctionCode) -> Callable[..., Any]:
+    """Return the function that `pack_function` has packed.
+
+    Raises:
+        NotImportableError: This process does not find it.
+    """
+    if isinstance(code, bytes):
+        loaded: Callable[..., Any] = by_value.load(code)
+        return loaded
+    module, _, qualname = code.partition(":")
+    try:
+        name = local_module(module)
+        found: Any = sys.modules.get(name) or importlib.import_module(name)
+        return functools.reduce(getattr, qualname.split("."), found)  # type: ignore[no-any-return]
+    except (Exception, SystemExit) as error:  # an import runs any code
+        raise NotImportableError(code) from error

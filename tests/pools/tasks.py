@@ -1,0 +1,39 @@
+"""What the tests of pools have their processes do. By name, so that it can be imported there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+__all__ = ["die", "double", "later", "mark", "pid", "wait_for"]
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def later(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+def mark(path: Path) -> None:
+    path.touch()
+
+
+def wait_for(started: str, gate: str) -> str:
+    """Write to one FIFO, and return what comes out of the other."""
+    with open(started, "w") as there:
+        there.write("x")
+    with open(gate) as here:
+        return here.read()

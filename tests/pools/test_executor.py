@@ -1,0 +1,57 @@
+"""`ProcessPoolExecutor` on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+
+import pytest
+
+from noex_mp import ProcessPoolExecutor, WorkerExitedError, sync
+from tests.pools.tasks import die, double, pid
+
+
+@pytest.fixture(autouse=True)
+def _node() -> Iterator[None]:
+    yield
+    sync.shutdown()
+
+
+def test_tasks_run_in_other_processes() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        assert pool.submit(pow, 2, exp=10).result() == 1024
+        assert pool.submit(pid).result() != os.getpid()
+
+
+def test_results_of_a_map_come_in_order() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        assert list(pool.map(double, range(1000))) == list(range(0, 2000, 2))
+        assert list(pool.map(double, range(1000), chunksize=7)) == list(range(0, 2000, 2))
+
+
+def test_what_a_task_raises_is_raised_by_its_future() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        failed = pool.submit(int, "x")
+        with pytest.raises(ValueError, match="invalid literal"):
+            failed.result()
+        assert pool.submit(double, 2).result() == 4
+
+
+def test_a_killed_process_fails_its_task_and_nothing_else() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        futures = [pool.submit(double, n) for n in range(100)]
+        killed = pool.submit(die)
+        futures += [pool.submit(double, n) for n in range(100)]
+        for done in as_completed(futures):
+            assert done.exception() is None
+        with pytest.raises(WorkerExitedError, match="SIGKILL"):
+            killed.result()
+        assert pool.submit(double, 4).result() == 8
+
+
+async def test_it_serves_an_event_loop() -> None:
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        assert await loop.run_in_executor(pool, double, 21) == 42
