@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 
 from noex_mp.cli.streams import Stream
 from noex_mp.cli.words import amount, duration
-from noex_mp.client.events import Event
+from noex_mp.client.events import Event, EventKind
 from noex_mp.core.reasons import ExitReport, Replaced, is_abnormal, render
 from noex_mp.node.events import lost_in_words
 
@@ -29,6 +29,9 @@ __all__ = ["FORMATS", "LEVELS", "JsonFormat", "Level", "Log", "Record", "TextFor
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error")
+
+# What is only told to whoever looks for mistakes, and may happen a hundred thousand times.
+_DETAILS: Final[frozenset[EventKind]] = frozenset(("name_claimed", "name_freed"))
 
 _RESET: Final = "\033[0m"
 _DIM: Final = "\033[2m"
@@ -260,6 +263,10 @@ class Log:
     def on_terminal(self) -> bool:
         """Whether somebody watches."""
         return self._streams["stderr"].is_terminal
+
+    def wants(self, kind: EventKind) -> bool:
+        """Return whether an event of that kind may be worth a line at this level."""
+        return self._level == 0 or kind not in _DETAILS
 
     def on_event(self, event: Event) -> None:
         """Write what happened to a server."""

@@ -274,7 +274,9 @@ class _Run:
 
     def _config(self, name: str) -> RootConfig:
         log = self._log
-        config = self._node.root_config(name=name, listener=log.on_event, sink=log.on_output)
+        config = self._node.root_config(
+            name=name, listener=log.on_event, wants=log.wants, sink=log.on_output
+        )
         config = replace(config, look_ahead=self._look_ahead)
         return replace(config, debug=True) if self._debug else config
 

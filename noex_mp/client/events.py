@@ -29,7 +29,7 @@ from noex_mp.core.ref import Ref
 if TYPE_CHECKING:
     from noex_mp.client.supervisors import SupervisorRef
 
-__all__ = ["Event", "EventKind", "Listener"]
+__all__ = ["Event", "EventKind", "Listener", "Wants"]
 
 EventKind = Literal[
     "name_claimed",
@@ -135,3 +135,6 @@ class Event:
 
 #: Is called with each event, in order.
 Listener = Callable[[Event], None]
+
+#: Tells whether anybody wants to hear of such an event; else it is not made.
+Wants = Callable[[EventKind], bool]

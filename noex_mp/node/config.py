@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from noex_mp.client.events import Listener
+from noex_mp.client.events import Listener, Wants
 from noex_mp.node.output import Sink
 from noex_mp.node.registry_files import SavedRegistry
 
@@ -31,7 +31,8 @@ class RootConfig:
         look_ahead: Looks at new code before a reload, is given the tree as it is described now, and
             returns sentences about what is new in it; or None.
         persist: The registries that outlive the node, by name.
-        listener: Hears of every event.
+        listener: Hears of every event that it wants.
+        wants: Tells which events these are.
         sink: Gets what workers print.
     """
 
@@ -48,4 +49,5 @@ class RootConfig:
     look_ahead: Callable[[dict[str, Any]], Awaitable[Sequence[str]]] | None = None
     persist: Mapping[str, SavedRegistry] = field(default_factory=dict[str, SavedRegistry])
     listener: Listener = field(default=lambda event: None)
+    wants: Wants = field(default=lambda kind: True)
     sink: Sink = field(default=lambda label, stream, line: None)

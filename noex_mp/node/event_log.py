@@ -21,7 +21,7 @@ import threading
 import traceback
 from typing import Any, Final
 
-from noex_mp.client.events import Event
+from noex_mp.client.events import Event, EventKind
 from noex_mp.node.events import lost_in_words
 from noex_mp.node.output import PATIENCE, start_thread
 
@@ -31,6 +31,11 @@ __all__ = ["EventLog"]
 ROOM: Final = 1000
 
 _logger: Final = logging.getLogger("noex_mp")
+
+# The kinds of what somebody should hear of.
+_LOGGED: Final[frozenset[EventKind]] = frozenset(
+    ("crashed", "gave_up", "messages_lost", "dead_letter")
+)
 
 #: The level, and what `Logger.log` takes besides.
 _Record = tuple[int, str, tuple[Any, ...]]
@@ -43,6 +48,11 @@ class EventLog:
         self._waiting: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread: threading.Thread | None = None
+
+    @staticmethod
+    def wants(kind: EventKind) -> bool:
+        """Return whether any event of that kind is logged."""
+        return kind in _LOGGED
 
     def __call__(self, event: Event) -> None:
         """Log an event, if it is one that matters."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any, Final
 
-from noex_mp.client.events import Event, EventKind, Listener
+from noex_mp.client.events import Event, EventKind, Listener, Wants
 from noex_mp.client.supervisors import SupervisorRef
 from noex_mp.core.reasons import ExitReport, is_abnormal
 from noex_mp.core.ref import Ref
@@ -29,13 +29,17 @@ class Events:
 
     Args:
         node: The node's id.
-        listener: Hears of everything, in the thread of the control plane.
+        listener: Hears of everything that it wants, in the thread of the control plane.
+        wants: What that is: a hundred thousand names may come and go, and nobody listen.
     """
 
-    def __init__(self, node: str, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
+    def __init__(
+        self, node: str, loop: asyncio.AbstractEventLoop, listener: Listener, wants: Wants
+    ) -> None:
         self._node = node
         self._loop = loop
         self._listener = listener
+        self._wants = wants
         # The servers whose mailbox was full a moment ago, and the messages that were refused since.
         self._full: dict[Child, int] = {}
         self._timers: dict[Child, asyncio.TimerHandle] = {}
@@ -78,6 +82,8 @@ class Events:
             member: To whom.
             more: Fields of the event that are not just the member's own.
         """
+        if not self._wants(kind):
+            return
         if kind in _LIFE and isinstance(member, Branch) and member.parent is None:
             # What becomes of the topmost is what becomes of the node, and that says it.
             return

@@ -258,6 +258,13 @@ class Listeners:
 
     # --- telling -----------------------------------------------------------------------
 
+    @property
+    def is_anybody_there(self) -> bool:
+        """Whether anybody listens."""
+        if not self._streams and not self._callbacks:
+            return False
+        return bool(self._callbacks) or any(known() is not None for known in self._streams)
+
     def hear(self, event: Event) -> None:
         """Hand an event on, in the thread of the control plane; this never waits."""
         for known in self._streams:

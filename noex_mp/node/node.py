@@ -35,7 +35,7 @@ from noex_mp.client.api import (
 )
 from noex_mp.client.blocking import catch_up, refuse_in_a_loop, this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
-from noex_mp.client.events import Event, Listener
+from noex_mp.client.events import Event, EventKind, Listener, Wants
 from noex_mp.client.local_names import LocalNames
 from noex_mp.client.registry import Registry
 from noex_mp.client.reports import exits_on, health_on, ps_on, reload_on
@@ -159,9 +159,21 @@ class Node:
     # --- as a value --------------------------------------------------------------------
 
     def root_config(
-        self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
+        self,
+        *,
+        sink: Sink,
+        listener: Listener = lambda event: None,
+        wants: Wants = lambda kind: True,
+        name: str | None = None,
     ) -> RootConfig:
-        """Return what a root needs to know of this node; for `noex-mp run`."""
+        """Return what a root needs to know of this node; for `noex-mp run`.
+
+        Args:
+            sink: Gets what workers print.
+            listener: Hears of events, besides those who listen to the node.
+            wants: Which events it wants.
+            name: What the CLI calls the node, if not as the node says.
+        """
         # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
         specs = servers_of(self.tree) if self.tree else ()
         servers = [spec.server for spec in specs if spec.start != "exec"]
@@ -180,12 +192,15 @@ class Node:
             persist=self._persist,
             sink=sink,
             listener=partial(self._hear, listener),
+            wants=partial(self._wants, wants),
         )
 
-    def _hear(self, listener: Listener | None, event: Event) -> None:
+    def _hear(self, listener: Listener, event: Event) -> None:
         self._listeners.hear(event)
-        if listener is not None:
-            listener(event)
+        listener(event)
+
+    def _wants(self, wants: Wants, kind: EventKind) -> bool:
+        return wants(kind) or self._listeners.is_anybody_there
 
     def close_listeners(self) -> None:
         """End all streams of events; for `noex-mp run`. A node that stops does it by itself."""
@@ -258,7 +273,7 @@ class Node:
         self._os_pid = os.getpid()
         self._loop = new_event_loop()
         keep_apart(self._loop)
-        config = self.root_config(sink=self._output, listener=self._log)
+        config = self.root_config(sink=self._output, listener=self._log, wants=self._log.wants)
         config = replace(config, embedded=True)
         self._root = Root(self._loop, config)
         self._clients = Clients(

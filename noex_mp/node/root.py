@@ -93,7 +93,7 @@ class Root:
         self._token = secrets.token_bytes(16)
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
-        self._events = Events(self.id, loop, config.listener)
+        self._events = Events(self.id, loop, config.listener, config.wants)
         self._registry_files = RegistryFiles(loop, config.persist, self._say)
         self._registries = Registries(
             self._events,

@@ -32,7 +32,7 @@ from noex_mp import (
     supervisor,
     whereis,
 )
-from noex_mp.client.events import Event, Listener
+from noex_mp.client.events import Event, Listener, Wants
 from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
 from tests.chaos.ledger import Audit, Ledger, audit
@@ -174,7 +174,12 @@ class _Node(Node):
         self.complaints: list[str] = []
 
     def root_config(
-        self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
+        self,
+        *,
+        sink: Sink,
+        listener: Listener | None = None,
+        wants: Wants | None = None,
+        name: str | None = None,
     ) -> RootConfig:
         return super().root_config(sink=self._on_line, listener=self._on_event, name=name)
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -23,7 +23,7 @@ from noex_mp import (
 from noex_mp.cli.log import LEVELS, JsonFormat, Level, Log, Record, TextFormat, record_of
 from noex_mp.cli.streams import Stream
 from noex_mp.cli.words import amount, duration, size
-from noex_mp.client.events import Event
+from noex_mp.client.events import Event, EventKind
 
 
 def report(reason: ExitReason, following: str = "", *, requested: bool = False) -> ExitReport:
@@ -49,6 +49,15 @@ def event(kind: Any, ended: ExitReport | None = None, **fields: Any) -> Event:
 KILLED = report(Killed("SIGKILL"), "restarting")
 ASKED = report(Shutdown("the node is stopping"), "stays down", requested=True)
 LATE = report(ShutdownTimedOut(5.0), "stays down", requested=True)
+
+
+def test_a_log_wants_all_that_it_may_write() -> None:
+    for level in LEVELS:
+        log = Log("shop", {}, TextFormat(), level)
+        wanted = {kind for kind in get_args(EventKind) if log.wants(kind)}
+        assert (wanted == set(get_args(EventKind))) is (level == "debug")
+        unwanted = [event(kind) for kind in get_args(EventKind) if kind not in wanted]
+        assert {record_of(each).level for each in unwanted} <= {"debug"}
 
 
 @pytest.mark.parametrize(

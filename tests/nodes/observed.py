@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from noex_mp import Node, Ref, child, spawn
-from noex_mp.client.events import Event, Listener
+from noex_mp.client.events import Event, Listener, Wants
 from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
 from tests.servers.faulty import Start
@@ -42,7 +42,12 @@ class ObservedNode(Node):
         self._news = asyncio.Event()
 
     def root_config(
-        self, *, sink: Sink, listener: Listener | None = None, name: str | None = None
+        self,
+        *,
+        sink: Sink,
+        listener: Listener | None = None,
+        wants: Wants | None = None,
+        name: str | None = None,
     ) -> RootConfig:
         return super().root_config(sink=self._on_line, listener=self._on_event, name=name)
 

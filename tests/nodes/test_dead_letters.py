@@ -136,7 +136,7 @@ class Office:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        events = Events("node", loop, lambda event: None)
+        events = Events("node", loop, lambda event: None, wants=lambda kind: False)
         self._registries = Registries(
             events, lambda target: None, RegistryFiles(loop, {}, lambda text: None), lambda: False
         )

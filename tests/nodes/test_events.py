@@ -32,11 +32,13 @@ from noex_mp import (
     child,
     current_node,
     named,
+    registry,
     shutdown,
     spawn,
     stop,
     supervisor,
     sync,
+    watch,
 )
 from noex_mp.node import events as node_events
 from noex_mp.node.listeners import Listeners
@@ -282,6 +284,34 @@ async def test_who_leaves_the_loop_does_not_listen_any_more() -> None:
         del stream
         gc.collect()
         assert [known() for known in listeners._streams] == [None]  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_an_event_is_made_only_for_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(**fields: Any) -> Event:
+        made.append(fields["kind"])
+        return Event(**fields)
+
+    monkeypatch.setattr(node_events, "Event", counted)
+    async with Node(preload=SERVERS) as node:
+        counter = await node.spawn(Counter)
+        await registry.register("visits", counter)
+        assert made == []
+        stream = node.events()
+        await registry.unregister("visits")
+        assert [(await anext(stream)).kind, *made] == ["name_freed", "name_freed"]
+        del stream
+        gc.collect()
+        await registry.register("visits", counter)
+        assert made == ["name_freed"]
+        # That is for the log, in any case.
+        death = watch(counter)
+        await kill(node, counter)
+        await anext(death)
+        # The next one is up behind it.
+        assert await Counter.increment(counter) == 1
+        assert made == ["name_freed", "crashed"]
 
 
 async def test_a_stream_ends_with_its_node_and_at_once_after_that() -> None:
