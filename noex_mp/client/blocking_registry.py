@@ -1,13 +1,15 @@
 """What threads without an event loop ask of registries and groups: each method blocks.
 
-Nothing is written twice: a thread drives the coroutines themselves, and lends them its client.
+Nothing is written twice: a thread drives the same methods, and lends them its client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from typing_extensions import ParamSpec
 
 from noex_mp.client.blocking import ThreadEnd, refuse_in_a_loop, this_thread
 from noex_mp.client.blocking_supervisors import run_speaking
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["BlockingGroup", "BlockingRegistry"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -39,11 +42,11 @@ class BlockingRegistry:
 
     def register(self, key: str, ref: Ref[Any] | SupervisorRef, metadata: Any = None) -> None:
         """Register a server under a key, until its incarnation ends."""
-        _run("register", self._registry.register(key, ref, metadata))
+        _run("register", self._registry.register, key, ref, metadata)
 
     def unregister(self, key: str, ref: Ref[Any] | SupervisorRef | None = None) -> None:
         """Free a key."""
-        _run("unregister", self._registry.unregister(key, ref))
+        _run("unregister", self._registry.unregister, key, ref)
 
     def update_metadata(
         self,
@@ -52,7 +55,7 @@ class BlockingRegistry:
         ref: Ref[Any] | SupervisorRef | None = None,
     ) -> Any:
         """Change what was said with an entry; return what it is now."""
-        return _run("update_metadata", self._registry.update_metadata(key, change, ref))
+        return _run("update_metadata", self._registry.update_metadata, key, change, ref)
 
     @overload
     def await_name(self, key: str, *, timeout: float | None = 5.0) -> Ref[Any] | SupervisorRef: ...
@@ -63,7 +66,7 @@ class BlockingRegistry:
     ) -> Any:
         """Return who is registered under a key, as soon as somebody is."""
         wait: Any = self._registry.await_name
-        return _run("await_name", wait(key, server, timeout=timeout))
+        return _run("await_name", wait, key, server, timeout=timeout)
 
     def dispatch(
         self, key: str, message: Any = None, *, using: Callable[[Ref[Any]], Any] | None = None
@@ -92,11 +95,11 @@ class BlockingGroup:
 
     def join(self, ref: Ref[Any]) -> None:
         """Let a server be a member, until its incarnation ends."""
-        _run("join", self._group.join(ref))
+        _run("join", self._group.join, ref)
 
     def leave(self, ref: Ref[Any]) -> None:
         """Let a server be no member any more."""
-        _run("leave", self._group.leave(ref))
+        _run("leave", self._group.leave, ref)
 
     def watch(self) -> Iterator[GroupChange]:
         """Yield the members there are, as joined, and then every change."""
@@ -134,5 +137,9 @@ def _end(what: str) -> ThreadEnd:
     return this_thread()
 
 
-def _run(what: str, work: Coroutine[Any, Any, T]) -> T:
-    return run_speaking(f"sync.{what}", f"Await {what}(...) instead.", work)
+def _run(what: str, method: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def work() -> T:
+        # Not before this thread's client speaks.
+        return await method(*args, **kwargs)
+
+    return run_speaking(f"sync.{what}", f"Await {what}(...) instead.", work())

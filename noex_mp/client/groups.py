@@ -18,6 +18,7 @@ A group is a key of a registry with duplicate keys, which all groups share.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from noex_mp.client.registry import Registry
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.ref import Ref
 from noex_mp.core.registrations import GROUPS, Claim
-from noex_mp.errors import AlreadyRegisteredError, ConfigError
+from noex_mp.errors import ConfigError
 
 if TYPE_CHECKING:
     from noex_mp.client.blocking_registry import BlockingGroup
@@ -80,10 +81,11 @@ class Group:
 
         return BlockingGroup(self)
 
-    async def join(self, ref: Ref[Any] | None = None) -> None:
+    def join(self, ref: Ref[Any] | None = None) -> asyncio.Future[None]:
         """Let a server be a member, until its incarnation ends. To join twice is no error.
 
-        When this returns, every process of the node finds it among the members.
+        The node is asked when this is called; the future that it returns is done once every
+        process of the node finds the server among the members.
 
         Args:
             ref: Who; by default the server that runs this code.
@@ -92,11 +94,12 @@ class Group:
             NoServerError: There is no such server, or it is just being restarted.
             NoNodeError: No `ref` was given, and this code runs in no server.
         """
-        with suppress(AlreadyRegisteredError):
-            await _groups.register(self.name, ref)
+        return _groups.register(self.name, ref)
 
-    async def leave(self, ref: Ref[Any] | None = None) -> None:
+    def leave(self, ref: Ref[Any] | None = None) -> asyncio.Future[None]:
         """Let a server be no member any more. To leave twice is no error.
+
+        As `join`, it asks when it is called, and returns a future.
 
         Args:
             ref: Who; by default the server that runs this code.
@@ -104,7 +107,7 @@ class Group:
         Raises:
             NoNodeError: No `ref` was given, and this code runs in no server.
         """
-        await _groups.unregister(self.name, ref)
+        return _groups.unregister(self.name, ref)
 
     @overload
     def members(self) -> list[Ref[Any]]: ...

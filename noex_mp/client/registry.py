@@ -57,6 +57,9 @@ S = TypeVar("S", bound=GenServer[Any, Any, Any])
 MAX_KEY: Final = 64 * 1024
 MAX_METADATA: Final = 64 * 1024
 
+# What the methods are called in groups.
+_OF_GROUPS: Final = {"register": "join", "unregister": "leave"}
+
 # Among so many names, at most, is one looked for that is like a wrong one.
 _COMPARED: Final = 500
 
@@ -300,12 +303,16 @@ class Registry:
 
     # --- changes -----------------------------------------------------------------------
 
-    async def register(
+    # Plain functions that return futures, as operations are: a task for each name of a hundred
+    # thousand costs as much as all the rest.
+
+    def register(
         self, key: str, ref: Ref[Any] | SupervisorRef | None = None, metadata: Any = None
-    ) -> None:
+    ) -> asyncio.Future[None]:
         """Register a server under a key, until its incarnation ends.
 
-        When this returns, every process of the node finds it.
+        The node is asked when this is called; the future that it returns is done once every
+        process of the node finds the key.
 
         Args:
             key: Any text. In the node's own registry it does not begin with `/`, as paths do.
@@ -324,18 +331,22 @@ class Registry:
         self._check_key(key)
         client = _client()
         if ref is None:
-            server = _this_server("register", key)
+            server = self._this_server("register", key)
             target: int | str = server.sid
             incarnation = server.incarnation
         else:
             target, incarnation = _target(ref, client.node), None
         packed = _pack(client, metadata)
-        await client.request_soon(
-            "register", self.name, self._is_unique, key, target, incarnation, packed
+        return client.request_soon(
+            "register", self.name, self.keys == "unique", key, target, incarnation, packed
         )
 
-    async def unregister(self, key: str, ref: Ref[Any] | SupervisorRef | None = None) -> None:
+    def unregister(
+        self, key: str, ref: Ref[Any] | SupervisorRef | None = None
+    ) -> asyncio.Future[None]:
         """Free a key. To free what nobody has is no error.
+
+        As `register`, it asks when it is called, and returns a future.
 
         Args:
             key: The key.
@@ -348,7 +359,7 @@ class Registry:
         """
         client = _client()
         target = self._target_or_own("unregister", key, ref, client.node)
-        await client.request_soon("unregister", self.name, self._is_unique, key, target)
+        return client.request_soon("unregister", self.name, self.keys == "unique", key, target)
 
     async def update_metadata(
         self,
@@ -451,7 +462,18 @@ class Registry:
     ) -> int | str | None:
         if ref is not None:
             return _target(ref, node)
-        return None if self._is_unique else _this_server(what, key).sid
+        return None if self._is_unique else self._this_server(what, key).sid
+
+    def _this_server(self, what: str, key: str) -> monitors.Server:
+        server = monitors.current_server()
+        if server is None:
+            is_group = self.name == GROUPS
+            what = _OF_GROUPS.get(what, what) if is_group else what
+            raise NoNodeError(
+                f"{what}() is without a Ref, and this code runs in no server\n"
+                f"Say whom you mean: {what}({'' if is_group else f'{key!r:.60}, '}ref)."
+            )
+        return server
 
     def _check_key(self, key: object) -> None:
         if not isinstance(key, str):
@@ -537,16 +559,6 @@ def _pack(client: Client, metadata: Any) -> bytes:
 
 def _client() -> Client:
     return speaker.get() or current.client()
-
-
-def _this_server(what: str, key: str) -> monitors.Server:
-    server = monitors.current_server()
-    if server is None:
-        raise NoNodeError(
-            f"{what}() is without a Ref, and this code runs in no server\n"
-            f"Say whom you mean: {what}({key!r:.60}, ref)."
-        )
-    return server
 
 
 def _target(ref: object, node: str) -> int | str:

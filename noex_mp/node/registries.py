@@ -144,6 +144,9 @@ class Registries:
         if table is not None and table.is_unique:
             self._refuse_taken(registry, key)
         elif table is not None and table.get(key, member.sid) is not None:
+            if registry == GROUPS:
+                # To join twice is to be in it once.
+                return
             raise AlreadyRegisteredError(key, "itself", registry)
         self._claim(registry, key, member, IS_UNIQUE if is_unique else 0, metadata)
         self._claims_of.setdefault(member.sid, {})[registry, key] = None

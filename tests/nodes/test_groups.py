@@ -111,8 +111,10 @@ async def test_a_watch_that_is_dropped_is_forgotten() -> None:
 
 async def test_who_joins_must_be_said_outside_of_servers() -> None:
     async with ObservedNode(preload=PRELOAD):
-        with pytest.raises(NoNodeError, match="ref"):
-            await PLAYERS.join()
+        with pytest.raises(NoNodeError, match=r"mean: join\(ref\)"):
+            _ = PLAYERS.join()
+        with pytest.raises(NoNodeError, match=r"mean: leave\(ref\)"):
+            _ = PLAYERS.leave()
         with pytest.raises(ConfigError):
             Group(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

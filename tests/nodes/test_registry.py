@@ -296,6 +296,22 @@ async def test_a_ref_by_a_name_claimed_at_run_time_means_whoever_has_it_now() ->
             await spawn(child(Counter).options(name="current"))
 
 
+async def test_the_node_is_asked_when_the_function_is_called() -> None:
+    async with ObservedNode(preload=PRELOAD):
+        one, two = [await spawn(Room) for _ in range(2)]
+        claims = [ROOMS.register("lobby", one), ROOMS.register("lobby", two)]
+        freed = ROOMS.unregister("lobby", one)
+        await ROOMS.register("lobby", two)
+        assert [claim.done() for claim in (*claims, freed)] == [True, True, True]
+        assert isinstance(claims[1].exception(), AlreadyRegisteredError)
+        assert ROOMS.lookup("lobby") == two
+        # What is wrong with the arguments is said there, too.
+        with pytest.raises(TypeError):
+            _ = ROOMS.register(7, one)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(NoNodeError):
+            _ = LISTENERS.unregister("lobby")
+
+
 @on_both_loops
 async def test_a_name_that_is_claimed_while_it_is_asked_for_is_asked_for_again() -> None:
     async with node_of() as node:
@@ -304,8 +320,7 @@ async def test_a_name_that_is_claimed_while_it_is_asked_for_is_asked_for_again()
         over = threading.Event()
         assert node._loop is not None  # pyright: ignore[reportPrivateUsage]
         node._loop.call_soon_threadsafe(over.wait)  # pyright: ignore[reportPrivateUsage]
-        claim = asyncio.create_task(registry.register("current", one))
-        await asyncio.sleep(0)
+        claim = registry.register("current", one)
         # Nobody has it yet; the root will hear of the claim first.
         call = Counter.increment(by_name)
         over.set()
