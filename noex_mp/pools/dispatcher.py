@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from time import monotonic
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.client.route import Route
@@ -38,14 +38,16 @@ _READY: Final = _operation(Lane.ready)
 RUN: Final = _operation(Lane.run)
 RUN_CHUNK: Final = _operation(Lane.run_chunk)
 
+RUN_TIMED: Final = _operation(Lane.run_timed)
+
 # So much work lies ahead in a lane, in seconds: what it does while a reply and the next task are on
 # their way. More would only wait behind a long task, and fail to go where a lane is free.
 AHEAD: Final = 300e-6
 MAX_DEPTH: Final = 64
 
-# How often the pace of a lane is measured: after so many tasks, or seconds.
-_SAMPLE_TASKS: Final = 32
-_SAMPLE_SECONDS: Final = 1e-3
+# One task in so many is timed. By the lane: on a busy machine the way there and back takes longer
+# than the task, and then it matters most that several are on their way.
+SAMPLE: Final = 16
 
 
 class Job:
@@ -57,9 +59,10 @@ class Job:
         args, kwargs: What it is called with.
         retries: How often it is run again after the death of a lane that had begun it.
         line: The lane that has it.
+        is_timed: Whether the lane says how long it took.
     """
 
-    __slots__ = ("args", "code", "kwargs", "line", "operation", "retries")
+    __slots__ = ("args", "code", "is_timed", "kwargs", "line", "operation", "retries")
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Job:
         self.kwargs = kwargs
         self.retries = retries
         self.line: Line | None = None
+        self.is_timed = False
 
     # --- for whoever waits: to be overridden --------------------------------------------
 
@@ -101,6 +105,9 @@ class Job:
         """Take the reply."""
         line = self.line
         assert line is not None
+        if self.is_timed:
+            seconds, result = result
+            line.note(seconds)
         line.free()
         self.succeed(result)
 
@@ -154,9 +161,10 @@ class Line:
         ref: Its address.
         in_flight: How many tasks it has.
         depth: How many it may have.
+        is_up: Whether its process runs, as far as is known.
     """
 
-    __slots__ = ("_count", "_dispatcher", "_since", "depth", "in_flight", "is_up", "ref", "route")
+    __slots__ = ("_dispatcher", "_pace", "_untimed", "depth", "in_flight", "is_up", "ref", "route")
 
     def __init__(self, dispatcher: Dispatcher, ref: Ref[Lane], route: JobRoute) -> None:
         self._dispatcher = dispatcher
@@ -165,37 +173,44 @@ class Line:
         self.in_flight = 0
         self.depth = 1
         self.is_up = True
-        self._since = 0.0
-        self._count = 0
+        # How long a task takes there, in seconds.
+        self._pace = inf
+        self._untimed = SAMPLE
 
     def send(self, job: Job) -> None:
         """Give it a task, unless nobody wants that any more."""
         if not job.begin():
             return
         job.line = self
-        if not self.in_flight:
-            self._since = monotonic()
-            self._count = 0
+        operation = job.operation
+        self._untimed += 1
+        if operation is RUN and (self._untimed >= SAMPLE or self.depth == 1):
+            operation = RUN_TIMED
+            job.is_timed = True
+            self._untimed = 0
         self.in_flight += 1
         route = self.route
         route.job = job
         try:
-            route.invoke(job.operation, (job.code, *job.args), job.kwargs, None)
+            route.invoke(operation, (job.code, *job.args), job.kwargs, None)
         except Exception as error:
             # It was not sent.
             route.job = None
             self.in_flight -= 1
             job.fail(error)
 
+    def note(self, seconds: float) -> None:
+        """Note how long a task took."""
+        # Slower tasks count at once: nothing is to wait behind one like them.
+        pace = self._pace
+        self._pace = seconds if seconds > pace or pace == inf else (3 * pace + seconds) / 4
+        self.depth = depth_for(self._pace)
+
     def free(self) -> None:
-        """Note that it has finished a task, and give it the next."""
+        """Note that it has finished a task, and give it more."""
         self.in_flight -= 1
-        self._count += 1
-        now = monotonic()
-        if self._count >= _SAMPLE_TASKS or now - self._since >= _SAMPLE_SECONDS:
-            self.depth = depth_for((now - self._since) / self._count)
-            self._since, self._count = now, 0
-        if self.is_up:
+        # Several at a time: they leave in one send, and arrive in one.
+        if self.in_flight <= self.depth >> 1 and self.is_up:
             self._dispatcher.feed(self)
 
     def failed(self, job: Job, error: BaseException) -> None:
@@ -216,6 +231,7 @@ class Line:
         if self.is_up:
             self.is_up = False
             self.depth = 1
+            self._pace = inf
             self.ask()
 
     def ask(self) -> None:
@@ -239,13 +255,11 @@ def depth_for(pace: float) -> int:
     """Return how many tasks a lane has at a time.
 
     Args:
-        pace: How long a task takes, in seconds, with the way there and back where it is alone.
+        pace: How long a task takes, in seconds.
 
     >>> depth_for(0.5), depth_for(100e-6), depth_for(1e-6)
     (1, 4, 64)
     """
-    if pace > 2 * AHEAD:
-        return 1
     return min(MAX_DEPTH, 1 + int(AHEAD / max(pace, 1e-6)))
 
 

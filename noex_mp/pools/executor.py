@@ -115,6 +115,7 @@ class _MapJob(Job):
         self.kwargs = _NOTHING
         self.retries = 0
         self.line = None
+        self.is_timed = False
         self.results = results
         self.index = index
 

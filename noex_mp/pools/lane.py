@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
+from time import monotonic
 from typing import Any, Final
 
 from noex_mp.core.gen_server import GenServer
@@ -50,6 +52,16 @@ class Lane(GenServer, expected=(BaseException,)):
         return result
 
     @call
+    def run_timed(self, code: FunctionCode, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function; return how long that took, in seconds, and what it returns."""
+        function = self._functions.get(code) or self._load(code)
+        start = monotonic()
+        result = function(*args, **kwargs)
+        if isawaitable(result):
+            return _timed(result, start)
+        return [monotonic() - start, result]
+
+    @call
     def run_chunk(
         self, code: FunctionCode, tasks: Sequence[Sequence[Any]]
     ) -> tuple[list[Any], BaseException | None]:
@@ -76,3 +88,8 @@ class Lane(GenServer, expected=(BaseException,)):
             self._functions.clear()
         function = self._functions[code] = load_function(code)
         return function
+
+
+async def _timed(result: Awaitable[Any], start: float) -> list[Any]:
+    value = await result
+    return [monotonic() - start, value]
