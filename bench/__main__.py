@@ -26,10 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(measure_here(MEASUREMENTS[args.measure])))
         return 0
     only: list[str] = args.only or list(MEASUREMENTS)
-    if unknown := [name for name in only if name not in MEASUREMENTS]:
+    if unknown := [name for name in only if not named(name)]:
         close = difflib.get_close_matches(unknown[0], MEASUREMENTS, n=1) or list(MEASUREMENTS)
         parser.error(f"there is no measurement {unknown[0]!r}; did you mean {', '.join(close)}?")
-    return _run([row for row in ROWS if row.source[0] in only], args.rounds, args.json, args.seed)
+    chosen = {each for name in only for each in named(name)}
+    return _run([row for row in ROWS if row.source[0] in chosen], args.rounds, args.json, args.seed)
+
+
+def named(name: str) -> list[str]:
+    """Return the measurements of that name, or of that group: `pools` is all of `pools.x`."""
+    return [each for each in MEASUREMENTS if each == name or each.startswith(f"{name}.")]
 
 
 def _run(rows: list[Row], count: int, json_file: Path | None, seed: int | None) -> int:
@@ -58,7 +64,7 @@ def _machine() -> str:
     kind = "C" if floor.compiler() else "Python (there is no C compiler)"
     return (
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}, "
-        f"{platform.machine()}; the floor is in {kind}; all on one core\n"
+        f"{platform.machine()}; the floor is in {kind}; all on one core, but for most of the pools\n"
     )
 
 
@@ -70,7 +76,7 @@ def _progress(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="this measurement; may be repeated"
+        "--only", action="append", metavar="NAME", help="this measurement or group; may be repeated"
     )
     parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="default: 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")

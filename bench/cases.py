@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bench import executor, floor, imports
 from bench.floor import Numbers
 from bench.harness import Measurement, Row
+from bench.pools import cases as pools
 
 __all__ = ["MEASUREMENTS", "ROWS"]
 
@@ -92,6 +93,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "groups": Measurement(_runtime("groups"), pinned=False),
     "hangs": Measurement(_limits("hangs"), pinned=False),
     "memory_watch": Measurement(_limits("memory_watch")),
+    **pools.MEASUREMENTS,
 }
 
 _FLOOR = ("floor", "p50")
@@ -178,4 +180,5 @@ ROWS: list[Row] = [
     Row("10,000 servers in 4 groups: stop", ("groups", "stop_s"), "s"),
     Row("hang: from its limit to the error", ("hangs", "latest_ms"), "ms", 200.0),
     Row("memory_limit: to watch it", ("memory_watch", "percent_each"), "% of a core", 0.1),
+    *pools.ROWS,
 ]

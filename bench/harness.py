@@ -25,6 +25,7 @@ __all__ = [
     "Result",
     "Round",
     "Row",
+    "Source",
     "as_json",
     "judge",
     "measure_here",
@@ -49,6 +50,10 @@ class Measurement:
     pinned: bool = True
 
 
+Source = tuple[str, str]
+"""A measurement, and the name of a number in what it finds."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table: a number, and what it must reach.
@@ -56,20 +61,26 @@ class Row:
     Attributes:
         source: The measurement and the number's name in it: `("call", "p50")`.
         against: What it is divided by, likewise. None: `must` and `aim` are in `unit`.
+        or_against: Further ones: it is divided by whichever was the best in that round.
         more_is_better: `must` is a lower bound, else an upper one.
     """
 
     name: str
-    source: tuple[str, str]
+    source: Source
     unit: str
     must: float | None = None
     aim: float | None = None
-    against: tuple[str, str] | None = None
+    against: Source | None = None
+    or_against: tuple[Source, ...] = ()
     more_is_better: bool = False
 
     def needs(self) -> set[str]:
         """Return the names of the measurements that this row is made of."""
-        return {self.source[0]} | ({self.against[0]} if self.against else set())
+        return {self.source[0]} | {name for name, _ in self.rivals()}
+
+    def rivals(self) -> tuple[Source, ...]:
+        """Return what it is compared with."""
+        return (self.against, *self.or_against) if self.against else ()
 
 
 Round = Mapping[str, Numbers | str]
@@ -155,17 +166,18 @@ def judge(row: Row, rounds: Sequence[Round]) -> Result:
         return Result(row, error=errors[0], verdict="FAILED")
     values = [_number(r, row.source) for r in rounds]
     ratio = None
-    if row.against is not None:
-        against = row.against
+    if rivals := row.rivals():
+        best = max if row.more_is_better else min
         ratio = statistics.median(
-            value / _number(r, against) for value, r in zip(values, rounds, strict=True)
+            value / best(_number(r, rival) for rival in rivals)
+            for value, r in zip(values, rounds, strict=True)
         )
     value = statistics.median(values)
     verdict = _verdict(row, value if ratio is None else ratio)
     return Result(row, value, min(values), max(values), ratio, verdict)
 
 
-def _number(found: Round, source: tuple[str, str]) -> float:
+def _number(found: Round, source: Source) -> float:
     numbers = found[source[0]]
     assert not isinstance(numbers, str)
     return numbers[source[1]]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bench import floor
+from bench.__main__ import named
 from bench.cases import MEASUREMENTS, ROWS
 from bench.harness import Round, Row, Verdict, as_json, judge, table
 
@@ -57,6 +58,26 @@ def test_one_failed_run_fails_the_row_and_says_why(broken: str) -> None:
     result = judge(CALL, rounds)
     assert result.verdict == "FAILED"
     assert "took more than 120 s" in table([result])
+
+
+@pytest.mark.parametrize(("more_is_better", "ratio"), [(False, 2.0), (True, 0.5)])
+def test_of_several_the_best_of_the_round_is_what_it_is_compared_with(
+    more_is_better: bool, ratio: float
+) -> None:
+    rounds: list[Round] = [
+        {"ours": {"n": 4.0}, "a": {"n": 2.0}, "b": {"n": 8.0}},
+        {"ours": {"n": 4.0}, "a": {"n": 8.0}, "b": {"n": 2.0}},
+    ]
+    row = Row(
+        "x", ("ours", "n"), "", None, None, ("a", "n"), (("b", "n"),), more_is_better=more_is_better
+    )
+    assert judge(row, rounds).ratio == ratio
+
+
+def test_a_group_is_named_by_what_stands_before_the_dot() -> None:
+    assert named("pools") == [name for name in MEASUREMENTS if name.startswith("pools.")]
+    assert named("call") == ["call"]
+    assert named("poo") == []
 
 
 def test_the_table_has_a_line_for_each_row() -> None:
