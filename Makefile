@@ -44,7 +44,7 @@ define CHECK_PYTHON
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fallbacks check format chaos bench bench-peers clean \
+.PHONY: help demo test test-all test-fallbacks check format chaos bench bench-peers bench-faults clean \
         check-format check-lint check-mypy check-pyright check-tests
 
 help: ## list the targets
@@ -110,6 +110,9 @@ bench: $(READY) ## measure the runtime and its floors
 # Ray and Dask are large and not built for every Python: without them the table has two rows less.
 bench-peers: $(PEERS) ## measure other libraries beside the runtime
 	@$(PEERS_VENV)/bin/python -m bench.peers $(ARGS)
+
+bench-faults: $(PEERS) ## what happens to pools, other libraries' and ours, when things go wrong
+	@$(PEERS_VENV)/bin/python -m bench.faults $(ARGS)
 
 $(PEERS): pyproject.toml
 	$(CHECK_PYTHON)

@@ -64,7 +64,7 @@ def _machine() -> str:
     kind = "C" if floor.compiler() else "Python (there is no C compiler)"
     return (
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}, "
-        f"{platform.machine()}; the floor is in {kind}; all on one core, but for most of the pools\n"
+        f"{platform.machine()}; the floor is in {kind}; all on one core but most pools\n"
     )
 
 
