@@ -315,7 +315,7 @@ def _class_options(server: object) -> dict[str, Any]:
 class _SupervisorOptions:
     """What all kinds of supervisors have in common."""
 
-    max_restarts: int = 3
+    max_restarts: int | None = 3
     max_seconds: float = 5.0
     max_failed_inits: int | None = None
     max_ooms: int | None = None
@@ -355,7 +355,7 @@ class Supervisor(_SupervisorOptions):
             (`"one_for_all"`), or those that were started after it (`"rest_for_one"`).
         auto_shutdown: When it stops by itself: `"never"`; when one of its significant children has
             ended for good (`"any_significant"`); or when all of them have (`"all_significant"`).
-        max_restarts: How many restarts are allowed ...
+        max_restarts: How many restarts are allowed (None: any number) ...
         max_seconds: ... within how many seconds. The restart of a group counts once.
         max_failed_inits: How many restarts within `max_seconds` may fail in `init`; these do not
             count as restarts. None means as many as `max_restarts`.
@@ -381,7 +381,7 @@ class Supervisor(_SupervisorOptions):
         *children: Entry,
         strategy: Strategy = "one_for_one",
         auto_shutdown: AutoShutdown = "never",
-        max_restarts: int = 3,
+        max_restarts: int | None = 3,
         max_seconds: float = 5.0,
         max_failed_inits: int | None = None,
         max_ooms: int | None = None,

@@ -268,14 +268,14 @@ class Branch(Member):
     @property
     def limits(self) -> tuple[int, float]:
         """How many restarts it allows within how many seconds."""
-        return self._budget.tree.max_restarts, self._budget.tree.max_seconds
+        return self._budget.tree.max_restarts or 0, self._budget.tree.max_seconds
 
     def give_up(self, straw: Member) -> MaxRestartsExceededError:
         """Note the exit that was one too many; return the error that says so."""
         report = self.last_straw = straw.report
         reason = report.reason if report else Unknown("")
         tree, budget = self._budget.tree, plans.budget_of(reason)
-        limit = tree.limit_of(budget)
+        limit = tree.limit_of(budget) or 0
         if budget == "ooms" and isinstance(straw, Child) and straw.on_oom == "escalate":
             limit = 0
         self.excess = MaxRestartsExceededError(self.title, limit, tree.max_seconds, report, budget)

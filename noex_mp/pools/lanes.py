@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from noex_mp.client.supervisors import start_supervisor
@@ -59,7 +58,7 @@ class Lanes:
         """Start all of them on the current node, and return their addresses."""
         lanes = [self._spec(n) for n in range(self._size)]
         # A task that ends its process is no reason to give up, however often it comes.
-        tree = Supervisor(*lanes, max_restarts=sys.maxsize, max_failed_inits=3)
+        tree = Supervisor(*lanes, max_restarts=None, max_failed_inits=3)
         self._supervisor = await start_supervisor(tree)
         children = await self._supervisor.which_children()
         return [each.ref for each in children if isinstance(each.ref, Ref)]

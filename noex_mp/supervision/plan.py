@@ -63,7 +63,7 @@ class Tree:
         children: In the order in which they are started.
         strategy: Who is restarted with a child that died.
         auto_shutdown: When the end of significant children ends the supervisor.
-        max_restarts: How many restarts are allowed ...
+        max_restarts: How many restarts are allowed (None: any number) ...
         max_seconds: ... within how many seconds.
         max_failed_inits: How many restarts may fail in `init`, likewise; None: `max_restarts`.
         max_ooms: How many may follow a lack of memory, likewise.
@@ -77,7 +77,7 @@ class Tree:
     children: tuple[Child, ...]
     strategy: Strategy = "one_for_one"
     auto_shutdown: AutoShutdown = "never"
-    max_restarts: int = 3
+    max_restarts: int | None = 3
     max_seconds: float = 5.0
     max_failed_inits: int | None = None
     max_ooms: int | None = None
@@ -87,8 +87,8 @@ class Tree:
     ooms: tuple[float, ...] = ()
     hangs: tuple[float, ...] = ()
 
-    def limit_of(self, budget: Budget) -> int:
-        """Return how many restarts of a kind it allows."""
+    def limit_of(self, budget: Budget) -> int | None:
+        """Return how many restarts of a kind it allows; None is any number."""
         limit: int | None = getattr(self, f"max_{budget}")
         return self.max_restarts if limit is None else limit
 
@@ -172,8 +172,9 @@ def plan_exit(
     budget = budget_of(reason)
     spent = tree.spent
     spent[budget] = _window(spent[budget], now, tree.max_seconds, counted=counted)
+    limit = tree.limit_of(budget)
     escalates = budget == "ooms" and child.on_oom == "escalate"
-    if escalates or len(spent[budget]) > tree.limit_of(budget):
+    if escalates or (limit is not None and len(spent[budget]) > limit):
         return _plan(spent, _others(tree, child), give_up=True)
 
     group = _group(tree, child)

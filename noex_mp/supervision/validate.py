@@ -198,10 +198,8 @@ def _supervisor_wrongs(tree: Tree) -> Iterator[_Wrong]:
     yield from _restart_wrongs(tree.restart)
     yield from _shutdown_wrongs(tree.shutdown)
     yield from _backoff_wrongs(tree.backoff)
-    yield from _max_restarts_wrongs("max_restarts", tree.max_restarts)
-    for option in ("max_failed_inits", "max_ooms", "max_hangs"):
-        if (most := getattr(tree, option)) is not None:
-            yield from _max_restarts_wrongs(option, most)
+    for option in ("max_restarts", "max_failed_inits", "max_ooms", "max_hangs"):
+        yield from _max_restarts_wrongs(option, getattr(tree, option))
     yield from _max_seconds_wrongs(tree.max_seconds)
     if isinstance(tree, Supervisor):
         yield from _choice_wrongs("strategy", tree.strategy, _STRATEGIES)
@@ -308,8 +306,12 @@ def _restart_wrongs(value: object) -> Iterator[_Wrong]:
 
 
 def _max_restarts_wrongs(option: str, value: object) -> Iterator[_Wrong]:
-    if not _is_whole(value) or value < 0:
-        problem = f"expected {option} to be a whole number >= 0, got {_short(value)}"
+    if value is None or (_is_whole(value) and value >= 0):
+        return
+    problem = f"expected {option} to be a whole number >= 0, or None, got {_short(value)}"
+    if value == math.inf or _means_no_limit(value):
+        yield problem, _how_to_limit(option, value)
+    else:
         yield problem, f"write {option}=3, or 0 to give up at the first crash"
 
 

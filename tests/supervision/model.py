@@ -48,7 +48,7 @@ class DescribedSupervisor(Described):
 
     strategy: Strategy = "one_for_one"
     auto: AutoShutdown = "never"
-    max_restarts: int = 3
+    max_restarts: int | None = 3
     max_failed_inits: int | None = None
     max_ooms: int | None = None
     max_hangs: int | None = None
@@ -163,7 +163,8 @@ class Model:
         limit = limits.get(kind)
         recent = [at for at in self.times[kind] if at >= self.world.now - own.seconds]
         self.times[kind] = recent if counted else [*recent, self.world.now]
-        return len(self.times[kind]) > (own.max_restarts if limit is None else limit)
+        limit = own.max_restarts if limit is None else limit
+        return limit is not None and len(self.times[kind]) > limit
 
     def restart(self, who: str) -> None:
         """Start a child again, with all who share its fate."""

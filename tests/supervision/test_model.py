@@ -87,7 +87,7 @@ def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[De
             name=st.just(""),
             strategy=st.sampled_from(get_args(Strategy)),
             auto=st.sampled_from(get_args(AutoShutdown)),
-            max_restarts=st.integers(0, 3),
+            max_restarts=st.none() | st.integers(0, 3),
             max_failed_inits=st.none() | st.integers(0, 3),
             max_ooms=st.none() | st.integers(0, 3),
             max_hangs=st.none() | st.integers(0, 3),

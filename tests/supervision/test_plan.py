@@ -161,6 +161,15 @@ def test_how_many_starts_may_fail_can_be_said_apart(allowed: int, gives_up: list
     assert found == gives_up
 
 
+def test_without_a_limit_it_never_gives_up() -> None:
+    many = (1.0,) * 1000
+    tree = Tree((Child("a"),), max_restarts=None, max_ooms=0, restarts=many, failed_inits=many)
+    for reason in (CRASH, InitFailed("no disk")):
+        assert plan_exit(tree, "a", reason, now=1.0).start == ("a",)
+    # What has a limit of its own keeps it.
+    assert plan_exit(tree, "a", OutOfMemory(), now=1.0).give_up
+
+
 def test_the_budget_is_shared_by_all_children() -> None:
     tree = Tree((Child("a"), Child("b")), max_restarts=1)
     tree = replace(tree, restarts=plan_exit(tree, "a", CRASH, now=1.0).restarts)

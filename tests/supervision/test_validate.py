@@ -98,6 +98,7 @@ def test_a_good_child_is_accepted(options: dict[str, Any]) -> None:
     "tree",
     [
         Supervisor(),
+        Supervisor(child(Counter), max_restarts=None),
         Supervisor(child(Counter), child(Cache), max_restarts=0, max_seconds=0.1, id="front"),
         Supervisor(child(Counter), child(Counter).options(id="second")),
         # An id may be what another child's name is: they are looked up in different places.
@@ -378,17 +379,17 @@ class Outer:
         ({"auto_shutdown": True}, "got True", 'write auto_shutdown="never"'),
         (
             {"max_ooms": "3"},
-            "expected max_ooms to be a whole number >= 0, got '3'",
+            "expected max_ooms to be a whole number >= 0, or None, got '3'",
             "write max_ooms=3",
         ),
         (
             {"max_hangs": -1},
-            "expected max_hangs to be a whole number >= 0, got -1",
+            "expected max_hangs to be a whole number >= 0, or None, got -1",
             "write max_hangs=3",
         ),
         (
             {"max_failed_inits": -1},
-            "expected max_failed_inits to be a whole number >= 0, got -1",
+            "expected max_failed_inits to be a whole number >= 0, or None, got -1",
             "write max_failed_inits=3",
         ),
         ({"name": ""}, "got an empty text", "leave name out"),
@@ -398,12 +399,13 @@ class Outer:
         ({"strategy": None}, "got None", 'write strategy="one_for_one"'),
         (
             {"max_restarts": -1},
-            "expected max_restarts to be a whole number >= 0, got -1",
+            "expected max_restarts to be a whole number >= 0, or None, got -1",
             "write max_restarts=3, or 0 to give up at the first crash",
         ),
         ({"max_restarts": 2.5}, "got 2.5", "write max_restarts=3"),
         ({"max_restarts": True}, "got True", "write max_restarts=3"),
-        ({"max_restarts": None}, "got None", "write max_restarts=3"),
+        ({"max_restarts": "infinity"}, "got 'infinity'", "for no limit, write max_restarts=None"),
+        ({"max_ooms": math.inf}, "got inf", "for no limit, write max_ooms=None"),
         (
             {"max_seconds": 0},
             "expected max_seconds to be a number of seconds > 0, got 0",
@@ -485,7 +487,7 @@ def test_every_mistake_is_listed_in_one_error() -> None:
         validate(tree)
     assert str(failure.value) == (
         "the supervision tree has 5 mistakes\n"
-        "/front: expected max_restarts to be a whole number >= 0, got -1\n"
+        "/front: expected max_restarts to be a whole number >= 0, or None, got -1\n"
         "    write max_restarts=3, or 0 to give up at the first crash\n"
         "/front/1 (Counter): expected name to be text without control characters, "
         "got an empty text\n"
