@@ -121,7 +121,8 @@ class Directory:
         """Tell all clients that an incarnation has ended, and which messages had begun."""
         for connection in list(child.watchers or ()):
             mark, begun = _begun_of(child, worker, connection)
-            connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error])
+            asks = child.unsized is connection
+            connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error, asks])
             if connection.asks_again:
                 self._unwatch(connection, child)
 
@@ -244,7 +245,7 @@ class Directory:
                     self._complain(connection, child, problem)
                 report = _broken(child, problem)
                 last = begun.get(child.sid, 0)
-                connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b""])
+                connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b"", False])
                 if connection.asks_again:
                     self._unwatch(connection, child)
                 else:

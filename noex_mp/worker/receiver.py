@@ -143,6 +143,7 @@ class Receiver:
                             mailbox, cell = target.mailbox, target.cell
                     if failures or target is None:
                         _undecodable(target, frame, failures)  # pyright: ignore[reportUnknownArgumentType]
+                        reader.first_at = None
                         last_sid = 0
                         continue
                     handler = mailbox.inline.get(frame[3])
@@ -169,6 +170,7 @@ class Receiver:
                         if stale:
                             now, stale = clock(), False
                         if frame[4] < now:
+                            reader.first_at = None
                             continue
                     if backlog:
                         # Replies that the socket has not taken would be lost with us: begin no

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from noex_mp import (
+    CallError,
     Crash,
     ExitReport,
     InitTimedOut,
@@ -80,6 +81,76 @@ async def test_the_message_that_had_begun_is_in_the_report(whistles: Whistles) -
             assert 0 <= report.message.age < 10
             assert (report.message.attempts, report.message.arguments) == (1, "")
             assert report.rule == ""
+
+
+def size_in(report: ExitReport | None) -> int | None:
+    assert report is not None
+    assert report.message is not None
+    return report.message.size
+
+
+@on_both_loops
+async def test_the_size_of_a_small_message_and_of_one_among_others(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        for deed in (Reported.kill, Reported.kill_slowly, Reported.crash, Reported.crash_slowly):
+            ref = await spawn(Reported)
+            assert await Reported.echo(ref, 1) == 1
+            size = size_in(await death_of(deed(ref, b"")))
+            assert size is not None
+            assert 16 < size < 48, deed
+            assert size_in((await node.exits())[-1]) == size
+
+
+@pytest.mark.parametrize("out_of_time", [False, True])
+async def test_the_size_of_a_message_that_came_with_others(
+    whistles: Whistles, out_of_time: bool
+) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        ref = await spawn(Reported)
+        # Another client, which knows nothing of the message.
+        assert await asyncio.to_thread(lambda: Reported.echo.sync(ref, 1)) == 1
+        started, go_on = whistles(), whistles()
+        holding = Reported.hold(ref.within(None), started.path, go_on.path)
+        await started.heard()
+        # What comes while it works is read together. One that is out of time does not begin.
+        ahead = Reported.crash(ref.within(1e-6), b"x" * 5000) if out_of_time else None
+        noted = Reported.note(ref, 1) if ahead is None else asyncio.sleep(0)
+        death = asyncio.ensure_future(death_of(Reported.kill(ref, b"x" * 1000)))
+        behind = Reported.echo(ref, 2)
+        await noted
+        go_on.blow()
+        await holding
+        size = size_in(await death)
+        assert size is not None
+        assert 1000 < size < 1100
+        assert size_in((await node.exits())[-1]) == size
+        assert await behind == 2
+        if ahead is not None:
+            with pytest.raises(CallError):
+                await ahead
+
+
+async def test_the_size_of_a_cast_among_others(whistles: Whistles) -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)) as node:
+        for large, known in ((b"x" * 10_000, True), (b"", False)):
+            ref = await spawn(Reported)
+            started, go_on = whistles(), whistles()
+            holding = Reported.hold(ref.within(None), started.path, go_on.path)
+            await started.heard()
+            casts = [
+                Reported.note(ref, 1),
+                Reported.kill_by_cast(ref, large),
+                Reported.note(ref, 2),
+            ]
+            await asyncio.gather(*casts)
+            go_on.blow()
+            await holding
+            lost = await node.event("messages_lost", ref)
+            size = size_in(lost.report)
+            assert size == size_in((await node.exits())[-1])
+            # Nobody keeps the small ones that are sent.
+            assert (10_000 < (size or 0) < 10_100) == known
+            assert (size is None) == (not known)
 
 
 async def test_the_age_of_a_message_and_what_waited_behind_it(whistles: Whistles) -> None:

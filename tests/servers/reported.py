@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from noex_mp import From, GenServer, NoReply, call, cast
-from tests.servers.counters import blow
+from tests.servers.counters import blow, listen
 
 
 def _die() -> None:
@@ -74,6 +74,15 @@ class Reported(GenServer, expected=(ValueError,)):
             deaths.write_text("x" * (count + 1))
             _die()
         return "done"
+
+    @cast
+    def kill_by_cast(self, data: bytes) -> None:
+        _die()
+
+    @call
+    def hold(self, started: str, go_on: str) -> None:
+        blow(started)
+        listen(go_on)
 
     @call
     async def wait(self, started: str) -> None:
