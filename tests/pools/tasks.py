@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
-__all__ = ["die", "double", "later", "mark", "pid", "wait_for"]
+__all__ = ["begin_to_compute_in_c", "die", "double", "later", "mark", "pid", "wait_for"]
 
 
 def double(value: int) -> int:
@@ -37,3 +38,9 @@ def wait_for(started: str, gate: str) -> str:
         there.write("x")
     with open(gate) as here:
         return here.read()
+
+
+def begin_to_compute_in_c(begun: str) -> bool:
+    """Write to a FIFO, and then match a pattern that takes for ever, with the GIL held."""
+    Path(begun).write_text("computing")
+    return re.match(r"(a+)+$", "a" * 64 + "b") is not None

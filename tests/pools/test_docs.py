@@ -1,0 +1,38 @@
+"""The examples of docs/migrating.md are programs, and print what stands below them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_on_other_pools_print_what_stands_there(tmp_path: Path) -> None:
+    page = PAGE.read_text()
+    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL)
+    for name, code in files:
+        (tmp_path / name).write_text(code)
+    said = dict(
+        re.findall(r"```python\n# (\w+\.py)\n[^`]*```\n\n```text\n(.*?)```", page, re.DOTALL)
+    )
+    assert said.keys() == {"from_executor.py", "from_pool.py", "from_ray.py"}
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, name], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for name in said
+    }  # fmt: skip
+    try:
+        for name, program in running.items():
+            assert program.communicate(timeout=15)[0] == said[name], name
+    finally:
+        for program in running.values():
+            program.kill()
+            program.communicate()

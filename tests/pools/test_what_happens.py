@@ -1,0 +1,103 @@
+"""What docs/pools.md says happens to our pools when something goes wrong: a test for each row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.faults.tasks import (
+    LOCK,
+    TwoArgumentsError,
+    UnpicklableError,
+    grows,
+    holds_a_lock,
+    raises_two_arguments,
+    raises_unpicklable,
+    returns_a_lock,
+    same,
+)
+from noex_mp import ProcessPoolExecutor, UnencodableError, sync
+from tests.processes.harness import REPOSITORY, wait_for_ends
+
+
+@pytest.fixture(autouse=True)
+def _node() -> Iterator[None]:
+    yield
+    sync.shutdown()
+
+
+def fails(task: Callable[[], Any], error: type[Exception], says: str) -> None:
+    """Check that a task fails as it should, and that nobody else notices."""
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        others = [pool.submit(same, n) for n in range(10)]
+        bad = pool.submit(task)
+        others += [pool.submit(same, n) for n in range(10)]
+        with pytest.raises(error, match=says):
+            bad.result(timeout=10)
+        assert [each.result(timeout=10) for each in others] == [*range(10), *range(10)]
+        assert pool.submit(same, 1).result(timeout=10) == 1
+
+
+def test_an_error_whose_class_takes_two_arguments_is_raised_by_its_future() -> None:
+    fails(raises_two_arguments, TwoArgumentsError, "tea: sold out")
+
+
+def test_an_error_that_cannot_be_pickled_is_raised_by_its_future() -> None:
+    fails(raises_unpicklable, UnpicklableError, "of no use")
+
+
+def test_a_result_that_cannot_be_pickled_fails_its_task() -> None:
+    fails(returns_a_lock, UnencodableError, "lock")
+
+
+@pytest.mark.linux_only("RLIMIT_AS is kept to there alone")
+def test_a_task_that_finds_no_memory_fails_with_that() -> None:
+    fails(grows, MemoryError, "in grows")
+
+
+def test_a_pool_that_starts_while_a_thread_holds_a_lock_is_none_the_worse() -> None:
+    with LOCK, ProcessPoolExecutor(max_workers=2) as pool:
+        assert pool.submit(holds_a_lock).result(timeout=10) != os.getpid()
+
+
+PROGRAM = """
+import sys
+from noex_mp import ProcessPoolExecutor
+from tests.pools.tasks import begin_to_compute_in_c
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        pool.submit(begin_to_compute_in_c, sys.argv[1]).result()
+"""
+
+
+@pytest.mark.linux_only("a thread that watches the lifeline needs the GIL to act")
+def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
+    begun, script = tmp_path / "begun", tmp_path / "program.py"
+    os.mkfifo(begun)
+    script.write_text(PROGRAM)
+    program = subprocess.Popen(
+        [sys.executable, str(script), str(begun)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    try:
+        assert begun.read_text() == "computing"
+        pidfds = [
+            os.pidfd_open(p.pid) for p in psutil.Process(program.pid).children(recursive=True)
+        ]
+        assert len(pidfds) == 3, "the zygote and two workers"
+    finally:
+        program.kill()
+        program.wait()
+    try:
+        assert wait_for_ends(pidfds) == []
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
