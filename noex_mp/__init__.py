@@ -109,6 +109,7 @@ from noex_mp.errors import (
     NotRegisteredError,
     OutOfDescriptorsError,
     PoisonedMessageError,
+    PoolStoppedError,
     PreloadError,
     ProtocolError,
     RegistryKeysError,
@@ -250,6 +251,7 @@ __all__ = [
     "PoisonedMessageError",
     # pools.pool
     "Pool",
+    "PoolStoppedError",
     "PreloadError",
     # pools.executor
     "ProcessPoolExecutor",

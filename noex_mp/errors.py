@@ -35,6 +35,7 @@ NoexError
 │   ├── PoisonedMessageError     its server ended in the middle of it, again and again
 │   ├── NoDeadLetterError        the message is not kept (any more), to be sent again
 │   ├── NodeDownError            the node has stopped
+│   ├── PoolStoppedError         the pool has been stopped
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
 │   ├── MaxChildrenError         a supervisor has as many children as it may have
@@ -89,6 +90,7 @@ __all__ = [
     "NotRegisteredError",
     "OutOfDescriptorsError",
     "PoisonedMessageError",
+    "PoolStoppedError",
     "PreloadError",
     "ProtocolError",
     "RegistryKeysError",
@@ -702,6 +704,13 @@ class NodeDownError(CallError):
 
     def __str__(self) -> str:
         return self.text
+
+
+class PoolStoppedError(CallError):
+    """The pool has been stopped, and runs nothing any more."""
+
+    def __str__(self) -> str:
+        return "the pool has been stopped"
 
 
 class RemoteError(CallError):

@@ -7,7 +7,6 @@ and the next task: a `Job` stands where a call's future does.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +15,8 @@ from noex_mp.client.route import Route
 from noex_mp.core.operations import operation_info
 from noex_mp.errors import NodeDownError, NoServerError, ServerExitedError, WorkerExitedError
 from noex_mp.pools.lane import Lane
+from noex_mp.pools.options import NONE, TaskOptions
+from noex_mp.pools.task_queue import TaskQueue
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.core.operations import OperationInfo
     from noex_mp.core.ref import Ref
+    from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
 
 __all__ = ["Dispatcher", "Job"]
@@ -57,27 +59,29 @@ class Job:
         operation: What of the lane it calls.
         code: The function.
         args, kwargs: What it is called with.
-        retries: How often it is run again after the death of a lane that had begun it.
+        options: What else it was told.
+        deaths: How many lanes have died that had begun it.
         line: The lane that has it.
         is_timed: Whether the lane says how long it took.
     """
 
-    __slots__ = ("args", "code", "is_timed", "kwargs", "line", "operation", "retries")
+    __slots__ = ("args", "code", "deaths", "is_timed", "kwargs", "line", "operation", "options")
 
     def __init__(
         self,
         code: FunctionCode,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        options: TaskOptions = NONE,
         *,
-        retries: int = 0,
         operation: OperationInfo = RUN,
     ) -> None:
         self.operation = operation
         self.code = code
         self.args = args
         self.kwargs = kwargs
-        self.retries = retries
+        self.options = options
+        self.deaths = 0
         self.line: Line | None = None
         self.is_timed = False
 
@@ -210,7 +214,7 @@ class Line:
         """Note that it has finished a task, and give it more."""
         self.in_flight -= 1
         # Several at a time: they leave in one send, and arrive in one.
-        if self.in_flight <= self.depth >> 1 and self.is_up:
+        if self.in_flight <= (self.depth >> 1 or 1) and self.is_up:
             self._dispatcher.feed(self)
 
     def failed(self, job: Job, error: BaseException) -> None:
@@ -266,14 +270,19 @@ def depth_for(pace: float) -> int:
 class Dispatcher:
     """The tasks that wait, and the lanes that take them.
 
+    Attributes:
+        loop: The event loop.
+
     Args:
         client: The event loop's; it is called in that loop only.
     """
 
     def __init__(self, client: Client) -> None:
+        self.loop = client.loop
         self._client = client
         self._lines: list[Line] = []
-        self._queue: deque[Job] = deque()
+        self._queue: TaskQueue[Job] = TaskQueue()
+        self._sources: TaskQueue[Source] = TaskQueue()
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -303,9 +312,9 @@ class Dispatcher:
             for job in jobs:
                 self._wait(job)
             return
-        self._queue.extend(jobs)
-        for line in self._lines:
-            self.feed(line)
+        for job in jobs:
+            self._queue.append(job)
+        self.feed_all()
 
     def _wait(self, job: Job) -> None:
         if self._error is None:
@@ -323,18 +332,44 @@ class Dispatcher:
                     found = line
         return found
 
+    def put_source(self, source: Source) -> None:
+        """Run the tasks of a source, behind those of the ones before it."""
+        if self._error is not None:
+            source.abandon(self._error)
+            return
+        self._sources.append(source)
+        self.feed_all()
+
+    def feed_all(self) -> None:
+        """Give all lanes as many tasks as they may have."""
+        for line in self._lines:
+            self.feed(line)
+
     def feed(self, line: Line) -> None:
         """Give a lane as many tasks as it may have."""
         queue = self._queue
         while queue and line.in_flight < line.depth and line.is_up:
             line.send(queue.popleft())
+        if self._sources and line.is_up:
+            self._feed_from_sources(line)
         if self._idle_waiters and not queue:
             self._note_if_idle()
 
+    def _feed_from_sources(self, line: Line) -> None:
+        sources = self._sources
+        for source in list(sources):
+            while line.in_flight < source.depth(line.depth) and line.is_up:
+                chunk = source.take(len(self._lines))
+                if chunk is None:
+                    break
+                line.send(chunk)
+            if source.is_empty:
+                sources.remove(source)
+
     def retry_or_fail(self, job: Job, error: ServerExitedError) -> None:
         """Run a task again whose lane has died of it, or fail it."""
-        if job.retries > 0 and self._error is None:
-            job.retries -= 1
+        job.deaths += 1
+        if job.deaths <= job.options.retries and self._error is None:
             self.put_back(job)
         else:
             failure = WorkerExitedError(error.report)
@@ -348,8 +383,7 @@ class Dispatcher:
             job.fail(self._error)
             return
         self._queue.appendleft(job)
-        for line in self._lines:
-            self.feed(line)
+        self.feed_all()
 
     def lost(self, line: Line, error: BaseException) -> None:
         """Note that a lane is gone for good."""
@@ -365,6 +399,8 @@ class Dispatcher:
             job = self._queue.popleft()
             if job.begin():
                 job.fail(error)
+        while self._sources:
+            self._sources.popleft().abandon(error)
         self._note_if_idle()
 
     def cancel_waiting(self) -> list[Job]:
@@ -383,6 +419,9 @@ class Dispatcher:
 
     def _note_if_idle(self) -> None:
         if self._queue or any(line.in_flight for line in self._lines):
+            return
+        # Of others nobody takes the results.
+        if any(source.is_wanted for source in self._sources):
             return
         waiters, self._idle_waiters = self._idle_waiters, []
         for future in waiters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 from typing_extensions import ParamSpec
 
 from noex_mp.client import current
-from noex_mp.core.operations import OperationInfo
 from noex_mp.errors import NoNodeError
 from noex_mp.node.implicit import blocking_implicit_node
-from noex_mp.pools.dispatcher import RUN, RUN_CHUNK, Dispatcher, Job
+from noex_mp.pools.chunks import Failure, Source
+from noex_mp.pools.dispatcher import RUN, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
+from noex_mp.pools.options import NONE
 from noex_mp.transport.loops import keep_apart, new_event_loop
 
 __all__ = ["ProcessPoolExecutor"]
@@ -60,14 +61,21 @@ class _Results:
         self.values: list[Any] = [_EMPTY] * count
         self._awaited = -1
         self._arrived = threading.Semaphore(0)
-        self.cancelled = False
+        self.is_over = False
+        self.wants_more = True
 
-    def put(self, index: int, value: Any) -> None:
-        """Note a result."""
-        self.values[index] = value
-        if self._awaited == index:
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Note results, the first of them that of task number `start`."""
+        end = start + len(results)
+        self.values[start:end] = results
+        if start <= self._awaited < end:
             self._awaited = -1
             self._arrived.release()
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        """Note that no more results come than so many."""
+        if error is not None:
+            self.put(count, [Failure(error)] * (len(self.values) - count))
 
     def take(self, index: int, end: float | None) -> Any:
         """Return a result once it is there, and forget it.
@@ -87,15 +95,6 @@ class _Results:
         return value
 
 
-class _Failed:
-    """A task of a `map` that has raised."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 class _MapJob(Job):
     """One of the tasks of a `map`."""
 
@@ -107,13 +106,13 @@ class _MapJob(Job):
         index: int,
         code: FunctionCode,
         args: tuple[Any, ...],
-        operation: OperationInfo,
     ) -> None:
-        self.operation = operation
+        self.operation = RUN
         self.code = code
         self.args = args
         self.kwargs = _NOTHING
-        self.retries = 0
+        self.options = NONE
+        self.deaths = 0
         self.line = None
         self.is_timed = False
         self.results = results
@@ -121,15 +120,15 @@ class _MapJob(Job):
 
     def begin(self) -> bool:
         """Return whether the map goes on."""
-        return not self.results.cancelled
+        return not self.results.is_over
 
     def succeed(self, result: Any) -> None:
         """Note the result."""
-        self.results.put(self.index, result)
+        self.results.put(self.index, (result,))
 
     def fail(self, error: BaseException) -> None:
         """Note the error."""
-        self.results.put(self.index, _Failed(error))
+        self.results.put(self.index, (Failure(error),))
 
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -164,7 +163,7 @@ class ProcessPoolExecutor(Executor):
         self._initializer = initializer
         self._initargs = initargs
         self._lock = threading.Lock()
-        self._inbox: deque[Job] = deque()
+        self._inbox: deque[Job | Source] = deque()
         self._is_woken = False
         self._is_shut = False
         self._thread: threading.Thread | None = None
@@ -186,25 +185,32 @@ class ProcessPoolExecutor(Executor):
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = 1,
     ) -> Iterator[T]:
-        """Run a function on each element of an iterable, and return the results in order."""
-        if chunksize < 1:
+        """Run a function on each element of an iterable, and return the results in order.
+
+        Args:
+            fn: The function.
+            iterables: Its arguments, an iterable for each; all are read at once.
+            timeout: How long to wait for a result, in seconds from now on; None is for ever.
+            chunksize: How many tasks travel together, and fail together if their process dies.
+                None leaves it to the pool, which sends many of the short ones at a time.
+        """
+        if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         end = None if timeout is None else timeout + monotonic()
         code = pack_function(fn)
         tasks = list(zip(*iterables, strict=False))
-        if chunksize > 1:
-            chunks = [tasks[n : n + chunksize] for n in range(0, len(tasks), chunksize)]
-            results = _Results(len(chunks))
-            jobs = [_MapJob(results, n, code, (c,), RUN_CHUNK) for n, c in enumerate(chunks)]
-            self._put(jobs, fn)
-            return _in_chunks(results, end)
         results = _Results(len(tasks))
-        self._put([_MapJob(results, n, code, args, RUN) for n, args in enumerate(tasks)], fn)
-        return _one_by_one(results, end)
+        if chunksize == 1:
+            self._put([_MapJob(results, n, code, args) for n, args in enumerate(tasks)], fn)
+        else:
+            count = len(tasks)
+            source = Source(code, iter(tasks), results, chunksize=chunksize, count=count)
+            self._put((source,), fn)
+        return _in_order(results, end)
 
-    def _put(self, jobs: Iterable[Job], fn: object) -> None:
+    def _put(self, jobs: Iterable[Job | Source], fn: object) -> None:
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -220,11 +226,12 @@ class ProcessPoolExecutor(Executor):
         dispatcher, inbox = self._dispatcher, self._inbox
         if dispatcher is None:
             return
-        if len(inbox) == 1:
-            dispatcher.put(inbox.popleft())
-        elif inbox:
-            jobs = [inbox.popleft() for _ in range(len(inbox))]
-            dispatcher.put_all(jobs)
+        while inbox:
+            job = inbox.popleft()
+            if isinstance(job, Source):
+                dispatcher.put_source(job)
+            else:
+                dispatcher.put(job)
 
     # --- the thread ------------------------------------------------------------------------
 
@@ -287,19 +294,12 @@ class ProcessPoolExecutor(Executor):
             self._thread.join()
 
 
-def _one_by_one(results: _Results, end: float | None) -> Iterator[Any]:
+def _in_order(results: _Results, end: float | None) -> Iterator[Any]:
     try:
         for index in range(len(results.values)):
             value = results.take(index, end)
-            if value.__class__ is _Failed:
+            if value.__class__ is Failure:
                 raise value.error
             yield value
     finally:
-        results.cancelled = True
-
-
-def _in_chunks(results: _Results, end: float | None) -> Iterator[Any]:
-    for values, error in _one_by_one(results, end):
-        yield from values
-        if error is not None:
-            raise error
+        results.is_over = True

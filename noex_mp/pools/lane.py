@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
 from typing import Any, Final
 
@@ -62,22 +62,28 @@ class Lane(GenServer, expected=(BaseException,)):
         return [monotonic() - start, result]
 
     @call
-    def run_chunk(
-        self, code: FunctionCode, tasks: Sequence[Sequence[Any]]
-    ) -> tuple[list[Any], BaseException | None]:
-        """Call a function with each of several lists of arguments, until it raises.
+    def run_chunk(self, code: FunctionCode, /, *columns: Sequence[Any]) -> Any:
+        """Call a function once for each row of some columns.
 
         Returns:
-            What it has returned, and what it has raised then.
+            How long all took, in seconds; what it has returned each time; and what it has raised,
+            by the number of the row.
         """
         function = self._functions.get(code) or self._load(code)
+        if iscoroutinefunction(function):
+            return _run_chunk_later(function, columns)
         results: list[Any] = []
-        try:
-            for args in tasks:
-                results.append(function(*args))  # noqa: PERF401 - what was done counts
-        except BaseException as error:
-            return results, error
-        return results, None
+        errors: list[tuple[int, BaseException]] = []
+        start = monotonic()
+        rows = zip(*columns, strict=True)
+        while len(results) < len(columns[0]):
+            try:
+                for row in rows:
+                    results.append(function(*row))  # noqa: PERF401 - what was done counts
+            except BaseException as error:
+                errors.append((len(results), error))
+                results.append(None)
+        return [monotonic() - start, results, errors]
 
     @call
     def ready(self) -> None:
@@ -88,6 +94,21 @@ class Lane(GenServer, expected=(BaseException,)):
             self._functions.clear()
         function = self._functions[code] = load_function(code)
         return function
+
+
+async def _run_chunk_later(
+    function: Callable[..., Awaitable[Any]], columns: Sequence[Sequence[Any]]
+) -> list[Any]:
+    results: list[Any] = []
+    errors: list[tuple[int, BaseException]] = []
+    start = monotonic()
+    for row in zip(*columns, strict=True):
+        try:
+            results.append(await function(*row))
+        except Exception as error:
+            errors.append((len(results), error))
+            results.append(None)
+    return [monotonic() - start, results, errors]
 
 
 async def _timed(result: Awaitable[Any], start: float) -> list[Any]:

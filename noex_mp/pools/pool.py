@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from itertools import islice
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sized
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, overload
 
-from typing_extensions import ParamSpec
+from typing_extensions import ParamSpec, Unpack
 
 from noex_mp.client import current
-from noex_mp.errors import ConfigError
+from noex_mp.errors import ConfigError, PoolStoppedError
+from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
+from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
+from noex_mp.pools.progress import Progress, reporting
+from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "PoolTasks"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# So many tasks of an `imap` are on their way for each lane: what it needs while others are read.
-_READ_AHEAD = 128
+# So many results of an `imap` wait to be taken, for each lane; then no further task begins.
+READ_AHEAD: Final = 1024
 
 
 class _AwaitedJob(Job):
@@ -37,8 +39,9 @@ class _AwaitedJob(Job):
         code: FunctionCode,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        options: TaskOptions,
     ) -> None:
-        super().__init__(code, args, kwargs)
+        super().__init__(code, args, kwargs, options)
         self.future = future
 
     def begin(self) -> bool:
@@ -56,7 +59,223 @@ class _AwaitedJob(Job):
             self.future.set_exception(error)
 
 
-class Pool:
+class PoolTasks:
+    """Runs functions in the processes of a pool, with the options that were chosen."""
+
+    def __init__(self, pool: Pool, options: TaskOptions) -> None:
+        self._pool = pool
+        self._options = options
+
+    @overload
+    def run(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]: ...
+    @overload
+    def run(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Run a function in one of the processes, and return the future of its result.
+
+        It is sent when it is called, so the results of many can be awaited with `asyncio.gather`.
+        An `async def` function runs in the event loop of its process. A lambda, or another function
+        that has no name elsewhere, is sent with its code, each time.
+
+        Raises:
+            WorkerExitedError: The process ended while it ran the task.
+            UnencodableError: The function, an argument or the result cannot be sent.
+            PoolStoppedError: The pool has been stopped.
+            Exception: What the function has raised.
+
+        Example:
+            ```python
+            total, page = await asyncio.gather(pool.run(add, 1, 2), pool.run(render, "index"))
+            ```
+        """
+        dispatcher = self._pool.dispatcher
+        code = pack_function(fn)
+        future: asyncio.Future[Any] = dispatcher.loop.create_future()
+        dispatcher.put(_AwaitedJob(future, code, args, kwargs, self._options))
+        return future
+
+    #: The same, under the name that executors have for it.
+    submit = run
+
+    @overload
+    async def map(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> list[T]: ...
+    @overload
+    async def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> list[T]: ...
+    async def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> list[Any]:
+        """Run a function on each element of an iterable, and return the results in order.
+
+        Args:
+            fn: The function.
+            iterables: Its arguments, an iterable for each. They are read as lanes ask for more.
+            chunksize: How many tasks travel together, and fail together if their process dies.
+                None leaves it to the pool, which sends many of the short ones at a time.
+            progress: A function that is called with how many tasks are done, and of how many (None
+                where the iterables do not say). True shows a bar, with rich (`noex-mp[progress]`).
+
+        Raises:
+            WorkerExitedError: A process ended while it ran one of them.
+            ValueError: The chunksize is below 1.
+            Exception: What the function has raised first; no further task begins then.
+
+        Example:
+            ```python
+            thumbnails = await pool.map(shrink, Path("photos").iterdir(), progress=True)
+            ```
+        """
+        total = _length(iterables)
+        with reporting(progress, _name_of(fn), total) as report:
+            gathered = Gathered(self._pool.dispatcher.loop, report)
+            self._put(fn, iterables, gathered, chunksize)
+            try:
+                return await gathered.future
+            finally:
+                gathered.is_over = True
+
+    @overload
+    def imap(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[T, None]: ...
+    @overload
+    def imap(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[T, None]: ...
+    def imap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[Any, None]:
+        """Run a function on each element of an iterable, and yield the results in their order.
+
+        The iterable is read only as far ahead as the processes need, so it may be endless. What
+        the function raises is raised in its turn, and ends the iteration. Whoever leaves the loop
+        early writes `async with contextlib.aclosing(pool.imap(...)) as lines`, or tasks begin until
+        the iterator is collected.
+
+        Args:
+            fn, iterables, chunksize, progress: As of `map`.
+
+        Raises:
+            WorkerExitedError, ValueError, Exception: As `map`.
+
+        Example:
+            ```python
+            async for line in pool.imap(parse, open("big.log")):
+                print(line)
+            ```
+        """
+        return self._stream(Ordered, fn, iterables, chunksize, progress)
+
+    @overload
+    def imap_unordered(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[T, None]: ...
+    @overload
+    def imap_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[T, None]: ...
+    def imap_unordered(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        chunksize: int | None = None,
+        progress: Progress = False,
+    ) -> AsyncGenerator[Any, None]:
+        """Do the same as `imap`, and yield each result as soon as it is there."""
+        return self._stream(AsTheyCome, fn, iterables, chunksize, progress)
+
+    async def _stream(
+        self,
+        kind: type[Stream],
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        chunksize: int | None,
+        progress: Progress,
+    ) -> AsyncGenerator[Any, None]:
+        dispatcher = self._pool.dispatcher
+        with reporting(progress, _name_of(fn), _length(iterables)) as report:
+            stream = kind(dispatcher.loop, self._pool.size * READ_AHEAD, report)
+            self._put(fn, iterables, stream, chunksize)
+            try:
+                while batch := await stream.batch():
+                    dispatcher.feed_all()
+                    for value in batch:
+                        if value.__class__ is Failure:
+                            raise value.error
+                        yield value
+            finally:
+                stream.is_over = True
+                dispatcher.feed_all()
+
+    def _put(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        sink: Sink,
+        chunksize: int | None,
+    ) -> None:
+        if chunksize is not None and chunksize < 1:
+            raise ValueError(f"expected chunksize to be a number of tasks, got {chunksize!r:.60}")
+        source = Source(
+            pack_function(fn),
+            zip(*iterables, strict=False),
+            sink,
+            chunksize=chunksize,
+            count=_length(iterables),
+            options=self._options,
+        )
+        self._pool.dispatcher.put_source(source)
+
+
+def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    lengths = [len(each) for each in iterables if isinstance(each, Sized)]
+    return min(lengths) if len(lengths) == len(iterables) and lengths else None
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__name__", fn))
+
+
+class Pool(PoolTasks):
     """Runs functions in processes that are supervised, one task at a time in each.
 
     Args:
@@ -89,7 +308,39 @@ class Pool:
         self._initargs = initargs
         self._lanes: Lanes | None = None
         self._dispatcher: Dispatcher | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(self, NONE)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What hands its tasks out.
+
+        Raises:
+            ConfigError: The pool has not been started.
+        """
+        if self._dispatcher is None:
+            raise ConfigError("this pool has not been started\nWrite async with Pool() as pool.")
+        return self._dispatcher
+
+    def options(self, **options: Unpack[TaskOptionsDict]) -> PoolTasks:
+        """Return the same pool for tasks with options.
+
+        Args:
+            timeout: How long a task may run, in seconds; None is for ever.
+            retries: How often it is run again after the death of a process that had begun it.
+            priority: Tasks of a higher one begin before those of a lower one that wait; 0 by
+                default.
+            memory_limit: How much private memory its process may have while it runs.
+
+        Raises:
+            TypeError: There is no such option, or it is of another type.
+            ValueError: A value is out of range.
+
+        Example:
+            ```python
+            await pool.options(retries=1, priority=5).run(render, page)
+            ```
+        """
+        return PoolTasks(self, task_options(options))
 
     # --- start and stop --------------------------------------------------------------------
 
@@ -120,64 +371,11 @@ class Pool:
         dispatcher = Dispatcher(client)
         for ref in await self._lanes.start():
             dispatcher.add(ref)
-        self._loop = client.loop
         self._dispatcher = dispatcher
 
     async def stop(self) -> None:
         """Run what was given to it so far, and end its processes."""
         if self._dispatcher is not None and self._lanes is not None:
             await self._dispatcher.idle()
+            self._dispatcher.fail_all(PoolStoppedError())
             await self._lanes.stop()
-
-    # --- tasks -------------------------------------------------------------------------------
-
-    @overload
-    def run(
-        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]: ...
-    @overload
-    def run(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]: ...
-    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Run a function in one of the processes, and return the future of its result.
-
-        It is sent when it is called, so the results of many can be awaited with `asyncio.gather`.
-        An `async def` function runs in the event loop of its process.
-
-        Raises:
-            WorkerExitedError: The process ended while it ran the task.
-            UnencodableError: The function, an argument or the result cannot be sent.
-            Exception: What the function has raised.
-        """
-        return self._start_job(pack_function(fn), args, kwargs)
-
-    def _start_job(
-        self, code: FunctionCode, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> asyncio.Future[Any]:
-        dispatcher, loop = self._dispatcher, self._loop
-        if dispatcher is None or loop is None:
-            raise ConfigError("this pool has not been started\nWrite async with Pool() as pool.")
-        future: asyncio.Future[Any] = loop.create_future()
-        dispatcher.put(_AwaitedJob(future, code, args, kwargs))
-        return future
-
-    async def map(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> list[T]:
-        """Run a function on each element of an iterable, and return the results in order."""
-        code = pack_function(fn)
-        futures = [self._start_job(code, args, {}) for args in zip(*iterables, strict=False)]
-        results: list[T] = await asyncio.gather(*futures)
-        return results
-
-    async def imap(self, fn: Callable[..., T], *iterables: Iterable[Any]) -> AsyncIterator[T]:
-        """Run a function on each element of an iterable, and yield the results in order.
-
-        The iterable is read as far ahead as the processes need.
-        """
-        code = pack_function(fn)
-        tasks = zip(*iterables, strict=False)
-        ahead = self.size * _READ_AHEAD
-        window = deque(self._start_job(code, args, {}) for args in islice(tasks, ahead))
-        while window:
-            yield await window.popleft()
-            window.extend(self._start_job(code, args, {}) for args in islice(tasks, 1))

@@ -8,7 +8,16 @@ import re
 import signal
 from pathlib import Path
 
-__all__ = ["begin_to_compute_in_c", "die", "double", "later", "mark", "pid", "wait_for"]
+__all__ = [
+    "begin_to_compute_in_c",
+    "die",
+    "die_of",
+    "double",
+    "halve",
+    "later",
+    "pid",
+    "wait_for",
+]
 
 
 def double(value: int) -> int:
@@ -28,8 +37,19 @@ async def later(value: int) -> int:
     return value
 
 
-def mark(path: Path) -> None:
-    path.touch()
+def halve(value: int) -> int:
+    if value % 2:
+        raise ValueError(f"{value} is odd")
+    return value // 2
+
+
+def die_of(value: int, deadly: int, once: Path | None = None) -> int:
+    """Kill the process if the value is the deadly one: always, or the first time only."""
+    if value == deadly and not (once is not None and once.exists()):
+        if once is not None:
+            once.touch()
+        die()
+    return value
 
 
 def wait_for(started: str, gate: str) -> str:

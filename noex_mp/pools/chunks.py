@@ -1,0 +1,197 @@
+"""Many tasks of one function, cut into chunks as lanes ask for more.
+
+A task of a microsecond costs several on its way, so small ones travel together. How many is
+decided anew for each chunk: guided self-scheduling (Polychronopoulos and Kuck, 1987: a part of what
+is left, so that all lanes end together), bounded by how long tasks have taken so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from math import inf
+from typing import Any, Final, Protocol
+
+from noex_mp.pools.dispatcher import RUN_CHUNK, Job
+from noex_mp.pools.functions import FunctionCode
+from noex_mp.pools.options import NONE, TaskOptions
+
+__all__ = ["Failure", "Sink", "Source", "chunk_size"]
+
+CHUNK_SECONDS: Final = 500e-6
+"""So long a chunk is to take: long beside its way there and back, short beside what people note."""
+
+MAX_CHUNK: Final = 4096
+"""So many tasks are in a chunk at most."""
+
+
+class Failure:
+    """Stands among the results of a chunk for a task that has none."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Sink(Protocol):
+    """Takes the results of a source."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody wants any further result."""
+        ...
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is room for further results."""
+        ...
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Take results, the first of them that of task number `start`; some are a `Failure`."""
+        ...
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        """Note that there are so many tasks in all; reading them may have raised."""
+        ...
+
+
+class Source:
+    """Tasks of one function that are not sent yet.
+
+    Args:
+        code: The function.
+        tasks: The arguments of each.
+        sink: Takes the results.
+        chunksize: How many tasks a chunk has; None leaves it to us.
+        count: How many tasks there are, if that is known.
+        options: What else each task is told.
+    """
+
+    def __init__(
+        self,
+        code: FunctionCode,
+        tasks: Iterator[tuple[Any, ...]],
+        sink: Sink,
+        *,
+        chunksize: int | None = None,
+        count: int | None = None,
+        options: TaskOptions = NONE,
+    ) -> None:
+        self.sink = sink
+        self._code = code
+        self._tasks = tasks
+        self._chunksize = chunksize
+        self._left = count
+        self.options = options
+        self._taken = 0
+        self._pace = 0.0
+        self.is_empty = False
+
+    def depth(self, depth: int) -> int:
+        """Return how many chunks a lane has at a time.
+
+        Args:
+            depth: How many messages of the length it is used to the lane has.
+        """
+        # The next has to be there when one is done, and no more: how long it takes is bounded. One
+        # of a size that the user has chosen may be long, or a single task.
+        return 2 if self._chunksize is None else depth
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether tasks are left, and somebody wants their results now."""
+        return not self.is_empty and not self.sink.is_over and self.sink.wants_more
+
+    def take(self, lanes: int) -> Job | None:
+        """Return the next chunk; None if there is none, or nobody wants results now."""
+        if self.sink.is_over:
+            self.is_empty = True
+        if self.is_empty or not self.sink.wants_more:
+            return None
+        size = self._chunksize or chunk_size(self._pace, self._left, lanes)
+        error: BaseException | None = None
+        tasks: list[tuple[Any, ...]] = []
+        try:
+            for task in islice(self._tasks, size):
+                tasks.append(task)  # noqa: PERF402 - what was read before an error counts
+        except Exception as caught:  # of the user's own iterator
+            error = caught
+        start = self._taken
+        self._taken += len(tasks)
+        if self._left is not None:
+            self._left -= len(tasks)
+        if len(tasks) < size:
+            self.is_empty = True
+            self.sink.exhausted(self._taken, error)
+        return _Chunk(self, self._code, start, tasks, self.options) if tasks else None
+
+    def abandon(self, error: BaseException) -> None:
+        """Fail what is left: no lane is."""
+        self.is_empty = True
+        self.sink.exhausted(self._taken, error)
+
+    def note(self, seconds: float, count: int) -> None:
+        """Note how long a chunk took."""
+        pace = seconds / count
+        # Slower tasks count at once: nothing is to wait behind one like them.
+        self._pace = pace if pace > self._pace else (3 * self._pace + pace) / 4
+
+
+def chunk_size(pace: float, left: int | None, lanes: int) -> int:
+    """Return how many tasks the next chunk has.
+
+    Args:
+        pace: How long a task takes, in seconds; 0 if nobody knows.
+        left: How many tasks are left, if that is known.
+        lanes: How many lanes share them.
+
+    >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
+    (1, 100, 7)
+    >>> chunk_size(1.0, 1000, 2), chunk_size(1e-9, None, 2)
+    (1, 4096)
+    """
+    if not pace:
+        return 1
+    share = inf if left is None else left // (2 * max(1, lanes))
+    return int(max(1, min(MAX_CHUNK, CHUNK_SECONDS / pace, share)))
+
+
+class _Chunk(Job):
+    """Some tasks that travel together."""
+
+    __slots__ = ("_source", "start", "tasks")
+
+    def __init__(
+        self,
+        source: Source,
+        code: FunctionCode,
+        start: int,
+        tasks: list[tuple[Any, ...]],
+        options: TaskOptions,
+    ) -> None:
+        columns = tuple([list(column) for column in zip(*tasks, strict=True)])
+        super().__init__(code, columns, {}, options, operation=RUN_CHUNK)
+        self._source = source
+        self.start = start
+        self.tasks = tasks
+
+    def set_result(self, result: Any) -> None:
+        """Take the reply: how long it took, the results, and the errors among them."""
+        seconds, results, errors = result
+        for index, error in errors:
+            results[index] = Failure(error)
+        line = self.line
+        assert line is not None
+        self._source.note(seconds, len(self.tasks))
+        line.note(seconds)
+        line.free()
+        self._source.sink.put(self.start, results)
+
+    def begin(self) -> bool:
+        """Return whether anybody wants the results."""
+        return not self._source.sink.is_over
+
+    def fail(self, error: BaseException) -> None:
+        """Fail all of them."""
+        self._source.sink.put(self.start, [Failure(error)] * len(self.tasks))

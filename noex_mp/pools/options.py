@@ -1,0 +1,68 @@
+"""What a task may be told besides its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypedDict
+
+__all__ = ["NONE", "TaskOptions", "TaskOptionsDict", "task_options"]
+
+
+class TaskOptionsDict(TypedDict, total=False):
+    """The options of a task, as keyword arguments; see `TaskOptions`."""
+
+    timeout: float | None
+    retries: int
+    priority: int
+    memory_limit: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """The options of a task.
+
+    Attributes:
+        timeout: How long it may run, in seconds; None is for ever.
+        retries: How often it is run again after the death of a process that had begun it.
+        priority: Tasks of a higher one begin before those of a lower one that wait.
+        memory_limit: How much private memory its process may have while it runs, in bytes or as
+            `"500MB"`; None leaves that to the pool.
+    """
+
+    timeout: float | None = None
+    retries: int = 0
+    priority: int = 0
+    memory_limit: int | str | None = None
+
+
+NONE: Final = TaskOptions()
+"""Those of a task without any."""
+
+
+def task_options(options: TaskOptionsDict) -> TaskOptions:
+    """Return options, checked.
+
+    Raises:
+        TypeError: There is no such option, or its value is of another type.
+        ValueError: Its value is out of range.
+    """
+    known = tuple(TaskOptionsDict.__annotations__)
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"a task has no option {', '.join(unknown)}; there are: {', '.join(known)}")
+    checked = TaskOptions(**options)
+    timeout, retries, priority = checked.timeout, checked.retries, checked.priority
+    if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        raise ValueError(f"expected timeout to be seconds above 0, or None, got {timeout!r:.60}")
+    if not _is_int(retries) or retries < 0:
+        raise ValueError(f"expected retries to be a whole number from 0 on, got {retries!r:.60}")
+    if not _is_int(priority):
+        raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
+    return checked
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,162 @@
+"""What takes the results of many tasks in an event loop: all together, or as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from noex_mp.pools.chunks import Failure
+
+__all__ = ["AsTheyCome", "Gathered", "Ordered", "Stream"]
+
+Report = Callable[[int], object]
+"""Is told how many tasks are done."""
+
+
+class Gathered:
+    """The results of a `map`, all together.
+
+    Attributes:
+        future: The list of them, or the first error.
+        is_over: Whether nobody wants any further result.
+        wants_more: Whether there is room for further results: always.
+    """
+
+    wants_more = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, report: Report | None = None) -> None:
+        self.future: asyncio.Future[list[Any]] = loop.create_future()
+        self.is_over = False
+        self._report = report
+        self._results: list[Any] = []
+        self._done = 0
+        self._count: int | None = None
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Take results, the first of them that of task number `start`."""
+        end = start + len(results)
+        if end > len(self._results):
+            self._results.extend([None] * (end - len(self._results)))
+        self._results[start:end] = results
+        self._done += len(results)
+        if self._report is not None:
+            self._report(self._done)
+        for value in results:
+            if value.__class__ is Failure:
+                self._fail(value.error)
+        self._note_if_done()
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        """Note how many results there will be."""
+        self._count = count
+        if error is not None:
+            self._fail(error)
+        self._note_if_done()
+
+    def _fail(self, error: BaseException) -> None:
+        self.is_over = True
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def _note_if_done(self) -> None:
+        if self._done == self._count and not self.future.done():
+            self.future.set_result(self._results)
+
+
+class Stream:
+    """The results of an `imap`: so many as nobody has taken yet, up to a bound.
+
+    Attributes:
+        is_over: Whether nobody wants any further result.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, ahead: int, report: Report | None = None
+    ) -> None:
+        self.is_over = False
+        self._loop = loop
+        self._ahead = ahead
+        self._report = report
+        self._ready: list[Any] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._given = 0
+        # How many results there will be, once that is known.
+        self._count: int | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is room for further results."""
+        return len(self._ready) < self._ahead
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Take results, the first of them that of task number `start`."""
+        raise NotImplementedError
+
+    async def batch(self) -> list[Any]:
+        """Return the next results, at least one; none once all have been returned.
+
+        Raises:
+            Exception: What the reading of the tasks has raised, behind the last result.
+        """
+        while not self._ready:
+            if self._count is not None and self._given >= self._count:
+                if self._error is not None:
+                    raise self._error
+                return []
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        batch, self._ready = self._ready, []
+        self._given += len(batch)
+        return batch
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        """Note how many results there will be."""
+        self._count = count
+        self._error = error
+        self._wake()
+
+    def _take(self, results: Sequence[Any]) -> None:
+        self._ready += results
+        if self._report is not None:
+            self._report(self._given + len(self._ready))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class AsTheyCome(Stream):
+    """Gives out results in the order in which they come."""
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Take results, the first of them that of task number `start`."""
+        self._take(results)
+
+
+class Ordered(Stream):
+    """Gives out results in the order of their tasks."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, ahead: int, report: Report | None = None
+    ) -> None:
+        super().__init__(loop, ahead, report)
+        self._early: dict[int, Sequence[Any]] = {}
+        self._held = 0
+        self._next = 0
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is room for further results."""
+        return len(self._ready) + self._held < self._ahead
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Take results, the first of them that of task number `start`."""
+        self._early[start] = results
+        self._held += len(results)
+        while (found := self._early.pop(self._next, None)) is not None:
+            self._next += len(found)
+            self._held -= len(found)
+            self._take(found)

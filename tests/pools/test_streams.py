@@ -1,0 +1,140 @@
+"""Many tasks: their order, how far they are read ahead, and what of them fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
+from tests.pools.tasks import die_of, double, halve, later
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=2) as pool:
+        yield pool
+
+
+async def _take(stream: AsyncIterator[int], seen: list[int]) -> None:
+    async for value in stream:
+        seen.append(value)  # noqa: PERF401 - what comes before an error is to be kept
+
+
+async def test_results_come_in_order_or_as_they_are_done(pool: Pool) -> None:
+    expected = list(range(0, 2000, 2))
+    assert await pool.map(double, range(1000)) == expected
+    assert await pool.map(double, range(1000), chunksize=7) == expected
+    assert [n async for n in pool.imap(double, range(1000))] == expected
+    assert sorted([n async for n in pool.imap_unordered(double, range(1000))]) == expected
+    assert await pool.map(pow, range(4), itertools.repeat(2)) == [0, 1, 4, 9]
+    assert await pool.map(later, range(10)) == list(range(10))
+    assert await pool.map(double, []) == []
+    assert await pool.map(double) == []
+
+
+async def test_an_endless_iterable_is_read_as_far_as_needed(pool: Pool) -> None:
+    read = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal read
+        while True:
+            yield read
+            read += 1
+
+    got = 0
+    async with aclosing(pool.imap(double, numbers())) as doubles:
+        async for value in doubles:
+            assert value == 2 * got
+            got += 1
+            if got == 5_000:
+                break
+    before = read
+    await pool.map(double, range(1000))
+    assert read == before
+    # What both lanes may hold, and have under way.
+    assert read < 5_000 + 2 * (1024 + 2 * 4096)
+
+
+async def test_what_a_task_raises_ends_the_map_and_nothing_else(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="is odd"):
+        await pool.map(halve, [2, 4, 3, 8, 5])
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="3 is odd"):
+        await _take(pool.imap(halve, [2, 4, 3, 8, 5]), seen)
+    assert seen == [1, 2]
+    assert await pool.run(double, 1) == 2
+
+
+async def test_what_the_reading_of_tasks_raises_comes_behind_the_results(pool: Pool) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("no more")
+
+    seen: list[int] = []
+    with pytest.raises(OSError, match="no more"):
+        await _take(pool.imap(double, numbers()), seen)
+    assert seen == [2, 4]
+    with pytest.raises(OSError, match="no more"):
+        await pool.map(double, numbers())
+
+
+async def test_a_dead_process_fails_the_tasks_that_it_had_begun(pool: Pool) -> None:
+    results = await asyncio.gather(
+        *(pool.map(die_of, [number], [7]) for number in range(20)), return_exceptions=True
+    )
+    failed = [n for n, result in enumerate(results) if isinstance(result, BaseException)]
+    assert failed == [7]
+    assert isinstance(results[7], WorkerExitedError)
+
+
+async def test_retries_run_a_task_again_after_a_death(pool: Pool, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    assert await pool.options(retries=1).run(die_of, 7, 7, once) == 7
+    with pytest.raises(WorkerExitedError):
+        await pool.run(die_of, 7, 7, tmp_path / "twice")
+
+
+async def test_progress_is_told(pool: Pool) -> None:
+    told: list[tuple[int, int | None]] = []
+
+    def tell(done: int, total: int | None) -> None:
+        told.append((done, total))
+
+    await pool.map(double, range(100), progress=tell)
+    assert told[-1] == (100, 100)
+    assert told == sorted(told)
+    await _take(pool.imap(double, iter(range(9)), progress=tell), [])
+    done, total = told[-1]
+    assert done == 9
+    assert total is None
+
+
+async def test_a_bar_shows_how_far_a_map_is(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    await pool.map(double, range(100), progress=True)
+    output = capsys.readouterr()
+    assert "double" in output.err
+    assert "100/100" in output.err
+    assert not output.out
+
+
+async def test_a_stopped_pool_says_so() -> None:
+    async with Node():
+        async with Pool(size=1) as pool:
+            stream = pool.imap(double, itertools.count())
+            assert await anext(stream) == 0
+        with pytest.raises(PoolStoppedError):
+            await pool.run(double, 1)
+        with pytest.raises(PoolStoppedError):
+            await _take(stream, [])
+
+
+@pytest.mark.parametrize("size", [0, -1])
+async def test_a_chunksize_is_a_number_of_tasks(pool: Pool, size: int) -> None:
+    with pytest.raises(ValueError, match="chunksize"):
+        await pool.map(double, range(3), chunksize=size)
