@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -117,6 +116,7 @@ class Client:
         self.done.set_result(None)
         self.serving: Callable[[], int] = int
         self.root_died: RootDied | None = None
+        fds.call_in_forks(_after_fork)
         _clients.add(self)
         self._ticks = 0
         self._ticking = False
@@ -687,9 +687,6 @@ def _after_fork() -> None:
     # The asking is refused with a sentence. See `current.client`.
     for client in _clients:
         client.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _set_done(future: asyncio.Future[None]) -> None:

@@ -12,7 +12,6 @@ the innermost `async with Node(...)`, the worker's own, else the implicit one, w
 from __future__ import annotations
 
 import asyncio
-import os
 from asyncio import (
     _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
 )
@@ -68,6 +67,7 @@ def join(node: str, client_of: ClientOf, names: LocalNames, *, whole_process: bo
         whole_process: It is the node of everything here: a worker's own.
     """
     global _process_node
+    fds.call_in_forks(_forget_the_parents)
     _clients[node] = client_of
     _names[node] = names
     if whole_process:
@@ -201,9 +201,6 @@ def _forget_the_parents() -> None:
     _names.clear()
     implicit.clear()
     _process_node = None
-
-
-os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 async def client_or_implicit(preload: str | None = None) -> Client:

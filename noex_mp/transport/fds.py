@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from noex_mp.transport.platform import FALLBACKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # Above this a larger table only costs memory: the kernel copies it with every fork.
 HIGHEST: Final = 4096
@@ -53,6 +53,7 @@ _TRUNCATED: Final = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 _owned: dict[int, tuple[int, int]] = {}
 _forked = False
 _forking_a_worker = False
+_in_forks: set[Callable[[], object]] = set()
 _preloading = False
 # Held during every fork. Whoever makes a descriptor that no fork must hold, whatever happens, takes
 # it meanwhile: that is the lifeline. Reentrant, since a fork may be the work of the holder itself.
@@ -253,6 +254,16 @@ os.register_at_fork(
     after_in_parent=fork_lock.release,
     after_in_child=_give_up_and_unlock,
 )
+
+
+def call_in_forks(hook: Callable[[], object]) -> None:
+    """Have a function called in every process that is forked from this one; asked twice, once.
+
+    Not before it is needed: every worker is a fork, and pays some pages of memory for each.
+    """
+    if hook not in _in_forks:
+        _in_forks.add(hook)
+        os.register_at_fork(after_in_child=hook)
 
 
 # --- sockets ------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ def keep_apart(loop: asyncio.AbstractEventLoop) -> None:
     The kernel keeps that list once for the parent and the child: what the child takes off it,
     be it by closing its copy of the loop, the parent does not hear of any more.
     """
+    fds.call_in_forks(_part)
     _kept_apart.add(loop)
 
 
@@ -85,9 +86,6 @@ def _renew(loop: Any) -> None:
             loop._csock.setblocking(False)
             fresh.register(loop._ssock.fileno(), select.EPOLLIN)
         os.dup2(fresh.fileno(), number(), inheritable=False)
-
-
-os.register_at_fork(after_in_child=_part)
 
 
 def give_back_buffer(holder: object) -> None:

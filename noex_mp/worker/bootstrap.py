@@ -7,6 +7,7 @@ Then it runs its entry, `noex_mp.worker.host:main`, and never returns into the z
 
 from __future__ import annotations
 
+import _signal  # pyright: ignore[reportMissingModuleSource]
 import contextlib
 import faulthandler
 import gc
@@ -165,11 +166,13 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
     signal.set_wakeup_fd(-1)
     # Else it believes later that its handlers are still in place.
     faulthandler.disable()
+    # Not by the functions of the module signal: those make enums of all they take and return, which
+    # writes to 25 pages that the worker shares with the zygote.
     for number, handler in original.items():
         # Ctrl-C goes to the root, which stops its workers in order: ignored, as in the zygote.
         if number != signal.SIGINT:
-            signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            _signal.signal(number, handler if callable(handler) else int(handler))
+    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _take_descriptors(birth: Birth) -> Boot:

@@ -158,7 +158,7 @@ class Host:
         }
 
     def start(self) -> None:
-        """Say hello to the root."""
+        """Become what this process is, and say so to the root."""
         os.register_at_fork(after_in_child=self._forked)
         inline.look = self._receiver.read_ahead
         current_call.install(activation.current_call)
@@ -167,6 +167,10 @@ class Host:
         boot = self._boot
         names = LocalNames(boot.node, boot.names_fd, allow_pickle=self._allow_pickle)
         current.join(boot.node, self._clients.of, names, whole_process=True)
+        self.say_hello()
+
+    def say_hello(self) -> None:
+        """Tell the root who this is."""
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
 
     def _delivery(self, ref: Ref[Any]) -> Arrival | None:

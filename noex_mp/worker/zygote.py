@@ -33,6 +33,7 @@ from noex_mp.transport.platform import FALLBACKS, is_open, open_fds
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
+from noex_mp.worker.rehearsal import rehearse
 
 # How long no request comes before the zygote looks for what dead workers left behind.
 _QUIET: Final = 0.02  # seconds
@@ -145,6 +146,9 @@ class Zygote:
         lifeline.become_subreaper()
         self._spared = set(lifeline.children())
         self._kept = frozenset(open_fds()) - self._mine - {0, 1, 2}
+        with contextlib.suppress(Exception):
+            # It is no more than that: without it the workers start all the same.
+            rehearse()
         gc.collect()
         gc.freeze()
 
