@@ -52,6 +52,7 @@ from noex_mp.wire.envelopes import (
     REPLY,
     REQUEST,
     RESPONSE,
+    RESPONSES,
     SIZE,
     STOPPED,
 )
@@ -147,6 +148,7 @@ class Client:
             DOWN: self._on_down,
             GONE: self._on_gone,
             RESPONSE: self._on_response,
+            RESPONSES: self._on_responses,
             MONITORED: self._on_monitored,
             STOPPED: self._on_stopped,
             CHANGED: self._on_changed,
@@ -309,7 +311,7 @@ class Client:
             future.set_exception(NodeDownError("the node has stopped"))
             return future
         self._request_id += 1
-        self._control.post_soon([REQUEST, self._request_id, method, *parameters])
+        self._control.post_request([self._request_id, method, *parameters])
         self._requests[self._request_id] = future
         return future
 
@@ -543,8 +545,14 @@ class Client:
         if self._watching is not None and not self._control.closed:
             self._watching.forget(watcher)
 
+    def _on_responses(self, frame: list[Any]) -> None:
+        for response in frame[1]:
+            self._answered(*response)
+
     def _on_response(self, frame: list[Any]) -> None:
-        _, request_id, succeeded, value = frame
+        self._answered(*frame[1:])
+
+    def _answered(self, request_id: int, succeeded: bool, value: Any) -> None:
         future = self._requests.pop(request_id, None)
         if future is None or future.done():
             return

@@ -26,7 +26,7 @@ from noex_mp.node.signals import Signals
 from noex_mp.node.starts import StartFailedError
 from noex_mp.node.supervisor import Supervision
 from noex_mp.node.worker_starts import WorkerStarts
-from noex_mp.wire.envelopes import RESPONSE
+from noex_mp.wire.envelopes import RESPONSE, RESPONSES
 
 __all__ = ["FOR_PROGRAMS", "MAX_REQUESTS", "Answers"]
 
@@ -84,7 +84,8 @@ class Answers:
             signals: Takes exit signals to them.
             worker_starts: Has the code that they start with.
             reload: Gives them other code.
-            at_once: Further methods, for the node's own processes, which wait for nothing.
+            at_once: Further methods, for the node's own processes, which wait for nothing: what
+                they ask for in REQUESTS.
             health: Returns how the node is.
         """
         self._loop = loop
@@ -143,28 +144,31 @@ class Answers:
         if connection.requests > MAX_REQUESTS and not connection.trusted:
             problem = f"more than {MAX_REQUESTS} requests at a time"
             raise RemoteProtocolError(connection.label, problem)
-        if method in self._at_once and connection.trusted:
-            self._answer_at_once(connection, request, method, parameters)
-            return
         task = self._loop.create_task(self._answer(connection, request, method, parameters))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def take_all(self, connection: Connection, frame: list[Any]) -> None:
+        """Answer, now and together, requests that wait for nothing: there may be thousands.
+
+        So they keep their place among all other news: what a server claims comes before its end.
+
+        Raises:
+            RemoteProtocolError: A program has sent them.
+        """
+        if not connection.trusted:
+            raise RemoteProtocolError(connection.label, "requests for the node's own processes")
+        answers: list[list[Any]] = []
+        for request, method, *parameters in frame[1]:
+            try:
+                answers.append([request, True, self._at_once[method](*parameters)])
+            except Exception as error:
+                answers.append([request, False, [error, b""]])
+        connection.post([RESPONSES, answers])
+
     async def all_given(self) -> None:
         """Wait until all requests have been answered."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _answer_at_once(
-        self, connection: Connection, request: int, method: str, parameters: list[Any]
-    ) -> None:
-        # In the order of all other news: what a server claims comes before the news of its end.
-        try:
-            answer = [RESPONSE, request, True, self._at_once[method](*parameters)]
-        except Exception as error:
-            answer = [RESPONSE, request, False, [error, b""]]
-        connection.requests -= 1
-        # Thousands may come at once.
-        connection.post_soon(answer)
 
     async def _answer(
         self, connection: Connection, request: int, method: str, parameters: list[Any]

@@ -68,11 +68,6 @@ class Connection:
         else:
             self.control.post(frame, *pass_fds)
 
-    def post_soon(self, frame: list[Any]) -> None:
-        """Send a frame together with others that come in this turn, unless the process is gone."""
-        if not self.closed:
-            self.control.post_soon(frame)
-
     def post_big(self, frame: list[Any]) -> None:
         """Send a frame that may hold big bytes, unless the process is gone."""
         if not self.closed:

@@ -8,6 +8,7 @@ no process finds a name whose holder it knows to be down.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -76,7 +77,7 @@ class Registries:
         self._state = RegistryState()
         self._versions = itertools.count(1)
         # What was claimed at run time, by sid: registry and key.
-        self._claims_of: dict[int, dict[tuple[str, str], None]] = {}
+        self._claims_of: defaultdict[int, dict[tuple[str, str], None]] = defaultdict(dict)
         self.log = NameLog(self._state.records)
         self.watches = KeyWatches()
         self.methods: dict[str, Callable[..., Any]] = {
@@ -105,7 +106,8 @@ class Registries:
             AlreadyRegisteredError: Another has it.
         """
         if member.name is not None:
-            self._refuse_taken(GLOBAL, member.name)
+            if self.holder_of(member.name) is not None:
+                raise AlreadyRegisteredError(member.name, "server", GLOBAL)
             self._claim(GLOBAL, member.name, member, IS_UNIQUE | IS_OWN, b"")
             self._events.tell("name_claimed", member)
 
@@ -141,15 +143,16 @@ class Registries:
     ) -> None:
         member = self._incarnation(target, incarnation)
         table = self._table(registry, is_unique)
-        if table is not None and table.is_unique:
-            self._refuse_taken(registry, key)
-        elif table is not None and table.get(key, member.sid) is not None:
+        taken: Claim | None = None
+        if table is not None:
+            taken = table.first(key) if is_unique else table.get(key, member.sid)
+        if taken is not None:
             if registry == GROUPS:
                 # To join twice is to be in it once.
                 return
-            raise AlreadyRegisteredError(key, "itself", registry)
+            raise AlreadyRegisteredError(key, "server" if is_unique else "itself", registry)
         self._claim(registry, key, member, IS_UNIQUE if is_unique else 0, metadata)
-        self._claims_of.setdefault(member.sid, {})[registry, key] = None
+        self._claims_of[member.sid][registry, key] = None
         self._files.keep(registry, key, member.name, metadata)
         if registry != GROUPS:
             self._events.tell("name_claimed", member, name=key, registry=registry)
@@ -200,7 +203,7 @@ class Registries:
             raise NotRegisteredError(key, registry)
         if version not in (None, claim.version):
             return False
-        self._write([UPDATED, registry, key, claim.sid, next(self._versions), metadata])
+        self._write([UPDATED, registry, key, claim.sid, next(self._versions), metadata], claim)
         holder = member or self._known(claim.sid)
         if holder is not None and not claim.flags & IS_OWN:
             self._files.keep(registry, key, holder.name, metadata)
@@ -211,11 +214,6 @@ class Registries:
         if table is not None and table.is_unique != is_unique:
             raise RegistryKeysError(registry, _KINDS[is_unique], _KINDS[table.is_unique])
         return table
-
-    def _refuse_taken(self, registry: str, key: str) -> None:
-        table = self._state.tables.get(registry)
-        if table is not None and table.first(key) is not None:
-            raise AlreadyRegisteredError(key, "server", registry)
 
     # --- changes -----------------------------------------------------------------------
 
@@ -229,19 +227,16 @@ class Registries:
         if not self._is_stopping():
             self._files.drop(registry, key, member.name)
 
-    def _write(self, record: list[Any]) -> None:
+    def _write(self, record: list[Any], replaced: Claim | None = None) -> None:
         # Into the log first: what is not there has not happened.
         size = self.log.append(record)
-        kind, registry, key, sid = record[:4]
-        table = self._state.tables.get(registry)
-        before = table.get(key, sid) if table is not None else None
         claim = self._state.apply(record)
-        grown = -before.size if before is not None else 0
-        if kind != FREED and claim is not None:
+        if record[0] == FREED:
+            size, replaced = 0, claim
+        elif claim is not None:
             claim.size = size
-            grown += size
-        self.log.lives(grown)
-        self.watches.changed(registry, key)
+        self.log.lives(size - (replaced.size if replaced is not None else 0))
+        self.watches.changed(record[1], record[2])
 
     def _tell_freed(self, registry: str, key: str, member: Member) -> None:
         if registry != GROUPS:

@@ -60,6 +60,7 @@ from noex_mp.wire.envelopes import (
     PROTOCOL_VERSION,
     READY,
     REQUEST,
+    REQUESTS,
     SIZE,
     STOPPED,
     TIE,
@@ -171,6 +172,7 @@ class Root:
             WATCH_KEY: self._on_watch_key,
             UNWATCH_KEY: self._on_unwatch_key,
             REQUEST: self._answers.take,
+            REQUESTS: self._answers.take_all,
         }
 
     # --- start and end -----------------------------------------------------------------

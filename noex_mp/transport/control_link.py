@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 from noex_mp.errors import RemoteProtocolError
 from noex_mp.transport import fds
 from noex_mp.transport.link import Link, peer_is_gone
-from noex_mp.wire.codec import Encoder
+from noex_mp.wire.codec import Encoder, pack_frame
+from noex_mp.wire.envelopes import REQUESTS
 from noex_mp.wire.stream import FrameReader
 
 __all__ = ["NO_FD", "Bounds", "ControlLink"]
@@ -22,6 +23,9 @@ FDS_PER_READ: Final = 16
 
 # Stands for an fd that was sent and could not be received.
 NO_FD: Final = fds.NO_FD
+
+# When so many bytes of requests wait for the next turn of the loop, they leave: the root may begin.
+MAX_REQUESTED: Final = 8 * 1024
 
 # How long to wait where the kernel does not say when it has room again, in seconds.
 RETRY: Final = 0.005
@@ -52,7 +56,16 @@ class ControlLink(Link):
     # Its frames are checked one by one, as they are taken from the reader.
     few = 0
 
-    __slots__ = ("_bounds", "_encoder", "_in_fds", "_on_frame", "_queue", "_queued", "_soon")
+    __slots__ = (
+        "_bounds",
+        "_encoder",
+        "_in_fds",
+        "_on_frame",
+        "_queue",
+        "_queued",
+        "_requested",
+        "_requests",
+    )
 
     def __init__(
         self,
@@ -70,7 +83,8 @@ class ControlLink(Link):
         self._encoder = encoder
         self._bounds = bounds
         self._queued = 0
-        self._soon: list[bytes | memoryview] = []
+        self._requests: list[bytes | memoryview] = []
+        self._requested = 0
         self._in_fds: deque[int] = deque()
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._on_frame = on_frame
@@ -122,30 +136,33 @@ class ControlLink(Link):
             raise self._encoder.explain_value("frame", frame, error) from None
         self._enqueue(chunks, [])
 
-    def post_soon(self, frame: list[Any]) -> None:
-        """Send a frame with the next turn of the loop, together with others like it.
+    def post_request(self, request: list[Any]) -> None:
+        """Send a request with the next turn of the loop, in one frame of REQUESTS with others.
 
-        Everything that is posted after it comes after it.
+        Everything that is posted after it comes after it. It has no big buffers.
 
         Raises:
-            UnencodableError: A value in the frame cannot be sent; nothing is sent then.
+            UnencodableError: A value in it cannot be sent; nothing is sent then.
         """
         try:
-            chunks = self._encoder.chunks(frame)
+            [data] = self._encoder.chunks(request)
         except Exception as error:
-            raise self._encoder.explain_value("frame", frame, error) from None
-        if not self._soon:
-            self._loop.call_soon(self._post_those_due)
-        self._soon += chunks
+            raise self._encoder.explain_value("request", request, error) from None
+        if not self._requests:
+            self._loop.call_soon(self._post_requests)
+        self._requests.append(data)
+        self._requested += len(data)
+        if self._requested > MAX_REQUESTED:
+            self._post_requests()
 
-    def _post_those_due(self) -> None:
-        if self._soon:
-            chunks, self._soon = self._soon, []
-            self._enqueue([b"".join(chunks)], [])
+    def _post_requests(self) -> None:
+        if self._requests:
+            requests, self._requests, self._requested = self._requests, [], 0
+            self._enqueue([pack_frame(REQUESTS, requests)], [])
 
     def _enqueue(self, chunks: list[bytes | memoryview], passed: list[int]) -> None:
-        if self._soon:
-            self._post_those_due()
+        if self._requests:
+            self._post_requests()
         if self.closed:
             fds.close_all(passed)
             return
@@ -208,7 +225,7 @@ class ControlLink(Link):
         """Send all that waits, blocking: for a process that is about to end."""
         if self.closed:
             return
-        self._post_those_due()
+        self._post_requests()
         self._sock.settimeout(timeout)
         try:
             for data, passed in self._queue:
@@ -265,7 +282,7 @@ class ControlLink(Link):
         """End the link; `on_close` is called once. What was not sent or taken is closed."""
         if not self.closed:
             if problem is None:
-                self._post_those_due()
+                self._post_requests()
             self._drop_queue()
             fds.close_all([fd for fd in self._in_fds if fd != NO_FD])
             self._in_fds.clear()

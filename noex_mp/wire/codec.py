@@ -45,7 +45,7 @@ from noex_mp.wire.values import (
     pack_plain,
 )
 
-__all__ = ["BIG", "Decoder", "Encoder", "pack_plain"]
+__all__ = ["BIG", "Decoder", "Encoder", "pack_frame", "pack_plain"]
 
 _BYTES_LIKE = frozenset((bytes, bytearray, memoryview))
 _MAY_HOLD_BYTES = _BYTES_LIKE | {list, dict}
@@ -264,6 +264,13 @@ class Encoder:
         if view.nbytes < BIG or not view.c_contiguous:
             return value
         return self.out_of_band(view.cast("B"), is_array=False)
+
+
+def pack_frame(kind: int, items: list[bytes | memoryview]) -> bytes:
+    """Return the frame `[kind, [item, ...]]` of items that were packed, each by itself."""
+    # An array of two, and one of 32 bits.
+    head = b"\x92%b\xdd%b" % (pack_plain(kind), len(items).to_bytes(4, "big"))
+    return b"".join((head, *items))
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

@@ -91,6 +91,8 @@ SIZE: Final = 38
 # number, registry, key: tell me (CHANGED) now, and whenever something changes under that key.
 WATCH_KEY: Final = 36
 UNWATCH_KEY: Final = 37  # number
+# [[request id, method, *parameters], ...]: what waits for nothing, and is answered together.
+REQUESTS: Final = 39
 
 # Control plane, the root to a process.
 START: Final = 40  # sid, incarnation, spec
@@ -124,6 +126,7 @@ CHANGED: Final = 54  # numbers: look at your copy of the registries, for these W
 # -: the node has stopped, in good order, and nothing comes behind this. A link that ends without it
 # was closed since its peer talked nonsense, or the root has died.
 STOPPED: Final = 55
+RESPONSES: Final = 57  # [[request id, succeeded, value (or error and cause)], ...]: to REQUESTS
 PRESSURE: Final = 56  # sid, incarnation, used, limit: a `MemoryPressure` for the server
 
 # Said in HELLO; a process of another version is refused.

@@ -23,6 +23,7 @@ from noex_mp.wire.envelopes import (
     MONITOR,
     READY,
     REQUEST,
+    REQUESTS,
     RESPONSE,
     TIE,
     TRAP,
@@ -140,6 +141,10 @@ NONSENSE = {
     "an unknown kind": (msgpack.packb([99]), "a control frame that makes no sense"),
     "an unknown method": (msgpack.packb([REQUEST]), "a control frame that makes no sense"),
     "a monitor": (msgpack.packb([MONITOR, 1, 1, True]), "a monitor, which is for the node's own"),
+    "a claim": (
+        msgpack.packb([REQUESTS, [[1, "register", "", True, "me", 1, None, b""]]]),
+        "requests for the node's own",
+    ),
     "a huge list": (b"\xdd\xff\xff\xff\xff", "above the limit"),
     "a huge text": (b"\x92\x01\xc6\xff\xff\xff\xff", "above the limit"),
     "a huge buffer": (HUGE, "buffers of 8589934592 bytes"),

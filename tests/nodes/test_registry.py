@@ -313,6 +313,28 @@ async def test_the_node_is_asked_when_the_function_is_called() -> None:
 
 
 @on_both_loops
+async def test_claims_of_one_turn_have_an_answer_each_and_their_order() -> None:
+    async with ObservedNode(preload=PRELOAD):
+        one, two = [await spawn(Room) for _ in range(2)]
+        keys = [f"lobby/{n}" for n in range(1000)]
+        # Some take more than the link gathers.
+        much = [b"x" * 20_000 if n % 100 == 0 else None for n in range(1000)]
+        claims = [ROOMS.register(key, one, some) for key, some in zip(keys, much, strict=True)]
+        again = [ROOMS.register(key, two) for key in keys[::3]]
+        # What is not gathered comes behind them.
+        assert await two.is_running()
+        assert all(claim.done() for claim in (*claims, *again))
+        assert [claim.exception() for claim in claims] == [None] * 1000
+        assert {type(claim.exception()) for claim in again} == {AlreadyRegisteredError}
+        assert ROOMS.names() == keys
+        assert [each.metadata for each in ROOMS.match("**")] == much
+        freed = [ROOMS.unregister(key) for key in keys]
+        await ROOMS.register(keys[7], two)
+        assert all(each.done() for each in freed)
+        assert ROOMS.names() == [keys[7]]
+
+
+@on_both_loops
 async def test_a_name_that_is_claimed_while_it_is_asked_for_is_asked_for_again() -> None:
     async with node_of() as node:
         one, two = await spawn(Counter, 1), await spawn(Counter, 100)
