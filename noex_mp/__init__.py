@@ -109,6 +109,7 @@ from noex_mp.errors import (
     NotRegisteredError,
     OutOfDescriptorsError,
     PoisonedMessageError,
+    PoolDownError,
     PoolStoppedError,
     PreloadError,
     ProtocolError,
@@ -251,6 +252,7 @@ __all__ = [
     "PoisonedMessageError",
     # pools.pool
     "Pool",
+    "PoolDownError",
     "PoolStoppedError",
     "PreloadError",
     # pools.executor

@@ -36,6 +36,7 @@ NoexError
 │   ├── NoDeadLetterError        the message is not kept (any more), to be sent again
 │   ├── NodeDownError            the node has stopped
 │   ├── PoolStoppedError         the pool has been stopped
+│   ├── PoolDownError            a pool can run no task any more (also a BrokenExecutor)
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
 │   ├── MaxChildrenError         a supervisor has as many children as it may have
@@ -53,6 +54,7 @@ An error holds data; `__str__` makes the sentence: what was expected, what came,
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ __all__ = [
     "NotRegisteredError",
     "OutOfDescriptorsError",
     "PoisonedMessageError",
+    "PoolDownError",
     "PoolStoppedError",
     "PreloadError",
     "ProtocolError",
@@ -711,6 +714,24 @@ class PoolStoppedError(CallError):
 
     def __str__(self) -> str:
         return "the pool has been stopped"
+
+
+class PoolDownError(CallError, BrokenExecutor):
+    """A pool can run no task any more: its processes do not start, or its node has stopped.
+
+    The death of a process is no reason: another takes its place, and the pool goes on. What is, is
+    the `__cause__`.
+
+    Attributes:
+        reason: What happened, in a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the pool can run no tasks: {self.reason}"
 
 
 class RemoteError(CallError):

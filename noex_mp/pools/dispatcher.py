@@ -8,6 +8,7 @@ and the next task: a `Job` stands where a call's future does.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import CancelledError
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,6 +99,10 @@ class Job:
     def fail(self, error: BaseException) -> None:
         """Take what the task has raised, or why there is no result."""
         raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Note that it is not going to be run, as nobody wants it any more."""
+        self.fail(CancelledError())
 
     # --- as the future of a call ----------------------------------------------------------
 
@@ -407,6 +412,8 @@ class Dispatcher:
         """Take out what waits, and return it."""
         waiting = list(self._queue)
         self._queue.clear()
+        while self._sources:
+            self._sources.popleft().abandon(CancelledError())
         self._note_if_idle()
         return waiting
 

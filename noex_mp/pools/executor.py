@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
+from itertools import islice
 from time import monotonic
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 
-from typing_extensions import ParamSpec
+from typing_extensions import ParamSpec, Unpack, override
 
 from noex_mp.client import current
-from noex_mp.errors import NoNodeError
-from noex_mp.node.implicit import blocking_implicit_node
-from noex_mp.pools.chunks import Failure, Source
-from noex_mp.pools.dispatcher import RUN, Dispatcher, Job
+from noex_mp.pools.background import Background
+from noex_mp.pools.chunks import Source
+from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
-from noex_mp.pools.options import NONE
-from noex_mp.transport.loops import keep_apart, new_event_loop
+from noex_mp.pools.mapped import MapJob, Results, as_raised, in_order
+from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 
 __all__ = ["ProcessPoolExecutor"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_EMPTY: Final[Any] = object()
 
 
 class _FutureJob(Job):
@@ -36,9 +35,14 @@ class _FutureJob(Job):
     __slots__ = ("future",)
 
     def __init__(
-        self, future: Future[Any], code: FunctionCode, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        future: Future[Any],
+        code: FunctionCode,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
     ) -> None:
-        super().__init__(code, args, kwargs)
+        super().__init__(code, args, kwargs, options)
         self.future = future
 
     def begin(self) -> bool:
@@ -51,97 +55,120 @@ class _FutureJob(Job):
 
     def fail(self, error: BaseException) -> None:
         """Fail the future."""
-        self.future.set_exception(error)
+        self.future.set_exception(as_raised(error))
+
+    def cancel(self) -> None:
+        """Cancel the future, and tell whoever waits for it."""
+        if self.future.cancel():
+            self.future.set_running_or_notify_cancel()
 
 
-class _Results:
-    """The results of a `map`, in their order: filled by one thread, taken by another."""
-
-    def __init__(self, count: int) -> None:
-        self.values: list[Any] = [_EMPTY] * count
-        self._awaited = -1
-        self._arrived = threading.Semaphore(0)
-        self.is_over = False
-        self.wants_more = True
-
-    def put(self, start: int, results: Sequence[Any]) -> None:
-        """Note results, the first of them that of task number `start`."""
-        end = start + len(results)
-        self.values[start:end] = results
-        if start <= self._awaited < end:
-            self._awaited = -1
-            self._arrived.release()
-
-    def exhausted(self, count: int, error: BaseException | None) -> None:
-        """Note that no more results come than so many."""
-        if error is not None:
-            self.put(count, [Failure(error)] * (len(self.values) - count))
-
-    def take(self, index: int, end: float | None) -> Any:
-        """Return a result once it is there, and forget it.
-
-        Raises:
-            TimeoutError: It did not come before `end`, by the monotonic clock.
-        """
-        values = self.values
-        while values[index] is _EMPTY:
-            self._awaited = index
-            if values[index] is not _EMPTY:
-                break
-            left = None if end is None else end - monotonic()
-            if not self._arrived.acquire(timeout=None if left is None else max(0.0, left)):
-                raise TimeoutError
-        value, values[index] = values[index], None
-        return value
+def submit_on(
+    background: Background,
+    options: TaskOptions,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Future[T]:
+    """Run a function; see `ProcessPoolExecutor.submit`."""
+    future: Future[T] = Future()
+    try:
+        code = pack_function(fn)
+    except Exception as error:
+        # As the standard library has it: whoever waits hears of it, and a pool that takes no tasks
+        # says so first.
+        background.put((), None)
+        future.set_exception(error)
+    else:
+        job = _FutureJob(future, code, args, kwargs, options)
+        background.put((job,), getattr(fn, "__module__", None))
+    return future
 
 
-class _MapJob(Job):
-    """One of the tasks of a `map`."""
+def map_on(
+    background: Background,
+    options: TaskOptions,
+    fn: Callable[..., T],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int | None,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """Run a function on each element; see `ProcessPoolExecutor.map`."""
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    end = None if timeout is None else timeout + monotonic()
+    module = getattr(fn, "__module__", None)
+    code = pack_function(fn)
 
-    __slots__ = ("index", "results")
+    def start(tasks: list[tuple[Any, ...]]) -> Results:
+        results = Results(len(tasks))
+        background.put(_to_run(code, tasks, results, chunksize, options), module)
+        return results
 
-    def __init__(
-        self,
-        results: _Results,
-        index: int,
-        code: FunctionCode,
-        args: tuple[Any, ...],
-    ) -> None:
-        self.operation = RUN
-        self.code = code
-        self.args = args
-        self.kwargs = _NOTHING
-        self.options = NONE
-        self.deaths = 0
-        self.line = None
-        self.is_timed = False
-        self.results = results
-        self.index = index
-
-    def begin(self) -> bool:
-        """Return whether the map goes on."""
-        return not self.results.is_over
-
-    def succeed(self, result: Any) -> None:
-        """Note the result."""
-        self.results.put(self.index, (result,))
-
-    def fail(self, error: BaseException) -> None:
-        """Note the error."""
-        self.results.put(self.index, (Failure(error),))
+    tasks = zip(*iterables, strict=False)
+    if buffersize is None:
+        return in_order(start(list(tasks)), end)
+    _check_buffersize(buffersize)
+    chunks = (start(chunk) for chunk in _cut(tasks, chunksize or 1))
+    return _buffered(deque(islice(chunks, buffersize)), chunks, end)
 
 
-_NOTHING: Final[dict[str, Any]] = {}
+def _to_run(
+    code: FunctionCode,
+    tasks: list[tuple[Any, ...]],
+    results: Results,
+    chunksize: int | None,
+    options: TaskOptions,
+) -> Iterable[Job | Source]:
+    if chunksize == 1:
+        return [MapJob(results, n, code, args, options) for n, args in enumerate(tasks)]
+    count = len(tasks)
+    each = iter(tasks)
+    return (Source(code, each, results, chunksize=chunksize, count=count, options=options),)
+
+
+def _cut(tasks: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    while chunk := list(islice(tasks, size)):
+        yield chunk
+
+
+def _buffered(
+    started: deque[Results], chunks: Iterator[Results], end: float | None
+) -> Iterator[Any]:
+    """Yield results, and start another chunk whenever one of those before it is wanted."""
+    try:
+        while started:
+            started.extend(islice(chunks, 1))
+            yield from in_order(started.popleft(), end)
+    finally:
+        for results in started:
+            results.is_over = True
+
+
+def _check_buffersize(buffersize: object) -> None:
+    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 class ProcessPoolExecutor(Executor):
     """Runs functions in a pool of processes; the standard library's, but nothing breaks it.
+
+    When a process dies, the task that it ran fails with `WorkerExitedError`; another process takes
+    its place, and the rest goes on. The processes are started with the first task.
 
     Args:
         max_workers: How many processes; by default as many as this one may use CPUs.
         mp_context: Accepted, and of no effect: processes are forked from one that is prepared.
         initializer: Is called in each process before its first task.
         initargs: What it is called with.
+        max_tasks_per_child: After so many tasks a process is replaced; None is never.
+
+    Raises:
+        TypeError: A number is no whole number, or the initializer cannot be called.
+        ValueError: A number is below 1.
 
     Example:
         ```python
@@ -156,150 +183,156 @@ class ProcessPoolExecutor(Executor):
         mp_context: object = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
     ) -> None:
         self._max_workers = check_size("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._initializer = initializer
-        self._initargs = initargs
-        self._lock = threading.Lock()
-        self._inbox: deque[Job | Source] = deque()
-        self._is_woken = False
-        self._is_shut = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._dispatcher: Dispatcher | None = None
-        self._ended: asyncio.Future[None] | None = None
-        self._node = current.current.get()
+        if max_tasks_per_child is not None:
+            check_size("max_tasks_per_child", max_tasks_per_child)
+        lanes = partial(_lanes, self._max_workers, initializer, initargs)
+        self._background = Background(current.current.get(), lanes)
+        # Who forgets it has what is left run, and its processes ended.
+        finalizer = weakref.finalize(self, self._background.shut)
+        finalizer.atexit = False
 
     # --- tasks ---------------------------------------------------------------------------
 
+    @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a function in one of the processes, and return the future of its result."""
-        future: Future[T] = Future()
-        self._put((_FutureJob(future, pack_function(fn), args, kwargs),), fn)
-        return future
+        """Run a function in one of the processes, and return the future of its result.
 
+        The future fails with what the function raises, or with one of these:
+            WorkerExitedError: The process has ended while it ran the task.
+            UnencodableError: The function, an argument or the result cannot be sent.
+
+        Raises:
+            RuntimeError: The pool has been shut down.
+            PoolDownError: Its processes do not start, or its node has stopped.
+        """
+        return submit_on(self._background, NONE, fn, args, kwargs)
+
+    @override
     def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = 1,
+        buffersize: int | None = None,
     ) -> Iterator[T]:
         """Run a function on each element of an iterable, and return the results in order.
 
         Args:
-            fn: The function.
-            iterables: Its arguments, an iterable for each; all are read at once.
-            timeout: How long to wait for a result, in seconds from now on; None is for ever.
+            fn: Takes as many arguments as there are iterables.
+            iterables: Are read at once; with `buffersize`, as results are taken.
+            timeout: How long all of it may take, in seconds; None is for ever.
             chunksize: How many tasks travel together, and fail together if their process dies.
                 None leaves it to the pool, which sends many of the short ones at a time.
+            buffersize: How many chunks may be on their way, or wait to be taken; None sets no
+                limit.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is below 1.
+            TypeError: `buffersize` is no whole number.
+            UnencodableError: The function cannot be sent.
+            RuntimeError, PoolDownError: As `submit`.
         """
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        end = None if timeout is None else timeout + monotonic()
-        code = pack_function(fn)
-        tasks = list(zip(*iterables, strict=False))
-        results = _Results(len(tasks))
-        if chunksize == 1:
-            self._put([_MapJob(results, n, code, args) for n, args in enumerate(tasks)], fn)
-        else:
-            count = len(tasks)
-            source = Source(code, iter(tasks), results, chunksize=chunksize, count=count)
-            self._put((source,), fn)
-        return _in_order(results, end)
+        return map_on(self._background, NONE, fn, iterables, timeout, chunksize, buffersize)
 
-    def _put(self, jobs: Iterable[Job | Source], fn: object) -> None:
-        with self._lock:
-            if self._is_shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._thread is None:
-                self._start(getattr(fn, "__module__", None))
-            self._inbox.extend(jobs)
-            if not self._is_woken and self._loop is not None:
-                self._is_woken = True
-                self._loop.call_soon_threadsafe(self._take)
+    def options(self, **options: Unpack[TaskOptionsDict]) -> ExecutorView:
+        """Return this pool as one whose tasks have options: `pool.options(retries=2).submit(f)`.
 
-    def _take(self) -> None:
-        self._is_woken = False
-        dispatcher, inbox = self._dispatcher, self._inbox
-        if dispatcher is None:
-            return
-        while inbox:
-            job = inbox.popleft()
-            if isinstance(job, Source):
-                dispatcher.put_source(job)
-            else:
-                dispatcher.put(job)
+        Args:
+            options: `timeout`, `retries`, `priority` and `memory_limit`; see `TaskOptions`.
 
-    # --- the thread ------------------------------------------------------------------------
+        Raises:
+            TypeError: There is no such option, or its value is of another type.
+            ValueError: Its value is out of range.
 
-    def _start(self, module: str | None) -> None:
-        self._thread = threading.Thread(target=self._run, args=(module,), name="noex-mp pool")
-        self._thread.daemon = True
-        self._thread.start()
-
-    def _run(self, module: str | None) -> None:
-        node = self._node
-        try:
-            node = node or current.node_of_thread()
-        except NoNodeError:
-            node = None
-        if node is None:
-            node = blocking_implicit_node(module if module != "builtins" else None)
-        current.current.set(node)
-        loop = new_event_loop()
-        keep_apart(loop)
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_until_complete(self._serve(node, loop))
-        finally:
-            loop.close()
-
-    async def _serve(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
-        client = current.client_on(node, loop)
-        dispatcher = Dispatcher(client)
-        code = None if self._initializer is None else pack_function(self._initializer)
-        lanes = Lanes(self._max_workers, code, self._initargs)
-        self._ended = loop.create_future()
-        for ref in await lanes.start():
-            dispatcher.add(ref)
-        with self._lock:
-            self._dispatcher = dispatcher
-            self._loop = loop
-        self._take()
-        if self._is_shut:
-            self._ended.set_result(None)
-        await self._ended
-        await dispatcher.idle()
-        await lanes.stop()
-        client.close()
-
-    def _end(self) -> None:
-        assert self._ended is not None
-        self._take()
-        if not self._ended.done():
-            self._ended.set_result(None)
+        Example:
+            ```python
+            with ProcessPoolExecutor() as pool:
+                urgent = pool.options(priority=10, retries=1)
+                print(urgent.submit(pow, 2, 10).result())
+            ```
+        """
+        return ExecutorView(self, self._background, task_options(options))
 
     # --- the end -----------------------------------------------------------------------------
 
+    @override
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the pool once all its tasks have been run."""
-        with self._lock:
-            self._is_shut = True
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._end)
-        if wait and self._thread is not None:
-            self._thread.join()
+        """Take no more tasks, and end the processes once those there are have been run.
+
+        Args:
+            wait: Return when that is done.
+            cancel_futures: Cancel the tasks that no process has got yet.
+        """
+        self._background.shut(cancel=cancel_futures)
+        if wait:
+            self._background.join()
+
+    @override
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        # Who presses Ctrl-C does not want to wait for the tasks.
+        self._background.shut(stop=isinstance(error, KeyboardInterrupt))
+        self._background.join()
+        return None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ProcessPoolExecutor cannot be sent to another process; what it runs is to make "
+            "one of its own, or to return what else there is to do"
+        )
 
 
-def _in_order(results: _Results, end: float | None) -> Iterator[Any]:
-    try:
-        for index in range(len(results.values)):
-            value = results.take(index, end)
-            if value.__class__ is Failure:
-                raise value.error
-            yield value
-    finally:
-        results.is_over = True
+class ExecutorView(Executor):
+    """An executor whose tasks have options: see `ProcessPoolExecutor.options`.
+
+    Its processes are those of the pool that it was taken from, which it keeps alive, and its end is
+    the pool's end.
+    """
+
+    def __init__(
+        self, pool: ProcessPoolExecutor, background: Background, options: TaskOptions
+    ) -> None:
+        self._pool = pool
+        self._background = background
+        self._options = options
+
+    @override
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function with the options; see `ProcessPoolExecutor.submit`."""
+        return submit_on(self._background, self._options, fn, args, kwargs)
+
+    @override
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Run a function on each element, with the options; see `ProcessPoolExecutor.map`."""
+        options = self._options
+        return map_on(self._background, options, fn, iterables, timeout, chunksize, buffersize)
+
+    @override
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the pool; see `ProcessPoolExecutor.shutdown`."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _lanes(
+    size: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> Lanes:
+    code = None if initializer is None else pack_function(initializer)
+    return Lanes(size, code, initargs)

@@ -66,7 +66,11 @@ class Lanes:
     def _spec(self, number: int) -> ChildSpec[Lane]:
         return child(Lane, self._initializer, self._initargs).options(id=f"lane-{number}")
 
-    async def stop(self) -> None:
-        """Stop all of them, and return once they have ended."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop all of them, and return once they have ended.
+
+        Args:
+            at_once: Kill them; else each finishes what it is at.
+        """
         if self._supervisor is not None:
-            await self._supervisor.stop()
+            await self._supervisor.stop(timeout=0.0 if at_once else None)

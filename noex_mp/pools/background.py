@@ -1,0 +1,285 @@
+"""`Background`: the thread of an executor, with the event loop that its tasks go through.
+
+Whoever calls an executor blocks, so its dispatcher lives in a thread of its own. It starts with the
+first task and ends when the executor does, or is forgotten, or the interpreter ends; what was given
+to it until then is run first. Whatever happens to it, no task stays without an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError
+from typing import Any, Final
+from weakref import WeakSet
+
+from noex_mp.client import current
+from noex_mp.errors import NoexError, NoNodeError, PoolDownError, PoolStoppedError, PreloadError
+from noex_mp.node.implicit import blocking_implicit_node
+from noex_mp.pools.chunks import Source
+from noex_mp.pools.dispatcher import Dispatcher, Job
+from noex_mp.pools.lanes import Lanes
+from noex_mp.transport.loops import keep_apart, new_event_loop
+
+__all__ = ["Background"]
+
+_log: Final = logging.getLogger("noex_mp")
+
+_all: WeakSet[Background] = WeakSet()
+_is_exiting = False
+
+
+class Background:
+    """A thread that runs the tasks of an executor on lanes of its own.
+
+    Args:
+        node: The id of the node of the lanes; None is the current one of a thread, or the implicit.
+        lanes: Describes the lanes.
+    """
+
+    def __init__(self, node: str | None, lanes: Callable[[], Lanes]) -> None:
+        self._node = node
+        self._lanes = lanes
+        self._lock = threading.Lock()
+        self._inbox: deque[Job | Source] = deque()
+        self._is_woken = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._dispatcher: Dispatcher | None = None
+        # What is wanted: no task that comes later; none that waits; none at all.
+        self._is_shut = False
+        self._is_cancelled = False
+        self._is_stopped = False
+        self._is_of_parent = False
+        # Why there are no processes.
+        self._error: BaseException | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        _all.add(self)
+
+    # --- from any thread -----------------------------------------------------------------
+
+    def put(self, jobs: Iterable[Job | Source], module: str | None) -> None:
+        """Run tasks.
+
+        Args:
+            jobs: The tasks.
+            module: Where their function comes from.
+
+        Raises:
+            RuntimeError: The executor has been shut down, or the interpreter ends.
+            PoolDownError: No task can be run any more.
+            NoNodeError: This process was forked from that of the executor.
+        """
+        with self._lock:
+            if self._is_shut or self._error is not None or self._is_of_parent or _is_exiting:
+                raise self._refusal()
+            if self._thread is None:
+                self._start(module)
+            self._inbox.extend(jobs)
+            if not self._is_woken and self._loop is not None:
+                self._is_woken = True
+                self._loop.call_soon_threadsafe(self._take)
+
+    def _refusal(self) -> Exception:
+        if self._is_of_parent:
+            return NoNodeError(
+                "this process was forked from one with a pool, which stays with its parent\n"
+                "Make another ProcessPoolExecutor here."
+            )
+        if _is_exiting:
+            return RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._is_shut or self._error is None:
+            return RuntimeError("cannot schedule new futures after shutdown")
+        return _down(self._error)
+
+    def shut(self, *, cancel: bool = False, stop: bool = False) -> None:
+        """Take no more tasks, and end once those there are have been run.
+
+        It takes no lock: an executor may be forgotten in the midst of anything.
+
+        Args:
+            cancel: Those that wait are cancelled.
+            stop: Those that run are ended too, with their processes.
+        """
+        if self._is_of_parent:
+            return
+        self._is_cancelled = self._is_cancelled or cancel or stop
+        self._is_stopped = self._is_stopped or stop
+        self._is_shut = True
+        loop = self._loop
+        if loop is not None:
+            # It may just have been closed: it has ended then.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._take)
+
+    def join(self) -> None:
+        """Return once it has ended; at once in its own thread, where callbacks run."""
+        thread = self._thread
+        if thread is None or self._is_of_parent or thread is threading.current_thread():
+            return
+        thread.join()
+
+    def leave_to_parent(self) -> None:
+        """Be no executor any more: this process is a fork of its own."""
+        self._lock = threading.Lock()
+        self._is_of_parent = True
+
+    def _start(self, module: str | None) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(module,), name="noex-mp pool", daemon=True
+        )
+        thread.start()
+        self._thread = thread
+
+    # --- in the thread ---------------------------------------------------------------------
+
+    def _run(self, module: str | None) -> None:
+        try:
+            node = self._find_node(module)
+            current.current.set(node)
+            _run_in_loop(self._serve(node))
+        except BaseException as error:
+            self._fail(error)
+
+    def _find_node(self, module: str | None) -> str:
+        node = self._node
+        if node is None:
+            # Where several run, none is meant.
+            with contextlib.suppress(NoNodeError):
+                node = current.node_of_thread()
+        if node is not None:
+            return node
+        if module is None or module == "__main__":
+            return blocking_implicit_node(module)
+        try:
+            return blocking_implicit_node(module)
+        except PreloadError as error:
+            # Nobody has asked for it. Without it, each process imports the module for itself.
+            _log.warning("%s is not preloaded for the pool: %s", module, error)
+            return blocking_implicit_node(None)
+
+    async def _serve(self, node: str) -> None:
+        loop = asyncio.get_running_loop()
+        client = current.client_on(node, loop)
+        dispatcher = Dispatcher(client)
+        lanes = self._lanes()
+        self._ended, self._stopped = loop.create_future(), loop.create_future()
+        try:
+            for ref in await lanes.start():
+                dispatcher.add(ref)
+            with self._lock:
+                self._dispatcher = dispatcher
+                self._loop = loop
+            self._take()
+            await self._ended
+            await asyncio.wait([dispatcher.idle(), self._stopped], return_when="FIRST_COMPLETED")
+        finally:
+            with self._lock:
+                self._loop = None
+            if self._is_stopped:
+                dispatcher.fail_all(PoolStoppedError())
+            # The node may have been stopped before.
+            with contextlib.suppress(NoexError):
+                await lanes.stop(at_once=self._is_stopped)
+            client.close()
+
+    def _take(self) -> None:
+        self._is_woken = False
+        # Read before the inbox is: whatever comes after that is refused.
+        is_shut = self._is_shut
+        dispatcher, inbox = self._dispatcher, self._inbox
+        assert dispatcher is not None
+        while inbox:
+            job = inbox.popleft()
+            if isinstance(job, Source):
+                dispatcher.put_source(job)
+            else:
+                dispatcher.put(job)
+        if is_shut:
+            self._end(dispatcher)
+
+    def _end(self, dispatcher: Dispatcher) -> None:
+        assert self._ended is not None
+        assert self._stopped is not None
+        if self._is_cancelled:
+            for job in dispatcher.cancel_waiting():
+                job.cancel()
+        if self._is_stopped and not self._stopped.done():
+            self._stopped.set_result(None)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail the tasks that wait, and refuse all that come: there are no processes."""
+        with self._lock:
+            self._error = error
+            jobs = list(self._inbox)
+            self._inbox.clear()
+        for job in jobs:
+            if isinstance(job, Source):
+                job.abandon(CancelledError() if self._is_cancelled else _down(error))
+            elif self._is_cancelled:
+                job.cancel()
+            elif job.begin():
+                job.fail(_down(error))
+        if not isinstance(error, Exception):
+            raise error
+
+
+def _down(error: BaseException) -> PoolDownError:
+    failure = PoolDownError(str(error) or type(error).__name__)
+    failure.__cause__ = error
+    return failure
+
+
+def _run_in_loop(main: Coroutine[Any, Any, None]) -> None:
+    loop = new_event_loop()
+    keep_apart(loop)
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(main)
+    finally:
+        loop.close()
+
+
+def _end_with_interpreter() -> None:
+    """Run what is left, before the interpreter ends; after Ctrl-C, end it."""
+    global _is_exiting
+    _is_exiting = True
+    for each in list(_all):
+        each.shut(stop=_was_interrupted())
+    try:
+        for each in list(_all):
+            each.join()
+    except KeyboardInterrupt:
+        for each in list(_all):
+            each.shut(stop=True)
+        for each in list(_all):
+            each.join()
+
+
+def _was_interrupted() -> bool:
+    # At a prompt, the last error may be an old one.
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+
+
+def _leave_all_to_parent() -> None:
+    for each in list(_all):
+        each.leave_to_parent()
+
+
+# As `concurrent.futures` does it: the hooks of `atexit` come later, among them the end of a node.
+_register_atexit: Callable[[Callable[[], None]], None] = vars(threading)["_register_atexit"]
+try:
+    _register_atexit(_end_with_interpreter)
+except RuntimeError:
+    # The interpreter ends while it loads this.
+    _is_exiting = True
+os.register_at_fork(after_in_child=_leave_all_to_parent)

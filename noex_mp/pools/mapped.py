@@ -1,0 +1,145 @@
+"""The results of a `map`: filled by the thread of the executor, taken by whoever iterates.
+
+A task of a map has no future, only a place in a list: ten thousand of them cost as little as they
+can.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from noex_mp.pools.chunks import Failure
+from noex_mp.pools.dispatcher import RUN, Job
+from noex_mp.pools.functions import FunctionCode
+from noex_mp.pools.options import TaskOptions
+from noex_mp.wire.exceptions import REMOTE_TRACEBACK
+
+__all__ = ["MapJob", "Results", "as_raised", "in_order"]
+
+_EMPTY: Final[Any] = object()
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+class Results:
+    """The results of a map, in their order: a sink for its tasks.
+
+    Attributes:
+        is_over: Whether nobody wants any further result.
+        wants_more: Whether there is room for further results.
+    """
+
+    wants_more = True
+
+    def __init__(self, count: int) -> None:
+        self._values: list[Any] = [_EMPTY] * count
+        self._awaited = -1
+        self._arrived = threading.Semaphore(0)
+        self.is_over = False
+
+    def __len__(self) -> int:
+        """Return how many there are to be."""
+        return len(self._values)
+
+    def put(self, start: int, results: Sequence[Any]) -> None:
+        """Note results, the first of them that of task number `start`."""
+        end = start + len(results)
+        self._values[start:end] = results
+        if start <= self._awaited < end:
+            self._awaited = -1
+            self._arrived.release()
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        """Note that no more results come than so many."""
+        if error is not None:
+            self.put(count, [Failure(error)] * (len(self._values) - count))
+
+    def take(self, index: int, end: float | None) -> Any:
+        """Return a result once it is there, and forget it.
+
+        Raises:
+            TimeoutError: It did not come before `end`, by the monotonic clock.
+            Exception: What the task has raised.
+        """
+        values = self._values
+        while values[index] is _EMPTY:
+            self._awaited = index
+            if values[index] is not _EMPTY:
+                break
+            left = None if end is None else end - monotonic()
+            if not self._arrived.acquire(timeout=None if left is None else max(0.0, left)):
+                raise TimeoutError
+        value, values[index] = values[index], None
+        if value.__class__ is Failure:
+            raise as_raised(value.error)
+        return value
+
+
+class MapJob(Job):
+    """One of the tasks of a map."""
+
+    __slots__ = ("index", "results")
+
+    def __init__(
+        self,
+        results: Results,
+        index: int,
+        code: FunctionCode,
+        args: tuple[Any, ...],
+        options: TaskOptions,
+    ) -> None:
+        # As that of a job, without the call.
+        self.operation = RUN
+        self.code = code
+        self.args = args
+        self.kwargs = _NOTHING
+        self.options = options
+        self.deaths = 0
+        self.line = None
+        self.is_timed = False
+        self.results = results
+        self.index = index
+
+    def begin(self) -> bool:
+        """Return whether the map goes on."""
+        return not self.results.is_over
+
+    def succeed(self, result: Any) -> None:
+        """Note the result."""
+        self.results.put(self.index, (result,))
+
+    def fail(self, error: BaseException) -> None:
+        """Note the error."""
+        self.results.put(self.index, (Failure(error),))
+
+
+def in_order(results: Results, end: float | None) -> Iterator[Any]:
+    """Yield the results in their order; who stops iterating wants no more of them.
+
+    Args:
+        results: Those of a map.
+        end: When the last one has to be there, by the monotonic clock.
+    """
+    try:
+        for index in range(len(results)):
+            # Not kept: it may be large, and is the caller's now.
+            yield results.take(index, end)
+    finally:
+        results.is_over = True
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """Return an error of a task as the standard library has it: its remote traceback is its cause.
+
+    One with a cause of its own keeps that, and the traceback as a note.
+    """
+    notes: list[str] = getattr(error, "__notes__", [])
+    if error.__cause__ is None and notes and notes[-1].startswith(REMOTE_TRACEBACK):
+        # Of more than one module, and of no use to whom nothing fails.
+        from concurrent.futures import process
+
+        cause: Any = vars(process)["_RemoteTraceback"]
+        error.__cause__ = cause(f'"""\n{notes.pop()}"""')
+    return error
