@@ -39,14 +39,17 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call, Down
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import CALLBACK, Address, Ref
-from noex_mp.core.specs import ChildSpec
+from noex_mp.core.specs import ChildSpec, Tree
 
 if TYPE_CHECKING:
     from noex_mp.client.blocking_supervisors import BlockingSupervisor
     from noex_mp.client.supervisors import SupervisorRef
     from noex_mp.node.blocking_node import BlockingNode
+    from noex_mp.services.application import Application
+    from noex_mp.services.blocking import BlockingApplication
 
 __all__ = [
+    "BlockingApplication",
     "BlockingNode",
     "BlockingSupervisor",
     "call",
@@ -56,7 +59,10 @@ __all__ = [
     "is_running",
     "shutdown",
     "spawn",
+    "start_application",
+    "start_supervisor",
     "stop",
+    "stop_applications",
     "supervisor",
     "watch",
     "whereis",
@@ -64,6 +70,7 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 
 
@@ -99,14 +106,14 @@ def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
     """
     end = _end("spawn")
     spec = spec_of(server, args, kwargs)
-    node = current.node_of_thread() or _implicit_node(spec)
+    node = current.node_of_thread() or _implicit_node(module_to_preload(spec))
     return end.run(spawn_on(end.client(node), spec))
 
 
-def _implicit_node(spec: ChildSpec[Any]) -> str:
+def _implicit_node(preload: str | None = None) -> str:
     from noex_mp.node.implicit import blocking_implicit_node
 
-    return blocking_implicit_node(module_to_preload(spec))
+    return blocking_implicit_node(preload)
 
 
 def stop(ref: Ref[Any], reason: ExitReason | None = None, timeout: float | None = 5.0) -> None:
@@ -185,6 +192,62 @@ def supervisor(name: str | SupervisorRef) -> BlockingSupervisor:
     from noex_mp.client.supervisors import supervisor
 
     return BlockingSupervisor(supervisor(name) if isinstance(name, str) else name)
+
+
+def start_supervisor(tree: Tree) -> BlockingSupervisor:
+    """Start a supervisor, with all that stands in it; return it. See `noex_mp.start_supervisor`.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or several nodes run and nothing says
+            which one is meant.
+        BadChildSpecError, AlreadyRegisteredError, InitFailedError, InitTimedOutError: As
+            `noex_mp.start_supervisor`.
+
+    Example:
+        ```python
+        front = sync.start_supervisor(Supervisor(child(Cache), child(Web), name="front"))
+        front.stop()
+        ```
+    """
+    end = _end("start_supervisor")
+    from noex_mp.client.blocking_supervisors import BlockingSupervisor
+    from noex_mp.client.supervisors import start_supervisor_on
+
+    client = end.client(current.node_of_thread() or _implicit_node())
+    return BlockingSupervisor(end.run(start_supervisor_on(client, tree)))
+
+
+def start_application(application: Application[C]) -> BlockingApplication[C]:
+    """Start an application, and before it what it depends on. See `noex_mp.start_application`.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread, or several nodes run and nothing says
+            which one is meant.
+        AlreadyRegisteredError, BadChildSpecError, BadConfigError, InitFailedError,
+            InitTimedOutError: As `noex_mp.start_application`.
+
+    Example:
+        ```python
+        shop = sync.start_application(shop_application)
+        shop.wait()
+        ```
+    """
+    _end("start_application")
+    from noex_mp.services.blocking import start_application
+
+    return start_application(application)
+
+
+def stop_applications() -> None:
+    """Stop all applications that were started with `sync.start_application`, the last first.
+
+    Raises:
+        NoNodeError: An event loop runs in this thread.
+    """
+    _end("stop_applications")
+    from noex_mp.services.blocking import stop_applications
+
+    stop_applications()
 
 
 def is_running(ref: Ref[Any]) -> bool:
@@ -271,6 +334,10 @@ def __getattr__(name: str) -> Any:
         from noex_mp.node.blocking_node import BlockingNode
 
         return BlockingNode
+    if name == "BlockingApplication":
+        from noex_mp.services.blocking import BlockingApplication
+
+        return BlockingApplication
     if name == "BlockingSupervisor":
         from noex_mp.client.blocking_supervisors import BlockingSupervisor
 

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": BELOW_CLIENT | {"client"},
     "pools": BELOW_CLIENT | {"client", "node"},
     # Only the public names, as a user would.
-    "services": set(noex_mp.__all__),
+    "services": {*noex_mp.__all__, "sync"},
     "cli": BELOW_CLIENT | {"client", "node", "worker", "pools", "services"},
     "testing": BELOW_CLIENT | {"client", "node", "worker", "services"},
 }

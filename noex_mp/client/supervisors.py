@@ -33,6 +33,7 @@ __all__ = [
     "SupervisorRef",
     "speaker",
     "start_supervisor",
+    "start_supervisor_on",
     "supervisor",
 ]
 
@@ -264,7 +265,11 @@ async def start_supervisor(tree: Tree) -> SupervisorRef:
         front = await start_supervisor(Supervisor(child(Cache), child(Web), name="front"))
         ```
     """
-    client = await current.client_or_implicit()
+    return await start_supervisor_on(await current.client_or_implicit(), tree)
+
+
+async def start_supervisor_on(client: Client, tree: Tree) -> SupervisorRef:
+    """Start a supervisor on a client's node."""
     wire = _wire_of(client.encoder, tree)
     ref: SupervisorRef = _ref_of(client, await client.request("start_supervisor", wire))
     return ref

@@ -57,6 +57,11 @@ class ExitLog:
             if (report.sid, report.incarnation) == (sid, incarnation):
                 self._entries[place] = entry._replace(report=corrected(report))
 
+    def last_of(self, sid: object) -> ExitReport | None:
+        """Return the last report of a server or supervisor, by its number; None if not known."""
+        of_it = (entry.report for entry in reversed(self._entries) if entry.report.sid == sid)
+        return next(of_it, None)
+
     def of(self, name: str | None = None) -> list[ExitReport]:
         """Return reports, the newest last.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noex_mp.core.reasons import NoServer
+from noex_mp.core.reasons import ExitReport, NoServer
 from noex_mp.node.connection import Connection
 from noex_mp.node.members import Member
 from noex_mp.wire.envelopes import MONITORED
@@ -26,7 +26,13 @@ class Monitors:
         self._by: dict[Connection, dict[int, int]] = {}
 
     def add(
-        self, connection: Connection, number: int, member: Member | None, *, is_lasting: bool
+        self,
+        connection: Connection,
+        number: int,
+        member: Member | None,
+        report: ExitReport | None,
+        *,
+        is_lasting: bool,
     ) -> None:
         """Watch a member; one that is gone is answered at once.
 
@@ -34,10 +40,10 @@ class Monitors:
             connection: Who wants to hear of it.
             number: What the answer is to carry.
             member: Who is watched, or None if nobody was found.
+            report: How it ended last, if that is known.
             is_lasting: Whether to tell of further ends, until it is gone for good.
         """
         if member is None or member.is_over:
-            report = member.report if member else None
             sid = member.sid if member else 0
             connection.post([MONITORED, [number], sid, NoServer(), report, None])
             return

@@ -457,7 +457,10 @@ class Root:
             problem = "a monitor, which is for the node's own processes"
             raise RemoteProtocolError(connection.label, problem)
         _, number, target, is_lasting = frame
-        self._monitors.add(connection, number, self._known(target), is_lasting=is_lasting)
+        member = self._known(target)
+        # Supervisors are forgotten when they are gone, and their reports later.
+        report = member.report if member else self._supervision.exits.last_of(target)
+        self._monitors.add(connection, number, member, report, is_lasting=is_lasting)
 
     def _on_demonitor(self, connection: Connection, frame: list[Any]) -> None:
         self._monitors.remove(connection, frame[1])

@@ -22,7 +22,15 @@ from noex_mp import (
 from noex_mp.services.application import Application, changed
 from noex_mp.services.dependencies import in_order
 
-__all__ = ["RunningApplication", "Status", "start_application", "stop_applications"]
+__all__ = [
+    "RunningApplication",
+    "Status",
+    "start_application",
+    "status_of",
+    "stop_applications",
+    "to_be_started",
+    "why_it_stops",
+]
 
 C = TypeVar("C", default=Any)
 
@@ -48,7 +56,7 @@ class RunningApplication(Generic[C]):
 
     def __init__(self, application: Application[C], ref: SupervisorRef) -> None:
         self.name = application.name
-        # It is an instance by now; see `_start`.
+        # It is an instance by now; see `to_be_started`.
         config: Any = application.config
         self.config: C = config
         self.ref = ref
@@ -61,14 +69,14 @@ class RunningApplication(Generic[C]):
 
     async def status(self) -> Status:
         """Return where it is in its life."""
-        return _status(await self.ref.state())
+        return status_of(await self.ref.state())
 
     async def stop(self) -> None:
         """Stop it, for good: `prep_stop`, the tree in reverse order, `stop`.
 
         Every call waits until it has ended; one that has ended already is no error.
         """
-        await self.ref.stop(Shutdown(f"application {self.name} is stopping"), self._stop_timeout)
+        await self.ref.stop(why_it_stops(self.name), self._stop_timeout)
         _forget(self)
 
     async def wait(self) -> ExitReport | None:
@@ -133,10 +141,8 @@ def _forget(running: RunningApplication[Any]) -> None:
 
 
 async def _start(application: Application[C]) -> RunningApplication[C]:
-    configured_one = changed(application, config=application.configuration())
-    # Nobody starts it again: see `start_application`.
-    start = start_supervisor(changed(configured_one, restart="temporary"))
-    starting = asyncio.ensure_future(start)
+    configured_one = to_be_started(application)
+    starting = asyncio.ensure_future(start_supervisor(configured_one))
     try:
         ref = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -159,10 +165,21 @@ async def _start_if_needed(application: Application[Any]) -> list[RunningApplica
         return [await _start(application)]
     except AlreadyRegisteredError:
         # Somebody else has started it.
-        if _status(await supervisor(application.name).state()) == "running":
+        if status_of(await supervisor(application.name).state()) == "running":
             return []
         raise
 
 
-def _status(state: str) -> Status:
+def to_be_started(application: Application[C]) -> Application[C]:
+    """Return an application with its configuration; nobody starts it again when it has ended."""
+    return changed(application, config=application.configuration(), restart="temporary")
+
+
+def why_it_stops(name: str) -> Shutdown:
+    """Return the reason that the servers of an application are told when it is stopped."""
+    return Shutdown(f"application {name} is stopping")
+
+
+def status_of(state: str) -> Status:
+    """Return where an application is in its life, by the state of its supervisor."""
     return _STATUSES.get(state, "stopped")

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from noex_mp import (
+    AlreadyRegisteredError,
+    BadChildSpecError,
     CallTimedOutError,
     Crash,
     InitFailedError,
@@ -655,3 +657,23 @@ def test_a_thread_hears_of_every_end_and_sends_exit_signals(node: sync.BlockingN
     assert [down.restart for down in ends] == [None]
     with pytest.raises(TypeError, match="expected an exit reason"):
         sync.exit(counter, "enough")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_threads_start_supervisors(node: sync.BlockingNode) -> None:
+    front = sync.start_supervisor(Supervisor(child(Counter).options(name="inner"), name="front"))
+    assert front.is_running()
+    assert Counter.increment.sync(named("inner", Counter)) == 1
+    with pytest.raises(AlreadyRegisteredError):
+        sync.start_supervisor(Supervisor(name="front"))
+    with pytest.raises(BadChildSpecError):
+        sync.start_supervisor(Supervisor(child(Counter), child(Counter)))
+    front.stop()
+    assert not sync.supervisor("front").is_running()
+
+
+def test_the_first_supervisor_starts_the_implicit_node() -> None:
+    try:
+        front = sync.start_supervisor(Supervisor(child(Counter)))
+        assert front.count_children().servers == 1
+    finally:
+        sync.shutdown()

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from noex_mp import (
     InitTimedOutError,
     MaxRestartsExceededError,
     Node,
+    NoNodeError,
     Shutdown,
     Supervisor,
     applications,
@@ -30,6 +32,7 @@ from noex_mp import (
     start_application,
     stop_applications,
     supervisor,
+    sync,
 )
 from tests.nodes.observed import Whistles, whistles
 from tests.nodes.scenes import Scene, scene
@@ -404,6 +407,62 @@ async def test_one_whose_dependency_is_not_up_does_not_start(
         await supervisor("db").stop()
         with pytest.raises(InitFailedError):
             await starting
+
+
+# --- without an event loop ----------------------------------------------------------------------
+
+
+def test_threads_start_and_stop_applications(tmp_path: Path) -> None:
+    web = application(Told(str(tmp_path)), depends_on=(Application("db", Supervisor()),))
+    with node():
+        running = sync.start_application(web)
+        assert (running.name, running.status()) == ("shop", "running")
+        assert running.config == Told(str(tmp_path))
+        with pytest.raises(AlreadyRegisteredError):
+            sync.start_application(web)
+        assert sync.supervisor("db").is_running()
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(running.wait)
+            sync.stop_applications()
+            report = waiting.result()
+        assert report is not None
+        assert isinstance(report.reason, Shutdown)
+        assert running.status() == "stopped"
+        running.stop()
+        assert running.wait() == report
+        assert not sync.supervisor("db").is_running()
+    assert diary(tmp_path) == LIFE
+
+
+def test_threads_hear_why_an_application_has_ended(tmp_path: Path) -> None:
+    with node():
+        shop = Application("shop", Supervisor(child(Counter), max_restarts=0))
+        running = sync.start_application(shop)
+        os.kill(sync.current_node().ps()[0]["os_pid"], signal.SIGKILL)
+        report = running.wait()
+        assert report is not None
+        assert isinstance(report.reason, Shutdown)
+        sync.start_application(shop).stop()
+
+
+def test_what_a_thread_has_started_for_one_that_fails_is_stopped(tmp_path: Path) -> None:
+    (tmp_path / "a.orders").write_text("!")
+    db, cache = Application("db", Supervisor()), Application("cache", Supervisor())
+    with node():
+        sync.start_application(db)
+        with pytest.raises(InitFailedError):
+            sync.start_application(application(Told(str(tmp_path)), depends_on=(db, cache)))
+        assert sync.supervisor("db").is_running()
+        assert not sync.supervisor("cache").is_running()
+
+
+async def test_in_an_event_loop_they_say_to_await() -> None:
+    with pytest.raises(NoNodeError, match=r"Await noex_mp\.start_application"):
+        sync.start_application(Application("db", Supervisor()))
+    with pytest.raises(NoNodeError, match=r"Await noex_mp\.stop_applications"):
+        sync.stop_applications()
+    with pytest.raises(NoNodeError, match=r"Await noex_mp\.start_supervisor"):
+        sync.start_supervisor(Supervisor())
 
 
 # --- mistakes -----------------------------------------------------------------------------------

@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_type
 
-from noex_mp import Application, ExitReport, Health, Node, Supervisor, child, start_application
+from noex_mp import (
+    Application,
+    ExitReport,
+    Health,
+    Node,
+    Supervisor,
+    child,
+    start_application,
+    sync,
+)
 from tests.typing.servers import Counter
 
 
@@ -45,3 +54,11 @@ async def check_applications(node: Node) -> None:
     shop.configured(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Application("shop", no_tree, config=Config)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Application("shop", tree, restart="always")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def check_applications_in_a_thread() -> None:
+    """The same without an event loop."""
+    running = sync.start_application(shop)
+    assert_type(running.config, Config)
+    assert_type(running.wait(), ExitReport | None)
+    assert_type(sync.start_supervisor(Supervisor(child(Counter))), sync.BlockingSupervisor)
