@@ -11,7 +11,8 @@ config = read_config(ShopConfig, "shop", Sources(environ={"SHOP_PORT": "9000"}))
 
 The strongest word counts: an argument, else the environment, else the file, else the default. What
 is wrong is found all at once, and each mistake says where it stands. The options of a dataclass in
-a dataclass are called `database.url`, and `SHOP_DATABASE_URL` in the environment.
+a dataclass are called `database.url`, and `SHOP_DATABASE_URL` in the environment. Lists of
+dataclasses, and tables of them, come from the file alone.
 
 Promise: no I/O.
 """
@@ -112,6 +113,18 @@ class _WrongError(Exception):
     """What was expected instead of a value."""
 
 
+class _WrongTableError(Exception):
+    """What is wrong inside of a table that is to become a dataclass.
+
+    Attributes:
+        mistakes: Each with its place.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__(mistakes)
+        self.mistakes = mistakes
+
+
 @dataclass(frozen=True)
 class _Said:
     """What a source says of an option.
@@ -127,16 +140,37 @@ class _Said:
     is_text: bool
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a value stands that is to be converted.
+
+    Attributes:
+        where: The same for people.
+        is_text: Whether it is to be read as the type that the option has.
+        read_table: Makes a dataclass of a table that stands there; raises `_WrongTableError`.
+    """
+
+    where: str
+    is_text: bool
+    read_table: Callable[[type[Any], Any, str], Any]
+
+    def inside(self, place: str) -> _Place:
+        """Return the place of something that is part of the value."""
+        return replace(self, where=f"{self.where}{place}")
+
+
 class _Reading:
-    """One configuration while it is read.
+    """One configuration while it is read, or one table in a list of it.
 
     Attributes:
         mistakes: What is wrong so far.
     """
 
-    def __init__(self, application: str, sources: Sources) -> None:
+    def __init__(self, application: str, sources: Sources, where: str = "") -> None:
         self._application = application
         self._sources = sources
+        # Of a table in a list: there is no other source of what stands in it.
+        self._where = where
         self._prefix = prefix_of(application)
         self._options: dict[str, str] = {}
         self.mistakes: list[str] = []
@@ -199,9 +233,22 @@ class _Reading:
                 self.mistakes.append(self._missing(option, variable, hint))
             return
         try:
-            given[each.name] = _convert(hint, said.value, is_text=said.is_text)
+            place = _Place(said.where, said.is_text, self._read_table)
+            given[each.name] = _convert(hint, said.value, place)
         except _WrongError as wrong:
             self._wrong(said.where, option, str(wrong), said.value, is_secret=not each.repr)
+        except _WrongTableError as wrong:
+            if each.repr:
+                self.mistakes += wrong.mistakes
+            else:
+                self._wrong(said.where, option, _expected(hint), said.value, is_secret=True)
+
+    def _read_table(self, cls: type[Any], said: Any, where: str) -> Any:
+        reading = _Reading(self._application, Sources(table=said), where)
+        value = reading.read(cls)
+        if reading.mistakes:
+            raise _WrongTableError(reading.mistakes)
+        return value
 
     def _read_inner(
         self,
@@ -245,7 +292,8 @@ class _Reading:
             return cls(**given) if default is MISSING else replace(default, **given)
         except Exception as error:
             # What its own `__post_init__` has found.
-            where = path.rstrip(".") or self._application
+            option = path.rstrip(".")
+            where = self._place(option) if self._where else option or self._application
             self.mistakes.append(f"{where}: {cls.__qualname__} refuses it: {error}")
             return None
 
@@ -264,7 +312,8 @@ class _Reading:
         return None
 
     def _place(self, option: str) -> str:
-        return f"{self._sources.file}:{self._application}{'.' if option else ''}{option}"
+        where = self._where or f"{self._sources.file}:{self._application}"
+        return f"{where}.{option}" if option else where
 
     # --- mistakes ----------------------------------------------------------------------
 
@@ -276,6 +325,8 @@ class _Reading:
         self.mistakes.append(f"{where}: expected{what} {expected}, got {got}")
 
     def _missing(self, option: str, variable: str, hint: Any) -> str:
+        if self._where:
+            return f"{self._place(option)}: expected {_expected(hint)}, got nothing"
         return (
             f"{option}: expected {_expected(hint)}, got nothing\n"
             f"    set {variable}, or --set {option}=..., or {option} in the table "
@@ -324,47 +375,57 @@ def _default_of(each: Field[Any]) -> Any:
 # --- values -------------------------------------------------------------------------------------
 
 
-def _convert(hint: Any, value: Any, *, is_text: bool) -> Any:
+def _convert(hint: Any, value: Any, place: _Place) -> Any:
     """Return a value as the type that an option has.
 
     Raises:
         _WrongError: Says what was expected.
+        _WrongTableError: Says what is wrong inside of it.
     """
     origin: Any = get_origin(hint)
     arguments = get_args(hint)
     if hint is Any or hint is object:
         return value
     if origin is typing.Annotated:
-        return _convert(arguments[0], value, is_text=is_text)
+        return _convert(arguments[0], value, place)
     if origin in (Union, types.UnionType):
-        return _convert_union(hint, value, is_text=is_text)
+        return _convert_union(hint, value, place)
     if origin is Literal:
-        return _choose({str(each): each for each in arguments}, hint, value, is_text=is_text)
+        choices = {str(each): each for each in arguments}
+        return _choose(choices, hint, value, is_text=place.is_text)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         choices = {str(each.value): each for each in hint}
         return _choose(choices, hint, str(value), is_text=True)
     kind = _kind_of(hint)
     if kind in _MANY:
-        return _convert_many(hint, kind, arguments, value, is_text=is_text)
+        return _convert_many(hint, kind, arguments, value, place)
     if kind is dict:
-        return _convert_dict(hint, arguments, value, is_text=is_text)
-    return _convert_plain(hint, value, is_text=is_text)
+        return _convert_dict(hint, arguments, value, place)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return place.read_table(hint, _table_at(hint, value, place), place.where)
+    return _convert_plain(hint, value, is_text=place.is_text)
 
 
 def _kind_of(hint: Any) -> Any:
     return get_origin(hint) or hint
 
 
-def _convert_union(hint: Any, value: Any, *, is_text: bool) -> Any:
+def _convert_union(hint: Any, value: Any, place: _Place) -> Any:
     arms = get_args(hint)
-    if types.NoneType in arms and (value is None or (is_text and value == "")):
+    if types.NoneType in arms and (value is None or (place.is_text and value == "")):
         return None
+    inside: list[_WrongTableError] = []
     for arm in arms:
         try:
             if arm is not types.NoneType:
-                return _convert(arm, value, is_text=is_text)
+                return _convert(arm, value, place)
+        except _WrongTableError as wrong:
+            inside.append(wrong)
         except _WrongError:
             continue
+    if len(inside) == 1:
+        # No other is a table, so this one was meant.
+        raise inside[0]
     raise _WrongError(_expected(hint))
 
 
@@ -378,9 +439,9 @@ def _choose(choices: Mapping[str, Any], hint: Any, value: Any, *, is_text: bool)
 
 
 def _convert_many(
-    hint: Any, kind: Callable[[list[Any]], Any], arguments: Any, value: Any, *, is_text: bool
+    hint: Any, kind: Callable[[list[Any]], Any], arguments: Any, value: Any, place: _Place
 ) -> Any:
-    if is_text:
+    if place.is_text:
         value = [part.strip() for part in value.split(",")] if value.strip() else []
     if not isinstance(value, list):
         raise _WrongError(_expected(hint))
@@ -392,10 +453,40 @@ def _convert_many(
     else:
         of = of[:1] * len(items)
     try:
-        pairs = zip(of, items, strict=True)
-        return kind([_convert(each, item, is_text=is_text) for each, item in pairs])
-    except _WrongError:
-        raise _WrongError(_expected(hint)) from None
+        made = _convert_each(
+            [(each, item, f"[{n}]") for n, (each, item) in enumerate(zip(of, items, strict=True))],
+            place,
+        )
+    except _WrongError as wrong:
+        expected = _expected(hint) if _is_fixed(kind, arguments) else f"a list of {wrong}"
+        raise _WrongError(expected) from None
+    try:
+        return kind(made)
+    except TypeError:
+        raise _WrongError("a list of what a set can hold: no lists, no tables") from None
+
+
+def _convert_each(items: Sequence[tuple[Any, Any, str]], place: _Place) -> list[Any]:
+    """Return the parts of a value, each as its own type.
+
+    Args:
+        items: For each, its type, its value, and where it stands in the whole.
+        place: Where the whole stands.
+
+    Raises:
+        _WrongError: Something else was expected.
+        _WrongTableError: Says what is wrong in all of the tables.
+    """
+    made: list[Any] = []
+    mistakes: list[str] = []
+    for hint, value, where in items:
+        try:
+            made.append(_convert(hint, value, place.inside(where)))
+        except _WrongTableError as wrong:
+            mistakes += wrong.mistakes
+    if mistakes:
+        raise _WrongTableError(mistakes)
+    return made
 
 
 def _is_fixed(kind: Any, arguments: Sequence[Any]) -> bool:
@@ -403,12 +494,18 @@ def _is_fixed(kind: Any, arguments: Sequence[Any]) -> bool:
     return kind is tuple and bool(arguments) and Ellipsis not in arguments
 
 
-def _convert_dict(hint: Any, arguments: Any, value: Any, *, is_text: bool) -> Any:
-    table = None if is_text else _as_table(value)
+def _convert_dict(hint: Any, arguments: Any, value: Any, place: _Place) -> Any:
+    table = _table_at(hint, value, place)
+    of: Any = arguments[1] if arguments else Any
+    made = _convert_each([(of, each, f".{key}") for key, each in table.items()], place)
+    return dict(zip(table, made, strict=True))
+
+
+def _table_at(hint: Any, value: Any, place: _Place) -> Mapping[str, Any]:
+    table = None if place.is_text else _as_table(value)
     if table is None:
         raise _WrongError(f"{_expected(hint)} in the file")
-    of: Any = arguments[1] if arguments else Any
-    return {key: _convert(of, each, is_text=False) for key, each in table.items()}
+    return table
 
 
 def _convert_plain(hint: Any, value: Any, *, is_text: bool) -> Any:
@@ -465,6 +562,6 @@ def _expected(hint: Any) -> str:
         if _is_fixed(kind, arguments):
             return f"a list of {len(of)}: {', '.join(map(_expected, of))}"
         return f"a list of {_expected(of[0])}" if of else "a list"
-    if kind is dict:
+    if kind is dict or _dataclass_in(hint) is not None:
         return "a table"
     return _NAMES.get(kind, f"a {getattr(kind, '__name__', kind)}")

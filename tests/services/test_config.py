@@ -339,3 +339,90 @@ def test_another_configuration_makes_another_tree() -> None:
     used = Application("shop", tree, config=Config(port=1))
     assert "Counter, 1" in repr(used.children)
     assert "Counter, 2" in repr(used.configured(Config(port=2)).children)
+
+
+# --- tables in lists ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Server:
+    host: str
+    port: int = 80
+    key: str = field(default="", repr=False)
+    database: Database | None = None
+
+    def __post_init__(self) -> None:
+        if self.port == 13:
+            raise ValueError("13 brings bad luck")
+
+
+@dataclass
+class Cluster:
+    servers: list[Server] = field(default_factory=list[Server])
+    pair: tuple[Server, Server] | None = None
+    named: dict[str, Server] = field(default_factory=dict[str, Server])
+    either: list[Server | int] = field(default_factory=list["Server | int"])
+    distinct: frozenset[Server] = frozenset()
+    hidden: list[Server] = field(default_factory=list[Server], repr=False)
+    sets: set[Any] = field(default_factory=set[Any])
+    lists: set[list[int]] = field(default_factory=set[list[int]])
+
+
+def cluster(environ: dict[str, str] | None = None, /, **table: Any) -> Cluster:
+    return read_config(Cluster, "web", Sources(table, "web.toml", environ or {}))
+
+
+def wrongs(environ: dict[str, str] | None = None, /, **table: Any) -> tuple[str, ...]:
+    with pytest.raises(BadConfigError) as failure:
+        cluster(environ, **table)
+    return failure.value.mistakes
+
+
+def test_a_list_holds_dataclasses() -> None:
+    a, b = {"host": "a"}, {"host": "b", "port": 1, "database": {"url": "x"}}
+    made = [Server("a"), Server("b", 1, database=Database("x"))]
+    assert cluster(servers=[a, b]).servers == made
+    assert cluster(pair=[a, b]).pair == (made[0], made[1])
+    assert cluster(named={"first": a}).named == {"first": made[0]}
+    assert cluster(either=[a, 5]).either == [made[0], 5]
+    assert cluster(distinct=[a, b, a]).distinct == set(made)
+    assert cluster() == Cluster()
+
+
+def test_each_mistake_in_a_list_of_dataclasses_has_its_place() -> None:
+    servers = [{"host": "a"}, {"port": "x"}, {"host": "c", "prot": 1}, {"host": "d", "port": 13}]
+    assert wrongs(servers=servers, named={"first": {"host": 5, "database": {"pool": 1}}}) == (
+        "web.toml:web.servers[1].host: expected text, got nothing",
+        "web.toml:web.servers[1].port: expected port to be a whole number, got 'x'",
+        "web.toml:web.servers[2].prot: there is no option prot\n    did you mean port?",
+        "web.toml:web.servers[3]: Server refuses it: 13 brings bad luck",
+        "web.toml:web.named.first.host: expected host to be text, got 5",
+        "web.toml:web.named.first.database.url: expected text, got nothing",
+    )
+    assert wrongs(either=[{"port": 1}]) == (
+        "web.toml:web.either[0].host: expected text, got nothing",
+    )
+    # The value of a secret is shown nowhere.
+    assert wrongs(servers=[{"host": "a", "key": 7}]) == (
+        "web.toml:web.servers[0].key: expected key to be text, got something else",
+    )
+    assert wrongs(hidden=[{"host": 7}]) == (
+        "web.toml:web.hidden: expected hidden to be a list of a table, got something else",
+    )
+
+
+def test_tables_come_from_the_file_alone() -> None:
+    [wrong] = wrongs({"WEB_SERVERS": "a,b"})
+    assert wrong.startswith("WEB_SERVERS: expected servers to be a list of a table in the file")
+    assert wrongs(servers=[5]) == (
+        "web.toml:web.servers: expected servers to be a list of a table in the file, got [5]",
+    )
+
+
+@pytest.mark.parametrize("option", ["sets", "lists"])
+def test_what_no_set_can_hold_is_a_mistake(option: str) -> None:
+    [wrong] = wrongs(**{option: [[1]]})
+    place, expected = wrong.split(": expected ")
+    assert place == f"web.toml:web.{option}"
+    what = "a list of what a set can hold: no lists, no tables"
+    assert expected == f"{option} to be {what}, got [[1]]"
