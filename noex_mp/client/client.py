@@ -308,7 +308,7 @@ class Client:
         """Ask the same of the root, together with what else is asked in this turn of the loop."""
         future: asyncio.Future[Any] = self.loop.create_future()
         if self._control.closed:
-            future.set_exception(NodeDownError("the node has stopped"))
+            future.set_exception(NodeDownError(self._end_in_words))
             return future
         self._request_id += 1
         self._control.post_request([self._request_id, method, *parameters])
