@@ -33,6 +33,9 @@ __all__ = ["FOR_PROGRAMS", "MAX_REQUESTS", "Answers"]
 # So many requests of one local program may be in work at a time.
 MAX_REQUESTS: Final = 256
 
+# How long the end of the node waits for answers, in seconds.
+PATIENCE: Final = 1.0
+
 # What ends servers: none may wait for its own end. The last parameter says who asks.
 _ENDS: Final = frozenset({"stop", "terminate_child", "stop_supervisor"})
 
@@ -167,8 +170,15 @@ class Answers:
         connection.post([RESPONSES, answers])
 
     async def all_given(self) -> None:
-        """Wait until all requests have been answered."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait until all requests have been answered, as far as that is so in a moment.
+
+        All servers have stopped. Who still waits then hears that the node is down, as in OTP
+        whoever calls a process that ends.
+        """
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=PATIENCE)
+            for task in late:
+                task.cancel()
 
     async def _answer(
         self, connection: Connection, request: int, method: str, parameters: list[Any]

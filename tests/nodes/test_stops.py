@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,25 @@ def test_a_stop_that_makes_no_sense_is_refused(
     with pytest.raises(error) as refused:
         asyncio.run(stop(*arguments))
     assert says in str(refused.value)
+
+
+async def test_a_request_that_is_never_answered_does_not_keep_a_node_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("noex_mp.node.answers.PATIENCE", 0.1)
+    begun = threading.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with ObservedNode() as node:
+        assert node._root is not None  # pyright: ignore[reportPrivateUsage]
+        answers = node._root._answers  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setitem(answers._methods, "ps", never)  # pyright: ignore[reportPrivateUsage]
+        asked = asyncio.ensure_future(node.ps())
+        await asyncio.to_thread(begun.wait)
+        # Who waits for it hears that there is no node any more.
+        await asyncio.wait_for(node.stop(), 10)
+        with pytest.raises(NodeDownError):
+            await asked
