@@ -118,6 +118,7 @@ from noex_mp.errors import (
     RemoteError,
     RemoteProtocolError,
     ServerExitedError,
+    SharedValueGoneError,
     StartError,
     TruncatedFrameError,
     UnencodableError,
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
         watch,
     )
     from noex_mp.client.registry import Registration, Registry, registry, whereis
+    from noex_mp.client.shared import shared
     from noex_mp.client.supervisors import (
         ChildCounts,
         ChildInfo,
@@ -273,6 +275,7 @@ __all__ = [
     "RootDied",
     "RunningApplication",
     "ServerExitedError",
+    "SharedValueGoneError",
     "Shutdown",
     "ShutdownTimedOut",
     "StartError",
@@ -308,6 +311,8 @@ __all__ = [
     "registry",
     "send_after",
     "send_interval",
+    # client.shared
+    "shared",
     "shutdown",
     "spawn",
     "start_application",
@@ -353,6 +358,7 @@ _ON_DEMAND = {
     "monitor": "noex_mp.client.monitors",
     "register_type": "noex_mp.wire.registration",
     "registry": "noex_mp.client.registry",
+    "shared": "noex_mp.client.shared",
     "shutdown": "noex_mp.node.implicit",
     "start_application": "noex_mp.services.running",
     "start_supervisor": "noex_mp.client.supervisors",

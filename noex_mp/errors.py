@@ -37,6 +37,7 @@ NoexError
 │   ├── NodeDownError            the node has stopped
 │   ├── PoolStoppedError         the pool has been stopped
 │   ├── PoolDownError            a pool can run no task any more (also a BrokenExecutor)
+│   ├── SharedValueGoneError     a shared value came too late: nobody has kept it
 │   └── RemoteError              the server raised something that cannot be rebuilt here
 ├── LimitError
 │   ├── MaxChildrenError         a supervisor has as many children as it may have
@@ -101,6 +102,7 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "ServerExitedError",
+    "SharedValueGoneError",
     "StartError",
     "TruncatedFrameError",
     "UnencodableError",
@@ -732,6 +734,20 @@ class PoolDownError(CallError, BrokenExecutor):
 
     def __str__(self) -> str:
         return f"the pool can run no tasks: {self.reason}"
+
+
+class SharedValueGoneError(CallError):
+    """A shared value is gone that a message names: its sender and everybody else has let it go.
+
+    A sender keeps what it sends until the receiver has it. So this concerns messages that nobody
+    waits for any more, and those of a process that died more than 5 s before they were read.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "a shared value is gone: whoever has sent it gave it up, or died, long before it was "
+            "read here; share it again"
+        )
 
 
 class RemoteError(CallError):

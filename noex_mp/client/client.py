@@ -55,6 +55,7 @@ from noex_mp.wire.envelopes import (
     RESPONSES,
     SIZE,
     STOPPED,
+    TAKEN,
 )
 from noex_mp.wire.payload import unpack_error
 from noex_mp.wire.stream import FrameReader
@@ -600,6 +601,8 @@ class Client:
                         route.granted(*frame[2:])
                 elif kind == END:
                     self._on_end(link, frame)
+                elif kind == TAKEN:
+                    link.taken()
                 else:
                     raise RemoteProtocolError(link.peer, f"a frame of kind {kind!r}")
         except Exception as error:

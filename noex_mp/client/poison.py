@@ -83,7 +83,9 @@ def bury(
     name, again = operation.name, getattr(operation, "letter", 0)
     size = size_of(data)
     chunks = [data] if data.__class__ is bytes else data
-    payload = [bytes(chunk) for chunk in chunks] if size <= MAX_BYTES else []
+    # Shared memory, for which an empty chunk stands, is not kept for a letter.
+    is_kept = size <= MAX_BYTES and all(chunks)
+    payload = [bytes(chunk) for chunk in chunks] if is_kept else []
     times, reports = deliveries
 
     def fail(letter: int | None) -> None:

@@ -317,7 +317,7 @@ class Route:
         """Return a message as chunks, its big buffers apart; as bytes if it turns out small."""
         if not data or len(data) >= BIG or self._buffers:
             try:
-                chunks = self._client.encoder.pack_big(frame)
+                chunks = self._client.encoder.pack_big(frame, lends=True)
             except Exception as error:
                 raise self._explain(args, kwargs, error) from None
             data = chunks[0] if len(chunks) == 1 else chunks

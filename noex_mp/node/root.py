@@ -32,6 +32,7 @@ from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocke
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
 from noex_mp.node.health import health_of
+from noex_mp.node.leases import Leases
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
 from noex_mp.node.registries import Registries
@@ -52,6 +53,7 @@ from noex_mp.wire.envelopes import (
     DROPPED,
     EXITED,
     HELLO,
+    LEASES,
     LINK_LOST,
     LOCATE,
     LOST,
@@ -95,6 +97,7 @@ class Root:
         self._token = secrets.token_bytes(16)
         self._lifeline_read, self._lifeline_write = lifeline.create_lifeline()
         self._black_box = BlackBox()
+        self._leases = Leases(loop)
         self._events = Events(self.id, loop, config.listener, config.wants)
         self._registry_files = RegistryFiles(loop, config.persist, self._say)
         self._registries = Registries(
@@ -108,6 +111,7 @@ class Root:
             loop,
             black_box=self._black_box,
             names_fd=self._registries.log.fd,
+            leases=self._leases,
             sink=config.sink,
             fields={
                 "node": self.id,
@@ -171,6 +175,7 @@ class Root:
             TRAP: self._on_trap,
             WATCH_KEY: self._on_watch_key,
             UNWATCH_KEY: self._on_unwatch_key,
+            LEASES: self._on_leases,
             REQUEST: self._answers.take,
             REQUESTS: self._answers.take_all,
         }
@@ -258,6 +263,7 @@ class Root:
         if self._door is not None:
             self._door.close()
         self._black_box.close()
+        self._leases.close()
         self._registries.log.close()
         fds.close(self._lifeline_read)
         fds.close(self._lifeline_write)
@@ -271,6 +277,7 @@ class Root:
         self._directory.worker_died(worker)
         self._supervision.worker_died(worker)
         self._worker_starts.worker_died(worker)
+        self._leases.worker_died(worker.span)
 
     # --- processes that talk to us -----------------------------------------------------
 
@@ -488,6 +495,13 @@ class Root:
 
     def _on_unwatch_key(self, connection: Connection, frame: list[Any]) -> None:
         self._registries.watches.remove(connection, frame[1])
+
+    def _on_leases(self, connection: Connection, frame: list[Any]) -> None:
+        fd = connection.control.take_fd()
+        if connection.worker is None:
+            fds.close_all([fd])
+            raise RemoteProtocolError(connection.label, "leases, which only a worker has")
+        self._leases.hold(connection.worker.span, fd)
 
     def _known(self, target: int | str) -> Member | None:
         return self._answers.known(target)

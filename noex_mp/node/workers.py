@@ -22,11 +22,13 @@ from noex_mp.core.reasons import OutOfMemory
 from noex_mp.errors import OutOfDescriptorsError, ProtocolError, TruncatedFrameError
 from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
+from noex_mp.node.leases import Leases
 from noex_mp.node.oom import OomCounter
 from noex_mp.node.output import Output, Sink
 from noex_mp.node.zygote import Zygote
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import ControlLink
+from noex_mp.transport.shared_file import NO_SPAN
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import LEAVE
 
@@ -54,6 +56,7 @@ class Worker:
 
     Attributes:
         number: Its number in the node; never used again.
+        span: Its part of the shared memory.
         label: The server it was started for, for people.
         os_pid: The process id.
         connection: Its control link, and what it is as a client.
@@ -87,8 +90,10 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         *,
         shared: bool = False,
+        span: int = NO_SPAN,
     ) -> None:
         self.number = number
+        self.span = span
         self.shared = shared
         self.residents: dict[int, Child] = {}
         self.condemned = ""
@@ -158,6 +163,7 @@ class Workers:
         *,
         black_box: BlackBox,
         names_fd: int,
+        leases: Leases,
         sink: Sink,
         fields: dict[str, Any],
         on_frame: Callable[[Connection, list[Any]], None],
@@ -169,6 +175,7 @@ class Workers:
 
         Args:
             names_fd: A descriptor that reads the log of names; each worker gets a copy.
+            leases: The shared memory.
             linked: Returns those that the program around the root has links to; None if it makes
                 no calls.
         """
@@ -176,6 +183,7 @@ class Workers:
         self._linked = linked
         self._black_box = black_box
         self._names_fd = names_fd
+        self._leases = leases
         self._sink = sink
         self._fields = fields
         self._on_frame = on_frame
@@ -224,7 +232,8 @@ class Workers:
         if needs_room:
             self._check_room(label)
         self._next += 1
-        worker = Worker(self._next, label, self._black_box.take(), self._loop, shared=shared)
+        slot, span = self._black_box.take(), self._leases.new_span()
+        worker = Worker(self._next, label, slot, self._loop, shared=shared, span=span)
         worker.zygote = zygote
         worker.oom_kills = self._oom_counter.read()
         self._known.add(worker)
@@ -235,7 +244,8 @@ class Workers:
             passed.append(self._output_pipe(worker, "stdout"))
             passed.append(self._output_pipe(worker, "stderr"))
             worker.os_pid, worker.pidfd = await zygote.fork(
-                (*passed, worker.slot.fd, self._names_fd), self._fields_of(worker, process or {})
+                (*passed, worker.slot.fd, self._names_fd, *self._leases.fds),
+                self._fields_of(worker, process or {}),
             )
         except BaseException as error:
             self._discard(worker)
@@ -279,6 +289,7 @@ class Workers:
             "black_box_offset": worker.slot.offset + TEXT_OFFSET,
             "allow_pickle": self._allow_pickle,
             "shared": worker.shared,
+            "span": worker.span,
         }
 
     def _control_pair(self, worker: Worker) -> int:

@@ -41,6 +41,11 @@ class BlockingLink(Link):
         self._recv = self._recv_at_once = recv_at_once
         self._recv_blocking = recv
 
+    def _borrowed(self) -> None:
+        super()._borrowed()
+        # Its thread may have no further turn for long.
+        self.flush()
+
     def wait_a_moment(self) -> None:
         """Wait for what comes and read it, unless there is something to be sent.
 

@@ -27,6 +27,8 @@ from typing import Any, Final
 
 from noex_mp.errors import RemoteProtocolError
 from noex_mp.transport import fds
+from noex_mp.wire.codec import pack_plain
+from noex_mp.wire.envelopes import TAKEN
 from noex_mp.wire.stream import FrameReader
 
 __all__ = ["Chunk", "Link", "peer_is_gone", "send_all"]
@@ -43,6 +45,8 @@ LOW_WATER: Final = 256 * 1024
 
 Chunk = bytes | memoryview
 
+_TAKEN: Final = pack_plain([TAKEN])
+
 
 class Link:
     """One end of a stream socket between two processes.
@@ -57,6 +61,9 @@ class Link:
         targets: The owner's: where its messages go.
         resuming: The receiver is in the middle of a batch and goes on by itself.
         congested: So much waits for the socket that a sender should wait too.
+        trusted: The peer belongs to the node, and may be lent shared memory.
+        lent: What keeps the shared memory that was lent, until the peer has a lease of its own.
+        let_go: The owner's: forgets the messages that have been handled.
         closed: The socket is gone.
     """
 
@@ -79,6 +86,8 @@ class Link:
         "closed",
         "congested",
         "fd",
+        "lent",
+        "let_go",
         "out",
         "peer",
         "reader",
@@ -86,6 +95,7 @@ class Link:
         "scheduled",
         "state",
         "targets",
+        "trusted",
         "unpacker",
     )
 
@@ -105,8 +115,13 @@ class Link:
         self._sock = sock
         self.fd = fds.own(sock.fileno())
         self.peer = peer
-        self.reader = FrameReader(peer=peer, allow_pickle=allow_pickle, trusted=trusted)
+        self.reader = FrameReader(
+            peer=peer, allow_pickle=allow_pickle, trusted=trusted, on_borrowed=self._borrowed
+        )
         self.unpacker = self.reader.unpacker
+        self.trusted = trusted
+        self.lent: deque[Chunk] = deque()
+        self.let_go: Callable[[], None] | None = None
         self.arrived: Iterable[list[Any]] = self.unpacker
         self.out: list[bytes] = []
         self.scheduled = False
@@ -187,14 +202,28 @@ class Link:
             self._loop.call_soon(self.flush)
 
     def send_chunks(self, chunks: Sequence[Chunk]) -> None:
-        """Send one message whose big buffers are not copied into its body."""
+        """Send one message whose big buffers are not copied into its body.
+
+        A chunk that is empty stands for shared memory that the message names. It is kept here
+        until the peer says that it has it (`taken`), or is gone.
+        """
         self.flush()
+        if self.closed:
+            # What is kept for a peer that is gone would stay for good.
+            return
         for chunk in chunks:
             rest = memoryview(chunk)
+            if not rest:
+                self.lent.append(chunk)
+                continue
             if not self.backlog:
                 rest = rest[self._try_send(rest) :]
             if len(rest):
                 self._keep(rest)
+
+    def taken(self) -> None:
+        """Note that the peer has a lease on the oldest piece of memory that it was lent."""
+        self.lent.popleft()
 
     def _try_send(self, data: memoryview) -> int:
         try:
@@ -317,6 +346,19 @@ class Link:
         self._on_frames(self)
         return True
 
+    def _borrowed(self) -> None:
+        """Tell the peer that its shared memory is here, and that it need not keep it for us."""
+        self.out.append(_TAKEN)
+        self.flush_soon()
+        self._loop.call_soon(self._forget)
+
+    def _forget(self) -> None:
+        # Else a value would be leased until the next message comes.
+        if not self.resuming:
+            self.arrived = self.unpacker
+        if self.let_go is not None:
+            self.let_go()
+
     def begin_buffers(self, frame: list[Any]) -> None:
         """Take a BUFFERS frame: its bytes follow outside the msgpack stream.
 
@@ -370,6 +412,7 @@ class Link:
             return
         self.closed = True
         self.backlog.clear()
+        self.lent.clear()
         self._backlog_size = 0
         self.congested = False
         if not self._loop.is_closed():
@@ -382,6 +425,8 @@ class Link:
             # and the worker has something to say first.
             self._on_close(self, problem)
         finally:
+            # It would hold itself, and its buffers with it.
+            self.reader.listen(None)
             fds.disown(self.fd)
             _hang_up(self._sock)
 

@@ -68,14 +68,14 @@ def dump_array(writer: ValueWriter, array: Any) -> ExtType:
 
 
 def load_array(reader: ValueReader, data: bytes) -> Any:
-    """Return the array, writable, on the very memory that it was received into."""
+    """Return the array on the very memory that it was received into: writable, unless shared."""
     numpy = importlib.import_module("numpy")
     described, shape, order, buffer = reader.nested(data)
     dtype = _dtype_from_wire(numpy, described)
     if isinstance(buffer, bytes):
         buffer = bytearray(buffer)
-    # Without a buffer, numpy would allocate whatever the shape says.
-    if not isinstance(buffer, (bytearray, numpy.ndarray)):
+    # Without a buffer, numpy would allocate whatever the shape says. A view is of shared memory.
+    if not isinstance(buffer, (bytearray, numpy.ndarray, memoryview)):
         raise TypeError(f"an array with {type(buffer).__name__} for its contents")
     array = numpy.ndarray(tuple(shape), dtype, buffer=buffer, order=order)
     if array.nbytes != memoryview(buffer).nbytes:

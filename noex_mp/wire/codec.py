@@ -21,7 +21,7 @@ only for a type that it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from msgpack import ExtType, Unpacker
@@ -29,12 +29,14 @@ from msgpack import ExtType, Unpacker
 # It enters its own loader.
 import noex_mp.wire.registration  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from noex_mp.errors import NoexError, RemoteProtocolError, UnencodableError
+from noex_mp.wire import lending
 from noex_mp.wire.envelopes import BUFFERS
 from noex_mp.wire.extensions import LOADERS, dumper_for
 from noex_mp.wire.values import (
     BIG,
     BUFFER,
     FROM_OUTSIDE,
+    LENT,
     MAX_FRAME_SIZE,
     MAX_LENGTH,
     MAX_NESTING,
@@ -89,6 +91,9 @@ class Encoder:
         self.allow_pickle = allow_pickle
         self.allow_lambdas = False
         self.buffers: list[tuple[bool, memoryview]] = []
+        # What keeps the shared memory that the message names: empty views.
+        self._lent: list[memoryview] = []
+        self._lends = False
         self.exceptions: list[int] = []
         # Any: its stubs do not know that it is a buffer.
         self._packer: Any = new_packer(self._encode)
@@ -118,33 +123,44 @@ class Encoder:
                 f"it takes {len(data):,} bytes, and a message may have {MAX_FRAME_SIZE:,} beside "
                 f"its big bytes and arrays; send it in parts"
             )
+        lent, self._lent = self._lent, []
         if not self.buffers:
-            return [data]
+            return [*lent, data]
         buffers = self.buffers.copy()
         self.buffers.clear()
         header = pack_plain([BUFFERS, [[is_array, view.nbytes] for is_array, view in buffers]])
-        return [header, *(view for _, view in buffers), data]
+        return [header, *(view for _, view in buffers), *lent, data]
 
-    def pack_big(self, frame: list[Any]) -> list[bytes | memoryview]:
+    def pack_big(self, frame: list[Any], *, lends: bool = False) -> list[bytes | memoryview]:
         """Return the chunks to send for a frame whose big bytes leave out of band too.
 
         Looks into lists, tuples, sets, dict values and dataclasses. Until the chunks are sent,
         nobody may change a buffer in them. Works in the middle of another message, too.
+
+        Args:
+            frame: The frame.
+            lends: Shared memory may be lent: it is named, and an empty chunk stands for it, which
+                is to be kept until the peer has said `TAKEN`.
         """
         if self._depth:
-            return self._inner().pack_big(frame)
-        self.buffers.clear()
+            return self._inner().pack_big(frame, lends=lends)
+        self._forget()
         self._lifts_bytes = True
+        self._lends = lends and lending.lender is not None
         try:
             data = self.pack(self._lifted(frame))
             if len(data) > MAX_LENGTH:
                 _refuse_long(frame)
             return self.take(data)
         except BaseException:
-            self.buffers.clear()
+            self._forget()
             raise
         finally:
-            self._lifts_bytes = False
+            self._lifts_bytes = self._lends = False
+
+    def _forget(self) -> None:
+        self.buffers.clear()
+        self._lent.clear()
 
     def explain(
         self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any] | None, error: Exception
@@ -223,26 +239,32 @@ class Encoder:
         if depth > _TRUSTED_DEPTH and _is_deeper(value, _DEEP_PAYLOAD):
             raise ValueError(f"it is nested too deeply: {_DEEP_PAYLOAD} lists in many extensions")
         pack = self._payload_packs[depth - 1]
-        left = len(self.buffers)
+        left, lent = len(self.buffers), len(self._lent)
         try:
             return pack(self._lifted(value) if self._lifts_bytes else value)
         except BaseException:
             # Who goes on without this value (an exception's args) must not send its buffers.
-            del self.buffers[left:]
+            del self.buffers[left:], self._lent[lent:]
             raise
 
     def can_pack(self, value: Any) -> bool:
         """Tell whether a value can be sent, and leave no trace. For dumpers only."""
-        left = len(self.buffers)
+        left, lent = len(self.buffers), len(self._lent)
         try:
             self.nested(value)
         except Exception:
             return False
-        del self.buffers[left:]
+        del self.buffers[left:], self._lent[lent:]
         return True
 
     def out_of_band(self, view: memoryview, *, is_array: bool) -> ExtType:
-        """Let a big buffer travel behind the message. For dumpers only."""
+        """Let a big buffer travel behind the message, or lend it. For dumpers only."""
+        lender = lending.lender if self._lends else None
+        found = lender.lend(view) if lender is not None else None
+        if found is not None:
+            handle, kept = found
+            self._lent.append(kept)
+            return extension(LENT, handle)
         self.buffers.append((is_array, view))
         return extension(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
 
@@ -307,6 +329,7 @@ class Decoder:
         failures: What could not be rebuilt since the list was last cleared; None stands in its
             place in the message. At most 16 are kept.
         buffers: The big buffers that came ahead of the next message.
+        on_borrowed: Is called for each piece of shared memory that a message names.
     """
 
     def __init__(
@@ -322,6 +345,7 @@ class Decoder:
         self._loaders = LOADERS if trusted else _OUTSIDE_LOADERS
         self.failures: list[Exception] = []
         self.buffers: list[Any] = []
+        self.on_borrowed: Callable[[], object] = bool
         self._max_size = max_size
         self._depth = 0
         self._payload_unpackers: list[Unpacker] = []

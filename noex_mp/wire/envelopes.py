@@ -63,6 +63,10 @@ def callback_name(operation: str, *, is_call: bool) -> str:
     return operation or ("handle_call" if is_call else "handle_cast")
 
 
+# Data plane, both ways: I have a lease of my own on the oldest piece of shared memory that you have
+# lent me, and not heard of since.
+TAKEN: Final = 13
+
 # Control plane, any process to the root.
 HELLO: Final = 20  # worker_id, protocol version, token
 READY: Final = 21  # sid, incarnation: its init has returned
@@ -91,6 +95,8 @@ SIZE: Final = 38
 # number, registry, key: tell me (CHANGED) now, and whenever something changes under that key.
 WATCH_KEY: Final = 36
 UNWATCH_KEY: Final = 37  # number
+# -; with an fd, the description that has all my leases on shared memory: they are to outlive me.
+LEASES: Final = 58
 # [[request id, method, *parameters], ...]: what waits for nothing, and is answered together.
 REQUESTS: Final = 39
 

@@ -19,7 +19,7 @@ from weakref import ref
 
 from msgpack import ExtType
 
-from noex_mp.wire import arrays, objects, values
+from noex_mp.wire import arrays, lending, objects, values
 from noex_mp.wire.by_value import REDUCERS, dump_pickle, load_pickle
 from noex_mp.wire.exceptions import dump_exception, load_exception
 from noex_mp.wire.standard import load_standard, standard_dumper
@@ -215,6 +215,12 @@ def _load_buffer(reader: ValueReader, data: bytes) -> Any:
     return reader.buffer(int.from_bytes(data, "big"))
 
 
+def _load_lent(reader: ValueReader, data: bytes) -> Any:
+    # Also if it is gone: the sender need not keep it.
+    reader.on_borrowed()
+    return lending.borrow(data)
+
+
 # --- the tables -------------------------------------------------------------------------
 
 _DUMPERS: dict[type[Any], Dumper] = {
@@ -261,6 +267,7 @@ LOADERS: dict[int, Loader] = {
     values.ARRAY: arrays.load_array,
     values.SCALAR: arrays.load_scalar,
     values.BUFFER: _load_buffer,
+    values.LENT: _load_lent,
     values.STANDARD: load_standard,
     values.PICKLE: load_pickle,
 }

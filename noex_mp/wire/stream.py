@@ -19,7 +19,7 @@ frame ahead of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Final
 
@@ -79,6 +79,7 @@ class FrameReader:
         trusted: bool = True,
         max_frame_size: int = MAX_FRAME_SIZE,
         max_buffer_size: int = MAX_BUFFER_SIZE,
+        on_borrowed: Callable[[], object] | None = None,
     ) -> None:
         self.peer = peer
         self.wanted: memoryview | None = None
@@ -87,6 +88,7 @@ class FrameReader:
             peer=peer, allow_pickle=allow_pickle, trusted=trusted, max_size=max_frame_size
         )
         self.failures = self._decoder.failures
+        self.listen(on_borrowed)
         self.unpacker = new_unpacker(
             self._decoder.hook, max_size=max_frame_size, first_buffer=_FIRST_BUFFER
         )
@@ -101,6 +103,10 @@ class FrameReader:
         self._to_skip = 0
         # Where in the msgpack stream the frame that owns the buffers begins.
         self._owner_at: int | None = None
+
+    def listen(self, on_borrowed: Callable[[], object] | None) -> None:
+        """Set what is called for each piece of shared memory that a frame names, if anything."""
+        self._decoder.on_borrowed = on_borrowed or bool
 
     def frames(self) -> Iterator[list[Any]]:
         """Yield every complete frame, its buffers in place.

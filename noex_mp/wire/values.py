@@ -38,6 +38,7 @@ PICKLE: Final = 20
 NAMED_TUPLE: Final = 21
 STANDARD: Final = 22
 REGISTERED: Final = 23
+LENT: Final = 24
 
 FROM_OUTSIDE: Final = frozenset(
     {
@@ -94,6 +95,8 @@ class ValueReader(Protocol):
 
     allow_pickle: bool
     failures: list[Exception]
+    # Is called for each piece of shared memory that a message names.
+    on_borrowed: Callable[[], object]
 
     def nested(self, data: bytes) -> Any:
         """Return the value that a payload holds."""

@@ -15,8 +15,9 @@ import msgpack
 
 # Root to zygote.
 CONFIGURE: Final = 0  # - ; fds: a file that holds the packed configuration, lifeline's read end
-# request id, fields; fds: control socket, stdout, stderr, black box, log of names. With a field
-# "exec", which holds variables for the new interpreter, the worker is executed instead of forked.
+# request id, fields; fds: control socket, stdout, stderr, black box, log of names, and the file
+# for shared values where there is such a thing. With a field "exec", which holds variables for the
+# new interpreter, the worker is executed instead of forked.
 FORK: Final = 1
 UNLINK: Final = 2  # path: remove this file when the root is gone
 

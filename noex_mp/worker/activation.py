@@ -304,6 +304,11 @@ class Inline:
             known = self._activation = Activation(target.mailbox, target, target.frame)
         return known
 
+    def forget(self) -> None:
+        """Forget the last message, while none is being worked on."""
+        if self.target is None:
+            self._activation = None
+
     def cancel(self, target: Target, seq: int) -> None:
         """Tell the operation that runs now, if this call is its."""
         running = self.activation()

@@ -39,6 +39,7 @@ class Boot:
         control_fd: Its end of the control socket to the root; non-blocking.
         black_box_fd: The file in memory that the root reads after a death.
         names_fd: The log of names, which it reads.
+        shared_fd: The file that values are shared in, or `NO_FD`.
         stderr_fd: The pipe for standard error once more, out of the way of user code.
         black_box_offset: Where this worker's region of it begins, in bytes.
         node: The id of the node.
@@ -51,6 +52,7 @@ class Boot:
     black_box_fd: int
     names_fd: int
     stderr_fd: int
+    shared_fd: int = fds.NO_FD
     black_box_offset: int = 0
     node: str = ""
     worker: int = 0
@@ -71,6 +73,7 @@ class Birth:
         stderr_fd: The pipe for standard error.
         black_box_fd: The file for the last words.
         names_fd: The log of names.
+        shared_fd: The file that values are shared in, or `NO_FD`.
         lifeline_fd: The zygote's read end of the lifeline.
         kept_fds: What the preload left open on purpose, such as a log file.
         signals: What to do at each signal that the zygote or the preload handles differently.
@@ -84,6 +87,7 @@ class Birth:
     black_box_fd: int
     names_fd: int
     lifeline_fd: int
+    shared_fd: int = fds.NO_FD
     kept_fds: frozenset[int] = frozenset()
     signals: Mapping[int, Any] = field(default_factory=dict[int, Any])
 
@@ -179,6 +183,8 @@ def _take_descriptors(birth: Birth) -> Boot:
     os.dup2(birth.stdout_fd, 1)
     os.dup2(birth.stderr_fd, 2)
     mine = {birth.control_fd, birth.black_box_fd, birth.names_fd, birth.lifeline_fd}
+    if birth.shared_fd != fds.NO_FD:
+        mine.add(birth.shared_fd)
     _close_all_but({0, 1, 2, *mine, *birth.kept_fds})
     fds.start_register()
     lifeline.arm(birth.lifeline_fd)
@@ -193,6 +199,7 @@ def _take_descriptors(birth: Birth) -> Boot:
         black_box_fd=fds.own(fds.high(birth.black_box_fd)),
         names_fd=fds.own(fds.high(birth.names_fd)),
         stderr_fd=fds.own(fds.high(os.dup(2))),
+        shared_fd=birth.shared_fd,
         black_box_offset=fields.get("black_box_offset", 0),
         node=fields.get("node", ""),
         worker=fields.get("worker", 0),

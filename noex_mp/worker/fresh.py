@@ -42,6 +42,7 @@ def main(fd: int) -> NoReturn:
             stderr_fd=2,
             black_box_fd=brief["black_box"],
             names_fd=brief["names"],
+            shared_fd=brief["shared"],
             lifeline_fd=brief["lifeline"],
         )
     )

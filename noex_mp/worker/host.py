@@ -33,7 +33,7 @@ from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason
 from noex_mp.core.ref import Address, Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
-from noex_mp.transport import fds
+from noex_mp.transport import fds, shared_file
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
@@ -44,6 +44,7 @@ from noex_mp.wire.envelopes import (
     FORGET,
     HELLO,
     KILL,
+    LEASES,
     LEAVE,
     LINK,
     PRESSURE,
@@ -165,6 +166,8 @@ class Host:
         timers.install(self._delivery)
         monitors.install(self._current_server)
         boot = self._boot
+        if boot.shared_fd != fds.NO_FD:
+            shared_file.join(boot.shared_fd, boot.fields["span"], self._leases_opened)
         names = LocalNames(boot.node, boot.names_fd, allow_pickle=self._allow_pickle)
         current.join(boot.node, self._clients.of, names, whole_process=True)
         self.say_hello()
@@ -172,6 +175,12 @@ class Host:
     def say_hello(self) -> None:
         """Tell the root who this is."""
         self._control.post([HELLO, self._boot.worker, PROTOCOL_VERSION, self._boot.token])
+
+    def _leases_opened(self, fd: int) -> None:
+        if get_ident() == self._thread:
+            self._control.post([LEASES], fd)
+        else:
+            self.loop.call_soon_threadsafe(self._control.post, [LEASES], fd)
 
     def _delivery(self, ref: Ref[Any]) -> Arrival | None:
         mailbox = self._mailboxes.get(ref.sid) if ref.node == self._boot.node else None

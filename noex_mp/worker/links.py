@@ -7,6 +7,7 @@ servers that it is going to send to (OPEN), and each then has a started cell of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from noex_mp.transport import fds
@@ -14,7 +15,8 @@ from noex_mp.transport.control_link import NO_FD, ControlLink
 from noex_mp.transport.link import Link, send_all
 from noex_mp.transport.loops import give_back_buffer
 from noex_mp.wire.codec import pack_plain
-from noex_mp.wire.envelopes import ASK, BUFFERS, CANCEL, END, OPEN, PROBE, UNLINKED
+from noex_mp.wire.envelopes import ASK, BUFFERS, CANCEL, END, OPEN, PROBE, TAKEN, UNLINKED
+from noex_mp.worker.activation import inline
 from noex_mp.worker.cells import NOBODY, Cells
 from noex_mp.worker.complaints import Complaints
 from noex_mp.worker.mailbox import Mailbox
@@ -87,6 +89,7 @@ class Links:
         give_back_buffer(link.unpacker)
         link.state = link_id
         link.targets = {}
+        link.let_go = partial(_let_go, link)
         self._links[link_id] = link
 
     def _on_closed(self, link: Link, problem: Exception | None) -> None:
@@ -134,6 +137,8 @@ class Links:
             link.begin_buffers(frame)
         elif kind == OPEN:
             self._open(link, frame[1], frame[2])
+        elif kind == TAKEN:
+            link.taken()
         elif kind not in _ABOUT_MESSAGES:
             raise ValueError(f"a frame of kind {kind!r}")
         elif (target := link.targets.get(frame[1])) is not None:
@@ -180,3 +185,11 @@ class Links:
         """Leave all to the process that this one was forked from."""
         for link in self:
             link.abandon()
+
+
+def _let_go(link: Link) -> None:
+    """Forget the messages of a link that have been handled: one may hold a shared value."""
+    for target in link.targets.values():
+        target.frame = []
+        target.mailbox.let_go()
+    inline.forget()

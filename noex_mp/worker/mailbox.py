@@ -257,6 +257,11 @@ class Mailbox:
             if self.activation is began:
                 self.activation = None
 
+    def let_go(self) -> None:
+        """Forget the last message, if it has been handled."""
+        if self.activation is None:
+            self.context.run(activation.set, None)
+
     # --- the server's task -------------------------------------------------------------
 
     async def run(self) -> None:
@@ -267,6 +272,9 @@ class Mailbox:
         turn_ends = 0.0
         while self._ending is None:
             if not queue:
+                # Else the last message would stay, with all that it holds, until the next comes.
+                target = item = promise = began = result = None
+                activation.set(None)
                 if self._timeout is not None:
                     await self._wait_for_a_while(self._timeout)
                 else:
@@ -669,7 +677,8 @@ class Mailbox:
             self.refuse(target, [CALL, self.sid, seq], problem)
 
     def _send(self, target: Target, frame: list[Any]) -> None:
-        target.link.send_chunks(self._encoder.pack_big(frame))
+        link = target.link
+        link.send_chunks(self._encoder.pack_big(frame, lends=link.trusted))
 
     def failed(
         self,

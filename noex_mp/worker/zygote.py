@@ -219,7 +219,7 @@ class Zygote:
             fds.close_all(passed)
 
     def _fork_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
-        control, stdout, stderr, black_box, names = passed
+        control, stdout, stderr, black_box, names, *shared = passed
         os_pid = os.fork()
         if os_pid == 0:
             run(
@@ -231,6 +231,7 @@ class Zygote:
                     stderr_fd=stderr,
                     black_box_fd=black_box,
                     names_fd=names,
+                    shared_fd=shared[0] if shared else fds.NO_FD,
                     lifeline_fd=self._lifeline,
                     kept_fds=self._kept,
                     signals=self._signals,
@@ -239,17 +240,18 @@ class Zygote:
         return os_pid
 
     def _execute_worker(self, fields: dict[str, Any], passed: list[int]) -> int:
-        control, stdout, stderr, black_box, names = passed
+        control, stdout, stderr, black_box, names, *shared = passed
         brief = {
             "config": asdict(self._config),
             "fields": fields,
             "control": control,
             "black_box": black_box,
             "names": names,
+            "shared": shared[0] if shared else fds.NO_FD,
             "lifeline": self._lifeline,
         }
         file = fds.anonymous_file("noex-mp-brief")
-        inherited = (file, control, black_box, names, self._lifeline)
+        inherited = (file, control, black_box, names, *shared, self._lifeline)
         try:
             os.write(file, packets.pack(brief))
             os.lseek(file, 0, os.SEEK_SET)
