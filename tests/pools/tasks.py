@@ -8,7 +8,11 @@ import re
 import signal
 from pathlib import Path
 
+from noex_mp import Pool, ProcessPoolExecutor
+
 __all__ = [
+    "asks",
+    "asks_another",
     "begin_to_compute_in_c",
     "die",
     "die_of",
@@ -64,3 +68,14 @@ def begin_to_compute_in_c(begun: str) -> bool:
     """Write to a FIFO, and then match a pattern that takes for ever, with the GIL held."""
     Path(begun).write_text("computing")
     return re.match(r"(a+)+$", "a" * 64 + "b") is not None
+
+
+def asks(pool: ProcessPoolExecutor, value: int) -> int:
+    """Ask the pool that it is given."""
+    return pool.submit(double, value).result()
+
+
+async def asks_another(value: int) -> int:
+    """Ask a pool of its own."""
+    async with Pool(size=1) as pool:
+        return await pool.run(abs, -value)

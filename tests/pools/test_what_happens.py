@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from bench.faults.tasks import (
     returns_a_lock,
     same,
 )
-from noex_mp import ProcessPoolExecutor, UnencodableError, sync
+from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError, sync
+from tests.pools.tasks import asks, asks_another
 from tests.processes.harness import REPOSITORY, wait_for_ends
 
 
@@ -67,6 +69,20 @@ def test_a_task_that_finds_no_memory_fails_with_that() -> None:
 def test_a_pool_that_starts_while_a_thread_holds_a_lock_is_none_the_worse() -> None:
     with LOCK, ProcessPoolExecutor(max_workers=2) as pool:
         assert pool.submit(holds_a_lock).result(timeout=10) != os.getpid()
+
+
+def test_a_task_cannot_be_given_its_own_pool() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        asking = [pool.submit(asks, pool, n) for n in range(2)]
+        for each in asking:
+            with pytest.raises(UnencodableError):
+                each.result(timeout=10)
+        assert pool.submit(same, 1).result(timeout=10) == 1
+
+
+async def test_a_task_may_have_a_pool_of_its_own() -> None:
+    async with Node(), Pool(size=2) as pool:
+        assert await asyncio.gather(pool.run(asks_another, 1), pool.run(asks_another, 2)) == [1, 2]
 
 
 PROGRAM = """
