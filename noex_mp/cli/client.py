@@ -119,13 +119,13 @@ class RunningNode:
         sid, label = await self._ask("send_courier", PATIENCE, number)
         return sid, label
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, timeout: float | None) -> Reloaded:
         """Let the node replace its servers, however long that takes.
 
         Raises:
             PreloadError, ReloadFailedError, NodeDownError: As `Node.reload`.
         """
-        return await reload_on(self.client)
+        return await reload_on(self.client, timeout)
 
     async def _ask(self, method: str, patience: float, *parameters: Any) -> Any:
         try:

@@ -111,7 +111,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         case "reload":
             from noex_mp.cli.reload import reload
 
-            return reload(args.node)
+            return reload(args.node, args.timeout)
         case "call":
             from noex_mp.cli.call import call
 
@@ -174,6 +174,13 @@ def _add_reload(reload: argparse.ArgumentParser) -> None:
         "Exit status: 0 done, 1 not done, and why is said, 2 bad command line."
     )
     reload.add_argument("node", metavar="NODE", nargs="?", help="its name; else the only one")
+    reload.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that the import of the new code may take (default: 60), or none",
+    )
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:

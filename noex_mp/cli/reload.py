@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import monotonic
 
 from noex_mp.cli import statuses
@@ -15,26 +16,27 @@ from noex_mp.errors import ConfigError, NodeDownError, NoexError
 __all__ = ["reload"]
 
 
-def reload(name: str | None) -> int:
+def reload(name: str | None, timeout: float | None) -> int:
     """Let a node replace its servers; return the exit status once that is done, or given up.
 
     Args:
         name: The node's name; None means the only one that runs.
+        timeout: How long the import of the new code may take, in seconds, or None.
     """
-    return run_with_nodes(name, _reload)
+    return run_with_nodes(name, partial(_reload, timeout))
 
 
-async def _reload(nodes: list[RunningNode]) -> int:
+async def _reload(timeout: float | None, nodes: list[RunningNode]) -> int:
     if len(nodes) > 1:
         running = listed(node.name for node in nodes)
         raise ConfigError(f"several nodes run: {running}\nSay which: noex-mp reload NODE")
-    return await _reload_one(nodes[0])
+    return await _reload_one(nodes[0], timeout)
 
 
-async def _reload_one(node: RunningNode) -> int:
+async def _reload_one(node: RunningNode, timeout: float | None) -> int:
     begin = monotonic()
     try:
-        done = await node.reload()
+        done = await node.reload(timeout)
     except NodeDownError:
         print(f"noex-mp: {node} has stopped", file=sys.stderr)
         return statuses.FAILED

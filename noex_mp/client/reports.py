@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from noex_mp.client.client import Client
 from noex_mp.core.health import Health
@@ -10,7 +10,10 @@ from noex_mp.core.reasons import ExitReport
 from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.report_plain import from_plain
 
-__all__ = ["exits_on", "health_on", "ps_on", "reload_on"]
+__all__ = ["RELOAD_TIMEOUT", "exits_on", "health_on", "ps_on", "reload_on"]
+
+# How long the import of new code may take, in seconds.
+RELOAD_TIMEOUT: Final = 60.0
 
 
 async def ps_on(client: Client) -> list[dict[str, Any]]:
@@ -30,7 +33,7 @@ async def exits_on(client: Client, server: str | None) -> list[ExitReport]:
     return [from_plain(report) for report in plain]
 
 
-async def reload_on(client: Client) -> Reloaded:
+async def reload_on(client: Client, timeout: float | None = RELOAD_TIMEOUT) -> Reloaded:
     """Let a client's node replace its servers; return what came of it."""
-    replaced, kept, notes = await client.request("reload")
+    replaced, kept, notes = await client.request("reload", timeout)
     return Reloaded(replaced, tuple(kept), tuple(notes))

@@ -297,8 +297,10 @@ class Answers:
     async def _health(self) -> dict[str, Any]:
         return self._how_it_is().as_plain()
 
-    async def _reload_all(self) -> list[Any]:
-        done = await self._reload.run()
+    async def _reload_all(self, limit: Any = None) -> list[Any]:
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise ConfigError(f"expected timeout to be seconds > 0, or None, got {limit!r}")
+        done = await self._reload.run(limit)
         return [done.replaced, list(done.kept), list(done.notes)]
 
     async def _exits(self, name: str | None = None) -> list[dict[str, Any]]:

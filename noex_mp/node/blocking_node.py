@@ -11,7 +11,7 @@ from noex_mp.client.api import spawn_on, spec_of
 from noex_mp.client.blocking import this_thread
 from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Listener
-from noex_mp.client.reports import exits_on, health_on, ps_on, reload_on
+from noex_mp.client.reports import RELOAD_TIMEOUT, exits_on, health_on, ps_on, reload_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.health import Health
@@ -99,10 +99,10 @@ class BlockingNode:
         end = this_thread()
         return end.run(health_on(end.client(self.id)))
 
-    def reload(self) -> Reloaded:
+    def reload(self, timeout: float | None = RELOAD_TIMEOUT) -> Reloaded:
         """Give all servers the code that stands in their files now; see `Node.reload`."""
         end = this_thread()
-        return end.run(reload_on(end.client(self.id)))
+        return end.run(reload_on(end.client(self.id), timeout))
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that are not delivered any more; see `Node.dead_letters`."""

@@ -38,7 +38,7 @@ from noex_mp.client.dead_letters import dead_letters_on, drop_on, retry_on
 from noex_mp.client.events import Event, EventKind, Listener, Wants
 from noex_mp.client.local_names import LocalNames
 from noex_mp.client.registry import Registry
-from noex_mp.client.reports import exits_on, health_on, ps_on, reload_on
+from noex_mp.client.reports import RELOAD_TIMEOUT, exits_on, health_on, ps_on, reload_on
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.health import Health
@@ -543,18 +543,22 @@ class Node:
         """
         return await exits_on(current.client(self.id), server)
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, timeout: float | None = RELOAD_TIMEOUT) -> Reloaded:
         """Give all servers the code that stands in their files now, one by one, while they serve.
 
         Each handles what has arrived, ends with `Replaced()`, and starts again; who calls it
         meanwhile waits. The program's own modules stay as they are. One reload comes after the
         other.
 
+        Args:
+            timeout: How long the import of the new code may take, in seconds; None means as long
+                as it takes.
+
         Returns:
             How many servers were replaced, and who runs on with the old code.
 
         Raises:
-            PreloadError: The new code cannot be imported; nothing was replaced.
+            PreloadError: The new code cannot be imported, or not in time; nothing was replaced.
             ReloadFailedError: A server did not start with it; all have the old code again.
             NodeDownError: The node has been stopped.
 
@@ -564,7 +568,7 @@ class Node:
             print(f"{done.replaced} servers have the new code")
             ```
         """
-        return await reload_on(current.client(self.id))
+        return await reload_on(current.client(self.id), timeout)
 
     async def health(self) -> Health:
         """Return how the node is: whether its tree has started and its applications run.

@@ -18,7 +18,7 @@ from typing import Any
 
 from noex_mp.core.reasons import InitFailed, render
 from noex_mp.core.reloaded import Reloaded
-from noex_mp.errors import NodeDownError, ReloadFailedError
+from noex_mp.errors import NodeDownError, PreloadError, ReloadFailedError
 from noex_mp.node.children import Child
 from noex_mp.node.replacements import FailedReplacement
 from noex_mp.node.starts import StartFailedError
@@ -49,11 +49,15 @@ class Reload:
         self._lock = asyncio.Lock()
         self._looking: asyncio.Future[Sequence[str]] | None = None
 
-    async def run(self) -> Reloaded:
+    async def run(self, limit: float | None) -> Reloaded:
         """Give all servers the code of now; one reload after the other.
 
+        Args:
+            limit: How long the import of the new code may take, in seconds; None: as long as it
+                takes.
+
         Raises:
-            PreloadError: The new code cannot be preloaded, and nothing was replaced.
+            PreloadError: The new code cannot be preloaded, or not in time; nothing was replaced.
             ConfigError: It is refused for another reason, and nothing was replaced.
             StartFailedError: A server did not start with it (a `ReloadFailedError`).
             NodeDownError: The node was stopped meanwhile.
@@ -61,14 +65,30 @@ class Reload:
         self.stop_looking()
         async with self._lock:
             self._refuse_when_stopping()
-            notes = await self._look()
-            await self._renew()
+            notes = await self._import(limit)
             try:
                 replaced = await self._replace_all()
             finally:
                 self._zygotes.keep_no_more()
             self._refuse_when_stopping()
             return Reloaded(replaced, tuple(self._kept()), tuple(notes))
+
+    async def _import(self, limit: float | None) -> Sequence[str]:
+        """Preload the new code; return what whoever asks is to know of it."""
+        try:
+            async with asyncio.timeout(limit):
+                notes = await self._look()
+                await self._renew()
+        except TimeoutError:
+            self.stop_looking()
+            module = await self._zygotes.give_up_renewal()
+            self._refuse_when_stopping()
+            where = f": it is still at {module}" if module else ""
+            raise PreloadError(
+                f"the import of the new code did not end within {limit:g} s{where}\n"
+                f"Nothing was replaced. To give it more time: reload(timeout=...), or --timeout."
+            ) from None
+        return notes
 
     async def _renew(self, preload: Preload | None = None) -> None:
         try:

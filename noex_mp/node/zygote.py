@@ -161,6 +161,11 @@ class Zygote:
         return self._ended.done()
 
     @property
+    def importing(self) -> str:
+        """The module whose import has begun last; empty if none has."""
+        return self._importing
+
+    @property
     def was_ready(self) -> bool:
         """Whether the application was preloaded."""
         ready = self._ready

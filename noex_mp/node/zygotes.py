@@ -106,6 +106,8 @@ class Zygotes:
         # Kept although it may have no workers: somebody may want to go back to it.
         self._kept: Generation | None = None
         self._renewal: asyncio.Task[None] | None = None
+        # What a renewal waits for.
+        self._coming: Generation | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     # --- the current one ---------------------------------------------------------------
@@ -198,10 +200,30 @@ class Zygotes:
             # One that is just being executed must be known before it is replaced.
             await asyncio.wait((old.task,))
         self._last_number += 1
-        new = Generation(self._last_number, preload or old.preload)
+        self._coming = new = Generation(self._last_number, preload or old.preload)
         new.task = self._loop.create_task(self._start(new))
-        await (await new.task).ready()
+        try:
+            await (await new.task).ready()
+        finally:
+            self._coming = None
         self._generation = new
+
+    async def give_up_renewal(self) -> str:
+        """End a new zygote that still preloads; the old one goes on.
+
+        Returns:
+            The module that it was importing; empty if it had not come to one.
+        """
+        renewal, coming = self._renewal, self._coming
+        if renewal is None:
+            return ""
+        if coming is not None and coming.task is not None:
+            await asyncio.wait((coming.task,))
+        zygote = None if coming is None else coming.zygote
+        if zygote is not None:
+            await zygote.close()
+        await asyncio.wait((renewal,))
+        return "" if zygote is None else zygote.importing
 
     async def renew_and_keep(self, preload: Preload | None = None) -> None:
         """Renew, and keep the old zygote, to `go_back` to, until `keep_no_more`.

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from noex_mp import (
+    ConfigError,
     DynamicSupervisor,
     InitFailed,
     Killed,
@@ -320,6 +321,25 @@ async def test_a_node_stopped_while_the_new_code_is_imported_stops(
         writer = await asyncio.to_thread(open, gate, "w")
     with writer, pytest.raises(NodeDownError):
         await reload
+
+
+async def test_an_import_that_takes_too_long_replaces_nothing(app: App, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with ObservedNode(app.tree("ab")) as node:
+        assert await app.versions("ab") == [1, 1]
+        os.mkfifo(gate)
+        app.write(f"open({str(gate)!r}).read()")
+        with pytest.raises(PreloadError) as failure:
+            await node.reload(timeout=0.5)
+        assert "the new code did not end within 0.5 s" in str(failure.value)
+        assert await app.versions("ab") == [1, 1]
+        assert (ends(node), len(node.zygotes)) == ([], 1)
+        # The next one begins anew.
+        app.write(2)
+        assert (await node.reload()).replaced == 2
+        assert await app.versions("ab") == [2, 2]
+        with pytest.raises(ConfigError, match="expected timeout to be seconds"):
+            await node.reload(timeout=0)
 
 
 async def test_a_supervisor_that_gives_up_in_the_middle_is_restarted(app: App, gate: Gate) -> None:
