@@ -102,7 +102,7 @@ def _parent_killed(program: subprocess.Popen[bytes], out: Path) -> str:
     program.kill()
     program.wait()
     _, alive = psutil.wait_procs(others, OUTSIDE)
-    busy = sum(process.cpu_percent(0.2) > 20 for process in alive)
+    busy = sum(process.cpu_percent(0.5) > 2 for process in alive)
     if alive:
         return f"{len(alive)} of {len(others)} processes live on, {busy} of them busy"
     return f"all {len(others)} processes gone after {monotonic() - start:.1f} s"

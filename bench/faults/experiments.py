@@ -71,7 +71,7 @@ def stuck(new: New) -> str:
     found = _of(side, side.submit_limited(tasks.computes_in_c, 1.0), 1.0 + side.grace)
     took = f"{found} after {monotonic() - start:.1f} s"
     after = _afterwards(side)
-    busy = any(child.cpu_percent(0.2) > 20 for child in psutil.Process().children(recursive=True))
+    busy = any(child.cpu_percent(0.5) > 2 for child in psutil.Process().children(recursive=True))
     return _told(side, took, after, "the worker computes on" if busy else "no worker computes")
 
 
