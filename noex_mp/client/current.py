@@ -91,6 +91,11 @@ def set_implicit(start: Callable[[str | None], Awaitable[str]]) -> None:
     _implicit = start
 
 
+def is_worker() -> bool:
+    """Return whether this process is a worker, with a node of its own around it."""
+    return _process_node is not None
+
+
 def client(node: str | None = None) -> Client:
     """Return the running loop's client of a node.
 

@@ -62,7 +62,7 @@ class Clients:
     def _new(self, loop: asyncio.AbstractEventLoop) -> Client:
         ours, theirs = fds.socketpair()
         label = f"{sys.argv[0] or 'python'} ({threading.current_thread().name})"
-        asks_again = isinstance(loop, BlockingLoop)
+        asks_again = isinstance(loop, BlockingLoop) and not loop.always_turns
         try:
             self._connect(theirs, label, asks_again=asks_again)
         except RuntimeError:

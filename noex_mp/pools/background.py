@@ -14,18 +14,22 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from noex_mp.client import current
+from noex_mp.client.supervisors import speaker
 from noex_mp.errors import NoexError, NoNodeError, PoolDownError, PoolStoppedError, PreloadError
 from noex_mp.node.implicit import blocking_implicit_node
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
-from noex_mp.transport.loops import keep_apart, new_event_loop
+from noex_mp.transport.shared_loop import Later, SharedLoop
+
+if TYPE_CHECKING:
+    from noex_mp.client.client import Client
 
 __all__ = ["Background"]
 
@@ -46,11 +50,13 @@ class Background:
     def __init__(self, node: str | None, lanes: Callable[[], Lanes]) -> None:
         self._node = node
         self._lanes = lanes
-        self._lock = threading.Lock()
-        self._inbox: deque[Job | Source] = deque()
-        self._is_woken = False
+        # What users are told, outside of all locks.
+        self.later: Later = deque()
+        self._lock = threading.RLock()
+        # What was given to it before its processes were up.
+        self._early: list[Job | Source] = []
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: SharedLoop | None = None
         self._dispatcher: Dispatcher | None = None
         # What is wanted: no task that comes later; none that waits; none at all.
         self._is_shut = False
@@ -60,7 +66,7 @@ class Background:
         # Why there are no processes.
         self._error: BaseException | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._stopped: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] | None = None
         _all.add(self)
 
     # --- from any thread -----------------------------------------------------------------
@@ -82,10 +88,14 @@ class Background:
                 raise self._refusal()
             if self._thread is None:
                 self._start(module)
-            self._inbox.extend(jobs)
-            if not self._is_woken and self._loop is not None:
-                self._is_woken = True
-                self._loop.call_soon_threadsafe(self._take)
+            dispatcher, loop = self._dispatcher, self._loop
+            if dispatcher is None or loop is None:
+                self._early += jobs
+                return
+            _give(dispatcher, jobs)
+            loop.wake_if_needed()
+        if self.later:
+            loop.do_later()
 
     def _refusal(self) -> Exception:
         if self._is_of_parent:
@@ -115,9 +125,7 @@ class Background:
         self._is_shut = True
         loop = self._loop
         if loop is not None:
-            # It may just have been closed: it has ended then.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._take)
+            loop.call_soon_threadsafe(self._end_if_shut)
 
     def join(self) -> None:
         """Return once it has ended; at once in its own thread, where callbacks run."""
@@ -128,7 +136,7 @@ class Background:
 
     def leave_to_parent(self) -> None:
         """Be no executor any more: this process is a fork of its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_of_parent = True
 
     def _start(self, module: str | None) -> None:
@@ -144,13 +152,23 @@ class Background:
         try:
             node = self._find_node(module)
             current.current.set(node)
-            _run_in_loop(self._serve(node))
+            loop = SharedLoop(self._lock, self.later)
+            as_loop: Any = loop
+            client = current.client_on(node, as_loop)
+            speaker.set(client)
+            try:
+                with loop.lock:
+                    serving = loop.start(self._serve(client, loop))
+                loop.turn_until(serving)
+            finally:
+                client.close()
+                loop.close()
         except BaseException as error:
             self._fail(error)
 
     def _find_node(self, module: str | None) -> str:
         node = self._node
-        if node is None:
+        if node is None and not current.is_worker():
             # Where several run, none is meant.
             with contextlib.suppress(NoNodeError):
                 node = current.node_of_thread()
@@ -165,63 +183,44 @@ class Background:
             _log.warning("%s is not preloaded for the pool: %s", module, error)
             return blocking_implicit_node(None)
 
-    async def _serve(self, node: str) -> None:
-        loop = asyncio.get_running_loop()
-        client = current.client_on(node, loop)
+    async def _serve(self, client: Client, loop: SharedLoop) -> None:
         dispatcher = Dispatcher(client)
         lanes = self._lanes()
-        self._ended, self._stopped = loop.create_future(), loop.create_future()
+        self._ended = loop.create_future()
         try:
             for ref in await lanes.start():
                 dispatcher.add(ref)
-            with self._lock:
-                self._dispatcher = dispatcher
-                self._loop = loop
-            self._take()
+            self._dispatcher, self._loop = dispatcher, loop
+            early, self._early = self._early, []
+            _give(dispatcher, early)
+            self._end_if_shut()
             await self._ended
-            await asyncio.wait([dispatcher.idle(), self._stopped], return_when="FIRST_COMPLETED")
+            self._over = dispatcher.idle()
+            self._end_if_shut()
+            await self._over
         finally:
-            with self._lock:
-                self._loop = None
+            self._loop = None
             if self._is_stopped:
                 dispatcher.fail_all(PoolStoppedError())
             # The node may have been stopped before.
             with contextlib.suppress(NoexError):
                 await lanes.stop(at_once=self._is_stopped)
-            client.close()
 
-    def _take(self) -> None:
-        self._is_woken = False
-        # Read before the inbox is: whatever comes after that is refused.
-        is_shut = self._is_shut
-        dispatcher, inbox = self._dispatcher, self._inbox
-        assert dispatcher is not None
-        while inbox:
-            job = inbox.popleft()
-            if isinstance(job, Source):
-                dispatcher.put_source(job)
-            else:
-                dispatcher.put(job)
-        if is_shut:
-            self._end(dispatcher)
-
-    def _end(self, dispatcher: Dispatcher) -> None:
-        assert self._ended is not None
-        assert self._stopped is not None
+    def _end_if_shut(self) -> None:
+        if not self._is_shut or self._dispatcher is None:
+            return
         if self._is_cancelled:
-            for job in dispatcher.cancel_waiting():
+            for job in self._dispatcher.cancel_waiting():
                 job.cancel()
-        if self._is_stopped and not self._stopped.done():
-            self._stopped.set_result(None)
-        if not self._ended.done():
-            self._ended.set_result(None)
+        for future in (self._ended, self._over if self._is_stopped else None):
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
         """Fail the tasks that wait, and refuse all that come: there are no processes."""
         with self._lock:
             self._error = error
-            jobs = list(self._inbox)
-            self._inbox.clear()
+            jobs, self._early = self._early, []
         for job in jobs:
             if isinstance(job, Source):
                 job.abandon(CancelledError() if self._is_cancelled else _down(error))
@@ -239,14 +238,12 @@ def _down(error: BaseException) -> PoolDownError:
     return failure
 
 
-def _run_in_loop(main: Coroutine[Any, Any, None]) -> None:
-    loop = new_event_loop()
-    keep_apart(loop)
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_until_complete(main)
-    finally:
-        loop.close()
+def _give(dispatcher: Dispatcher, jobs: Iterable[Job | Source]) -> None:
+    for job in jobs:
+        if isinstance(job, Source):
+            dispatcher.put_source(job)
+        else:
+            dispatcher.put(job)
 
 
 def _end_with_interpreter() -> None:

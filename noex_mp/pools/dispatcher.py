@@ -193,7 +193,7 @@ class Line:
         job.line = self
         operation = job.operation
         self._untimed += 1
-        if operation is RUN and (self._untimed >= SAMPLE or self.depth == 1):
+        if self._untimed > SAMPLE and operation is RUN:
             operation = RUN_TIMED
             job.is_timed = True
             self._untimed = 0

@@ -22,6 +22,7 @@ from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
 from noex_mp.pools.mapped import MapJob, Results, as_raised, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
+from noex_mp.transport.shared_loop import Later
 
 __all__ = ["ProcessPoolExecutor"]
 
@@ -32,11 +33,12 @@ P = ParamSpec("P")
 class _FutureJob(Job):
     """A task whose result goes into a future of `concurrent.futures`."""
 
-    __slots__ = ("future",)
+    __slots__ = ("_later", "future")
 
     def __init__(
         self,
         future: Future[Any],
+        later: Later,
         code: FunctionCode,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -44,6 +46,8 @@ class _FutureJob(Job):
     ) -> None:
         super().__init__(code, args, kwargs, options)
         self.future = future
+        # Its callbacks may do anything: not where tasks are handed out.
+        self._later = later
 
     def begin(self) -> bool:
         """Mark the future as running, unless it was cancelled."""
@@ -51,16 +55,20 @@ class _FutureJob(Job):
 
     def succeed(self, result: Any) -> None:
         """Complete the future."""
-        self.future.set_result(result)
+        self._later.append((self.future.set_result, result))
 
     def fail(self, error: BaseException) -> None:
         """Fail the future."""
-        self.future.set_exception(as_raised(error))
+        self._later.append((self.future.set_exception, as_raised(error)))
 
     def cancel(self) -> None:
         """Cancel the future, and tell whoever waits for it."""
-        if self.future.cancel():
-            self.future.set_running_or_notify_cancel()
+        self._later.append((_cancel, self.future))
+
+
+def _cancel(future: Future[Any]) -> None:
+    if future.cancel():
+        future.set_running_or_notify_cancel()
 
 
 def submit_on(
@@ -80,7 +88,7 @@ def submit_on(
         background.put((), None)
         future.set_exception(error)
     else:
-        job = _FutureJob(future, code, args, kwargs, options)
+        job = _FutureJob(future, background.later, code, args, kwargs, options)
         background.put((job,), getattr(fn, "__module__", None))
     return future
 

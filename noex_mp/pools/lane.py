@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
 from time import monotonic
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class Lane(GenServer, expected=(BaseException,)):
         function = self._functions.get(code) or self._load(code)
         start = monotonic()
         result = function(*args, **kwargs)
-        if isawaitable(result):
+        if hasattr(result, "__await__"):
             return _timed(result, start)
         return [monotonic() - start, result]
 

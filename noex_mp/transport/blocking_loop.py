@@ -44,7 +44,10 @@ class BlockingLoop:
         waiting: The thread just waits: an exception from a signal handler has interrupted
             nothing.
         create_future: Returns a new future.
+        always_turns: Whether it hears what comes also while nobody waits.
     """
+
+    always_turns = False
 
     # Futures ask each time. `bool()` is False, and to call it needs no frame of Python.
     get_debug = staticmethod(bool)

@@ -74,8 +74,9 @@ class Clients:
             self.own.serving = self._serving
         return self.own
 
-    def _of_thread(self, loop: asyncio.AbstractEventLoop) -> Client:
-        client = self._of_threads.get(loop)
+    def _of_thread(self, loop: BlockingLoop) -> Client:
+        as_loop: Any = loop
+        client = self._of_threads.get(as_loop)
         if client is None or client.closed:
             for known in [known for known in list(self._of_threads) if known.is_closed()]:
                 self._of_threads.pop(known, None)
@@ -85,12 +86,12 @@ class Clients:
                 self._control.post, connect, fds.disown(theirs.detach())
             )
             client = connect_client(
-                loop,
+                as_loop,
                 ours,
                 self._boot.node,
                 allow_pickle=self._allow_pickle,
-                asks_again=True,
+                asks_again=not loop.always_turns,
                 client_class=activation.ThreadClient,
             )
-            self._of_threads[loop] = client
+            self._of_threads[as_loop] = client
         return client

@@ -20,6 +20,7 @@ __all__ = [
     "halve",
     "later",
     "pid",
+    "sum_in_a_pool",
     "wait_for",
 ]
 
@@ -34,6 +35,11 @@ def pid() -> int:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sum_in_a_pool(count: int) -> int:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        return sum(pool.map(double, range(count)))
 
 
 async def later(value: int) -> int:

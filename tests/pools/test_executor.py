@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import pytest
 
 from noex_mp import ProcessPoolExecutor, WorkerExitedError, sync
-from tests.pools.tasks import die, double, pid
+from tests.pools.tasks import die, double, pid, sum_in_a_pool
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +55,26 @@ async def test_it_serves_an_event_loop() -> None:
     loop = asyncio.get_running_loop()
     with ProcessPoolExecutor(max_workers=1) as pool:
         assert await loop.run_in_executor(pool, double, 21) == 42
+
+
+def test_callbacks_may_use_the_pool() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        chained: Future[Future[int]] = Future()
+        first = pool.submit(double, 1)
+        first.add_done_callback(lambda f: chained.set_result(pool.submit(double, f.result())))
+        assert chained.result().result() == 4
+
+
+def test_many_threads_submit_at_once() -> None:
+    def submit_many(start: int) -> int:
+        futures = [pool.submit(double, n) for n in range(start, start + 200)]
+        return sum(f.result() for f in futures)
+
+    with ProcessPoolExecutor(max_workers=2) as pool, ThreadPoolExecutor(8) as threads:
+        sums = list(threads.map(submit_many, range(0, 1600, 200)))
+    assert sum(sums) == sum(range(0, 3200, 2))
+
+
+def test_a_task_may_use_a_pool_of_its_own() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        assert pool.submit(sum_in_a_pool, 10).result() == 90
