@@ -265,7 +265,8 @@ async def start_supervisor(tree: Tree) -> SupervisorRef:
         front = await start_supervisor(Supervisor(child(Cache), child(Web), name="front"))
         ```
     """
-    return await start_supervisor_on(await current.client_or_implicit(), tree)
+    client = speaker.get() or await current.client_or_implicit()
+    return await start_supervisor_on(client, tree)
 
 
 async def start_supervisor_on(client: Client, tree: Tree) -> SupervisorRef:
