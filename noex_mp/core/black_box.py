@@ -4,10 +4,11 @@ One memory file per node, a slot per worker. The worker maps only its own slot; 
 it once the worker is dead.
 
 ```text
-slot:       [cells] [outbox] [names] [arguments] [crash text]
+slot:       [cells] [outbox] [names] [steps] [arguments] [crash text]
 cell:       link id | sid | begun | operation | since | size | sized | received
 outbox:     link id | end | replies     two of them, and packed frames up to `end`; 0: none
 names:      texts of UTF-8, each with a zero behind it
+steps:      sid | seq | count           how far a handler is that says so
 arguments:  sid | seq | text            of the message that began last; with `debug=True`
 ```
 
@@ -39,6 +40,7 @@ __all__ = [
     "BEGUN",
     "CELLS_SIZE",
     "CELL_WORDS",
+    "COUNT",
     "END",
     "LINK_ID",
     "NAMES_OFFSET",
@@ -55,6 +57,8 @@ __all__ = [
     "SIZE",
     "SIZED",
     "SLOT_SIZE",
+    "STEPS_OFFSET",
+    "STEPS_SIZE",
     "TEXT_OFFSET",
     "TEXT_SIZE",
     "WORD",
@@ -68,8 +72,10 @@ CELLS_SIZE: Final = 16 * 1024 * 1024
 OUTBOX_OFFSET: Final = CELLS_SIZE
 OUTBOX_SIZE: Final = 128 * 1024
 NAMES_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
-NAMES_SIZE: Final = 60 * 1024
-ARGUMENTS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
+NAMES_SIZE: Final = 60 * 1024 - 32
+STEPS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
+STEPS_SIZE: Final = 32
+ARGUMENTS_OFFSET: Final = STEPS_OFFSET + STEPS_SIZE
 ARGUMENTS_SIZE: Final = 4 * 1024
 TEXT_OFFSET: Final = ARGUMENTS_OFFSET + ARGUMENTS_SIZE
 # As much of it is read.
@@ -95,5 +101,6 @@ OWN: Final = 2**64 - 1
 END: Final = 1
 OUTBOX_HEADER: Final = 2 * WORD
 
-# The words in front of the arguments (SID as above).
+# The words in front of the arguments, and those of the steps (SID as above).
 SEQ: Final = 0
+COUNT: Final = 2

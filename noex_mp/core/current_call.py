@@ -44,6 +44,14 @@ class CurrentCall(Protocol):
         """How many seconds the caller still waits; None is for ever."""
         ...
 
+    def steps(self) -> memoryview:
+        """Return where the handler may say how many steps of its work it has begun.
+
+        It costs an assignment to its first element. If the process dies in the midst of the call,
+        the exit report says how far it was: `report.message.steps`.
+        """
+        ...
+
 
 def _none() -> None:
     return None

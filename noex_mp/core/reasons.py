@@ -374,6 +374,7 @@ class Begun:
         attempts: At how many ends of the server it was this message that it worked on: more than 1
             only for `@call(idempotent=True)`.
         arguments: What it was called with, cut; empty without `Node(debug=True)`.
+        steps: How many steps of it had begun, if its handler says so (`current_call().steps()`).
     """
 
     operation: str
@@ -381,6 +382,7 @@ class Begun:
     age: float = 0.0
     attempts: int = 1
     arguments: str = ""
+    steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,8 +93,9 @@ def _message(begun: Begun | None) -> str:
         return "none had begun"
     size = "" if begun.size is None else f", {_bytes(begun.size)}"
     attempt = f", attempt {begun.attempts}" if begun.attempts > 1 else ""
+    step = "" if begun.steps is None else f", in step {begun.steps}"
     called = f"{begun.operation}({begun.arguments})" if begun.arguments else begun.operation
-    return f"{called}{size}, begun {_duration(begun.age)} before{attempt}"
+    return f"{called}{size}, begun {_duration(begun.age)} before{step}{attempt}"
 
 
 def _memory(report: ExitReport) -> str:

@@ -15,6 +15,7 @@ from noex_mp.core.black_box import (
     BEGUN,
     CELL_WORDS,
     CELLS_SIZE,
+    COUNT,
     END,
     LINK_ID,
     NAMES_OFFSET,
@@ -30,6 +31,8 @@ from noex_mp.core.black_box import (
     SIZE,
     SIZED,
     SLOT_SIZE,
+    STEPS_OFFSET,
+    STEPS_SIZE,
     TEXT_OFFSET,
     TEXT_SIZE,
     WORD,
@@ -76,6 +79,7 @@ class Message(NamedTuple):
         size: How many bytes it had, or None.
         age: How long ago it had begun, in seconds.
         arguments: What it was called with, if the node wants to know.
+        steps: How many steps of it had begun, if its handler says so.
     """
 
     link_id: int
@@ -84,6 +88,7 @@ class Message(NamedTuple):
     size: int | None
     age: float
     arguments: str
+    steps: int | None = None
 
 
 class OwnCell(NamedTuple):
@@ -222,6 +227,7 @@ class _Cells:
                 size=cell[SIZE] if cell[SIZED] == seq else None,
                 age=age,
                 arguments=_arguments(self._slot, sid, seq),
+                steps=_steps(self._slot, sid, seq),
             )
 
 
@@ -259,6 +265,11 @@ def _arguments(slot: Slot, sid: int, seq: int) -> str:
     if (words[SID], words[SEQ]) != (sid, seq):
         return ""
     return data[2 * WORD :].partition(b"\0")[0].decode(errors="replace")
+
+
+def _steps(slot: Slot, sid: int, seq: int) -> int | None:
+    words = memoryview(os.pread(slot.fd, STEPS_SIZE, slot.offset + STEPS_OFFSET)).cast("Q")
+    return words[COUNT] if (words[SID], words[SEQ]) == (sid, seq) else None
 
 
 def _outbox(fd: int, offset: int) -> dict[int, bytes]:

@@ -197,6 +197,7 @@ def _message(member: Member, worker: Worker) -> Begun | None:
         age=last.age,
         attempts=attempts,
         arguments=last.arguments,
+        steps=last.steps,
     )
 
 

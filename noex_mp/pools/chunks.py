@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from noex_mp.pools.dispatcher import RUN_CHUNK, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import NONE, TaskOptions
+
+if TYPE_CHECKING:
+    from noex_mp.core.reasons import ExitReport
 
 __all__ = ["Failure", "Sink", "Source", "chunk_size"]
 
@@ -187,6 +190,14 @@ class _Chunk(Job):
         line.note(seconds)
         line.free()
         self._source.sink.put(self.start, results)
+
+    def split(self, report: ExitReport) -> Job | None:
+        """Return those that had not begun, as a chunk of their own."""
+        begun = report.message.steps if report.message is not None else None
+        if begun is None or begun >= len(self.tasks):
+            return None
+        self.tasks, rest = self.tasks[:begun], self.tasks[begun:]
+        return _Chunk(self._source, self.code, self.start + begun, rest, self.options)
 
     def begin(self) -> bool:
         """Return whether anybody wants the results."""

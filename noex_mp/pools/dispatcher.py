@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from noex_mp.client.client import Client
     from noex_mp.core.operations import OperationInfo
+    from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import Ref
     from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
@@ -99,6 +100,10 @@ class Job:
     def fail(self, error: BaseException) -> None:
         """Take what the task has raised, or why there is no result."""
         raise NotImplementedError
+
+    def split(self, report: ExitReport) -> Job | None:
+        """Return what of it had not begun when its lane ended, as another job."""
+        return None
 
     def cancel(self) -> None:
         """Note that it is not going to be run, as nobody wants it any more."""
@@ -193,9 +198,9 @@ class Line:
         job.line = self
         operation = job.operation
         self._untimed += 1
-        if self._untimed > SAMPLE and operation is RUN:
+        job.is_timed = self._untimed > SAMPLE and operation is RUN
+        if job.is_timed:
             operation = RUN_TIMED
-            job.is_timed = True
             self._untimed = 0
         self.in_flight += 1
         route = self.route
@@ -379,7 +384,10 @@ class Dispatcher:
         else:
             failure = WorkerExitedError(error.report)
             failure.__cause__ = error.__cause__
+            rest = job.split(error.report)
             job.fail(failure)
+            if rest is not None:
+                self.put_back(rest)
             self._note_if_idle()
 
     def put_back(self, job: Job) -> None:

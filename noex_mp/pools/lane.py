@@ -7,6 +7,7 @@ from inspect import iscoroutinefunction
 from time import monotonic
 from typing import Any, Final
 
+from noex_mp.core.current_call import current_call
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.operations import call
 from noex_mp.core.outcomes import OUTCOMES, Reply
@@ -74,12 +75,15 @@ class Lane(GenServer, expected=(BaseException,)):
             return _run_chunk_later(function, columns)
         results: list[Any] = []
         errors: list[tuple[int, BaseException]] = []
+        here = current_call()
+        begun = [0] if here is None else here.steps()
         start = monotonic()
         rows = zip(*columns, strict=True)
         while len(results) < len(columns[0]):
             try:
                 for row in rows:
-                    results.append(function(*row))  # noqa: PERF401 - what was done counts
+                    begun[0] += 1
+                    results.append(function(*row))
             except BaseException as error:
                 errors.append((len(results), error))
                 results.append(None)

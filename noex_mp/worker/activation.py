@@ -121,6 +121,10 @@ class Activation:
         """How many seconds the caller still waits; None is for ever."""
         return None if self.due == inf else max(0.0, self.due - monotonic())
 
+    def steps(self) -> memoryview:
+        """Return where the handler says how many steps of the call it has begun."""
+        return self.mailbox.steps(self.frame[2])
+
     # --- circles -----------------------------------------------------------------------
 
     def remember(self, future: asyncio.Future[Any], route: Route, seq: int) -> None:

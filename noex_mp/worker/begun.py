@@ -15,6 +15,7 @@ from noex_mp.core.black_box import (
     ARGUMENTS_SIZE,
     BEGUN,
     CELLS_SIZE,
+    COUNT,
     NAMES_OFFSET,
     NAMES_SIZE,
     OPERATION,
@@ -24,6 +25,8 @@ from noex_mp.core.black_box import (
     SINCE,
     SIZE,
     SIZED,
+    STEPS_OFFSET,
+    STEPS_SIZE,
     WORD,
 )
 from noex_mp.wire.envelopes import CALL, CALL_KW, CAST_KW
@@ -63,6 +66,7 @@ class BegunRecord:
         self._names = area[NAMES_OFFSET : NAMES_OFFSET + NAMES_SIZE]
         self._arguments = area[ARGUMENTS_OFFSET : ARGUMENTS_OFFSET + ARGUMENTS_SIZE]
         self._words = self._arguments[:_ARGUMENTS_HEADER].cast("Q")
+        self._steps = area[STEPS_OFFSET : STEPS_OFFSET + STEPS_SIZE].cast("Q")
         self._end = 0
         self._text = ""
         self.numbers: dict[str, int] = {}
@@ -73,6 +77,14 @@ class BegunRecord:
         nobodys = memoryview(mmap.mmap(-1, CELLS_SIZE))
         self.cells = nobodys.cast("Q")
         self.times = nobodys[AT_SINCE * WORD :].cast("d")
+
+    def steps(self, sid: int, seq: int) -> memoryview:
+        """Return the word in which a handler says how many steps of a message it has begun."""
+        self._steps[SEQ] = 0
+        self._steps[COUNT] = 0
+        self._steps[SID] = sid
+        self._steps[SEQ] = seq
+        return self._steps[COUNT:]
 
     def number(self, name: str) -> int:
         """Return the number of an operation, or of a callback."""

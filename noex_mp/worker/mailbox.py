@@ -178,6 +178,10 @@ class Mailbox:
             self._context = copy_context()
         return self._context
 
+    def steps(self, seq: int) -> memoryview:
+        """Return where the handler of a message says how many steps of it have begun."""
+        return self._host.record.steps(self.sid, seq)
+
     def bind(self, name: str) -> Callable[..., Any] | None:
         """Return the operation of this name, if it may run inline, and keep it."""
         info = self.server.__operations__.get(name)

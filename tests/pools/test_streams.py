@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
+from noex_mp.pools.chunks import Failure, Source
+from noex_mp.pools.functions import pack_function
 from tests.pools.tasks import die_of, double, halve, later
 
 
@@ -18,6 +20,30 @@ from tests.pools.tasks import die_of, double, halve, later
 async def pool() -> AsyncIterator[Pool]:
     async with Node(preload=["tests.pools.tasks"]), Pool(size=2) as pool:
         yield pool
+
+
+class Collected:
+    """Takes all results."""
+
+    is_over = False
+    wants_more = True
+
+    def __init__(self) -> None:
+        self.results: dict[int, object] = {}
+        self._changed = asyncio.Event()
+
+    def put(self, start: int, results: Sequence[object]) -> None:
+        self.results.update(enumerate(results, start))
+        self._changed.set()
+
+    def exhausted(self, count: int, error: BaseException | None) -> None:
+        assert error is None
+
+    async def all_of(self, count: int) -> list[object]:
+        while len(self.results) < count:
+            self._changed.clear()
+            await self._changed.wait()
+        return [self.results[n] for n in range(count)]
 
 
 async def _take(stream: AsyncIterator[int], seen: list[int]) -> None:
@@ -91,6 +117,32 @@ async def test_a_dead_process_fails_the_tasks_that_it_had_begun(pool: Pool) -> N
     failed = [n for n, result in enumerate(results) if isinstance(result, BaseException)]
     assert failed == [7]
     assert isinstance(results[7], WorkerExitedError)
+
+
+async def test_of_a_chunk_the_tasks_fail_that_had_begun(pool: Pool, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    seen: list[int] = []
+    with pytest.raises(WorkerExitedError) as caught:
+        await _take(
+            pool.imap(die_of, range(10), itertools.repeat(4), itertools.repeat(once), chunksize=10),
+            seen,
+        )
+    report = caught.value.report
+    assert report.message is not None
+    assert report.message.steps == 5
+    assert "in step 5" in report.text
+
+    stream = Collected()
+    source = Source(
+        pack_function(die_of),
+        zip(range(10), [4] * 10, strict=True),
+        stream,
+        chunksize=10,
+    )
+    pool.dispatcher.put_source(source)
+    results = await stream.all_of(10)
+    assert [n for n, value in enumerate(results) if value.__class__ is Failure] == [0, 1, 2, 3, 4]
+    assert results[5:] == [5, 6, 7, 8, 9]
 
 
 async def test_retries_run_a_task_again_after_a_death(pool: Pool, tmp_path: Path) -> None:
