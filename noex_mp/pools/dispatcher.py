@@ -235,8 +235,9 @@ class Line:
             self._dispatcher.retry_or_fail(job, error)
         elif isinstance(error, (NoServerError, NodeDownError)):
             self.in_flight -= 1
-            self._dispatcher.put_back(job)
+            # First this: the lane is not to get it again.
             self.gone(error)
+            self._dispatcher.put_back(job)
         else:
             self.free()
             job.fail(error)

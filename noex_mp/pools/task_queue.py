@@ -22,19 +22,22 @@ class TaskQueue(Generic[T]):
     """Tasks that wait."""
 
     def __init__(self) -> None:
-        self._levels: dict[int, deque[T]] = {0: deque()}
+        # Those without a priority, which most have none of.
+        self._plain: deque[T] = deque()
+        # All that are not empty, and the plain one.
+        self._levels: dict[int, deque[T]] = {0: self._plain}
         # Highest first.
-        self._order = [self._levels[0]]
+        self._order = [0]
 
     def __len__(self) -> int:
-        return sum(len(level) for level in self._order)
+        return sum(map(len, self._levels.values()))
 
     def __bool__(self) -> bool:
-        return any(self._order)
+        return bool(self._plain) or len(self._order) > 1
 
     def __iter__(self) -> Iterator[T]:
-        for level in self._order:
-            yield from level
+        for priority in list(self._order):
+            yield from self._levels[priority]
 
     def append(self, task: T) -> None:
         """Put a task behind all others of its priority."""
@@ -50,23 +53,38 @@ class TaskQueue(Generic[T]):
         Raises:
             IndexError: There is none.
         """
-        for level in self._order:
-            if level:
-                return level.popleft()
-        raise IndexError("no task waits")
+        priority = self._order[0]
+        level = self._levels[priority]
+        if not level and len(self._order) > 1:
+            # The plain one is the only one that may be empty.
+            priority = self._order[1]
+            level = self._levels[priority]
+        task = level.popleft()
+        if not level:
+            self._forget(priority)
+        return task
 
     def remove(self, task: T) -> None:
         """Take out a task that is there."""
-        self._level(task.options.priority).remove(task)
+        priority = task.options.priority
+        self._levels[priority].remove(task)
+        if not self._levels[priority]:
+            self._forget(priority)
 
     def clear(self) -> None:
         """Forget all of them."""
-        for level in self._order:
-            level.clear()
+        for priority in list(self._order):
+            self._levels[priority].clear()
+            self._forget(priority)
 
     def _level(self, priority: int) -> deque[T]:
         level = self._levels.get(priority)
         if level is None:
             level = self._levels[priority] = deque()
-            self._order = [self._levels[p] for p in sorted(self._levels, reverse=True)]
+            self._order = sorted(self._levels, reverse=True)
         return level
+
+    def _forget(self, priority: int) -> None:
+        if priority:
+            del self._levels[priority]
+            self._order.remove(priority)

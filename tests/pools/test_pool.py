@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from noex_mp import Node, Pool, WorkerExitedError
-from tests.pools.tasks import die, double, later, pid
+from noex_mp import ConfigError, Node, Pool, WorkerExitedError
+from tests.pools.tasks import die, double, later, pid, wait_for
 
 
 async def test_tasks_run_in_other_processes() -> None:
@@ -42,3 +44,44 @@ async def test_a_killed_process_fails_its_task_and_nothing_else() -> None:
         assert len(await asyncio.gather(*futures)) == 200
         with pytest.raises(WorkerExitedError, match="SIGKILL"):
             await killed
+
+
+async def test_a_higher_priority_goes_first(tmp_path: Path) -> None:
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    os.mkfifo(started)
+    os.mkfifo(gate)
+    done: list[str] = []
+
+    async def run(name: str, priority: int) -> None:
+        await pool.options(priority=priority).run(double, 1)
+        done.append(name)
+
+    async with Node(), Pool(size=1) as pool:
+        busy = pool.run(wait_for, str(started), str(gate))
+        await asyncio.to_thread(started.read_text)
+        async with asyncio.TaskGroup() as tasks:
+            for name, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 9)):
+                tasks.create_task(run(name, priority))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(gate.write_text, "go")
+        assert await busy == "go"
+    assert done == ["high", "first", "second", "low"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": 0}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"priority": "high"}, "priority"),
+        ({"colour": 1}, "no option colour"),
+    ],
+)
+async def test_options_are_checked(options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Pool(size=1).options(**options)
+
+
+async def test_a_pool_that_was_not_started_says_so() -> None:
+    with pytest.raises(ConfigError, match="async with Pool"):
+        Pool(size=1).run(double, 1)
