@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
+import numpy as np
 import pytest
 
 from noex_mp import (
@@ -55,6 +56,7 @@ from noex_mp import (
     applications,
     child,
     named,
+    shared,
     spawn,
     start_application,
     stop,
@@ -63,9 +65,11 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client import current
+from noex_mp.node import leases
 from noex_mp.wire.codec import Encoder
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, stuck_in_its_restart, whistles
 from tests.nodes.outside import Sent, outside
+from tests.nodes.test_shared import memory, soon
 from tests.nodes.test_trees import leaf
 from tests.nodes.versions import App, app
 from tests.processes.harness import REPOSITORY, wait_for_ends
@@ -78,6 +82,7 @@ from tests.servers.hostile import Asker, Hostile
 from tests.servers.limited import Eats, Hangs
 from tests.servers.poisonous import Poisonous
 from tests.servers.registered import PLAYERS, ROOMS, Room
+from tests.servers.sharing import Reader, where
 from tests.servers.trees import Leaf
 from tests.servers.watching import Watcher
 from tests.wire.anatomy import NATIVE, anatomy
@@ -470,6 +475,37 @@ async def test_values_keep_their_type_and_value() -> None:
         one, other = await Echo.echo(echo, [shared, shared])
         assert one == other == [1]
         assert one is not other
+
+
+@holds("values-4")
+@pytest.mark.linux_only("values are copied where there are no memfds")
+async def test_a_shared_value_is_read_in_place() -> None:
+    async with ObservedNode():
+        first, second = [await spawn(Reader) for _ in range(2)]
+        value = shared(np.arange(100_000.0))
+        assert await Reader.address(first, value) == (where(value), False)
+        assert await Reader.pass_on(first, second, value) == float(value.sum())
+        made = await Reader.make(first, 100_000, 2.0)
+        assert await Reader.address(second, made) == (where(made), False)
+        assert not made.flags.writeable
+
+
+@holds("values-5")
+@pytest.mark.linux_only("values are copied where there are no memfds")
+async def test_a_shared_value_lives_as_long_as_anybody_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leases, "GRACE", 0.1)
+    async with ObservedNode() as node:
+        owner, reader = [await spawn(Reader) for _ in range(2)]
+        await Reader.make_and_keep(owner, 100_000, 7.0)
+        given = await Reader.give_and_die(owner)
+        await Reader.keep(reader, given)
+        del given
+        assert await Reader.total_kept(reader) == [700_000.0]
+        os.kill(await Reader.os_pid(reader), signal.SIGKILL)
+        await node.event("crashed", reader)
+        await soon(lambda: memory() == 0)
 
 
 @holds("values-2")

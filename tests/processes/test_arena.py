@@ -383,3 +383,11 @@ def test_locks_of_two_processes_forbid_each_other(sharing: Sharing) -> None:
     finally:
         os.close(mine)
         os.close(theirs)
+
+
+def test_where_files_may_not_be_large_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    assert shared_file._make() is None  # pyright: ignore[reportPrivateUsage]
