@@ -48,22 +48,54 @@ InitOutcome: TypeAlias = Continue | TimeoutAfter | Ignore | Stop | None
 class From(Generic[R_contra]):
     """Who waits for the reply to one call. Keep it, and reply whenever you like.
 
-    In a unit test any function does: `From(replies.append)`.
+    In a unit test any functions do: `From(replies.append, errors.append)`.
     """
 
-    __slots__ = ("_send",)
+    __slots__ = ("_fail", "_send")
 
     # Tells `operations`, which cannot import this class, that a parameter is a sender.
     __noex_sender__: ClassVar[bool] = True
 
-    def __init__(self, send: Callable[[R_contra], object]) -> None:
+    def __init__(
+        self,
+        send: Callable[[R_contra], object],
+        fail: Callable[[BaseException], object] | None = None,
+    ) -> None:
         self._send: Callable[[R_contra], object] | None = send
+        self._fail = fail
 
     def reply(self, value: R_contra) -> None:
         """Send the reply. Only the first one counts; any other is dropped, as in OTP."""
         send, self._send = self._send, None
         if send is not None:
             send(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise an exception at the caller, in place of a reply; this server lives on."""
+        send, self._send = self._send, None
+        if send is not None and self._fail is not None:
+            self._fail(error)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the reply any more; see `CurrentCall.cancelled`."""
+        return False
+
+    @property
+    def time_left(self) -> float | None:
+        """How many seconds the caller still waits; None is for ever."""
+        return None
+
+    @property
+    def caller(self) -> object:
+        """Who it is: the event loop, or the thread, that called, told from all others by `==`."""
+        return None
+
+    def when_cancelled(self, then: Callable[[], object]) -> None:
+        """Call a function once the caller has cancelled the call, or is gone.
+
+        It is not called when the caller's time is over: see `time_left`.
+        """
 
 
 class GenServer(Generic[CallT, CastT, InfoT]):

@@ -475,7 +475,7 @@ def _with_sender(args: tuple[Any, ...], faults: _Faults, message: int) -> tuple[
         faults.handled(message)
         sender.reply(value)
 
-    return From(reply), *args[1:]
+    return From(reply, sender.fail), *args[1:]
 
 
 def _pause(seconds: float) -> None:

@@ -301,7 +301,8 @@ class Inline:
     def activation(self) -> Activation | None:
         """Return the activation of the message that runs now. Made on demand: few ask."""
         target = self.target
-        if target is None:
+        if target is None or not target.frame:
+            # Of those whose messages all wait for the server's task, none has run here.
             return None
         known = self._activation
         if known is None or known.frame is not target.frame:

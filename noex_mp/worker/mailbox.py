@@ -12,13 +12,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import partial
 from inspect import CO_COROUTINE
+from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from noex_mp.client.window import share
-from noex_mp.core.gen_server import From, GenServer
+from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Timeout
 from noex_mp.core.outcomes import Continue, Ignore, NoReply, Reply, Stop, TimeoutAfter
 from noex_mp.core.reasons import ExitReason
@@ -56,6 +56,7 @@ from noex_mp.worker.results import (
     reason_of,
     wrong_outcome,
 )
+from noex_mp.worker.sender import Sender
 from noex_mp.worker.suspended import GoOn, Suspended, up_to_its_first_wait
 from noex_mp.worker.watching import WatchingServer
 from noex_mp.worker.weighed_queue import WeighedQueue
@@ -106,6 +107,7 @@ class Mailbox:
         "_host",
         "_init_promise",
         "_is_stopping",
+        "_late",
         "_loop",
         "_parked",
         "_probing",
@@ -163,13 +165,15 @@ class Mailbox:
         self._is_stopping = False
         self._watching: WatchingServer | None = None
         self._init_promise: Any = None
+        # Who is told that a call is cancelled to which nobody has replied yet.
+        self._late: dict[tuple[Target, int], Callable[[], object]] = _NOBODY
         self.task: asyncio.Task[None] | None = None
         self.inline: dict[str, Callable[..., Any]] = _NOTHING
 
     @property
     def name(self) -> str:
-        """What people call the server: its class."""
-        return self.server.__class__.__qualname__
+        """What people call the server: its class, mostly."""
+        return self.server.ref.label
 
     @property
     def context(self) -> Context:
@@ -398,6 +402,8 @@ class Mailbox:
     def drop(self, target: Target) -> None:
         """Drop the messages of a link that have not begun."""
         self._parked.pop(target, None)
+        for key in [key for key in self._late if key[0] is target]:
+            self._late.pop(key)()
         for place, (sender, item) in reversed(list(enumerate(self.queue))):
             if sender is target and not has_begun(item):
                 del self.queue[place]
@@ -460,6 +466,8 @@ class Mailbox:
         if isinstance(self._parked, Parked):
             self._parked.cancel(target, seq)
         inline.cancel(target, seq)
+        if (then := self._late.pop((target, seq), None)) is not None:
+            then()
 
     def _is_yet_to_await(self, running: Activation) -> bool:
         if not self.queue:
@@ -525,7 +533,9 @@ class Mailbox:
         args, kwargs = arguments_of(frame)
         if handler.wants_sender:
             # An operation takes its sender first, `handle_call` after the request.
-            args.insert(1 if name == CALLBACK else 0, self._sender(target, frame[2]))
+            due = frame[4] if kind in CALLS else inf
+            sender = Sender(self, target, frame[2], due)
+            args.insert(1 if name == CALLBACK else 0, sender)
         cells, cell = self._cells, target.cell
         cells[cell] = frame[2]
         if target.measured is frame:
@@ -639,7 +649,14 @@ class Mailbox:
         elif isinstance(result, Suspended):
             self._resume(target, frame, Awaited(GoOn(*result), None))
         else:
+            if is_call and self._is_cast(callback_of(frame)) and not isinstance(result, Stop):
+                # A router sends casts as calls: it wants to know when they are done.
+                self.reply(target, frame[2], None)
             self._then(result, callback_of(frame))
+
+    def _is_cast(self, name: str) -> bool:
+        info = self.server.__operations__.get(name)
+        return info is not None and info.kind == "cast"
 
     def finish_slowly(self, target: Target, frame: list[Any], result: Any) -> None:
         """Reply with a big value, or one that msgpack refuses: perhaps it is to be awaited."""
@@ -759,13 +776,20 @@ class Mailbox:
         self.is_over(began)
         self._host.ended(self, self.killed or reason, error)
 
-    def _sender(self, target: Target, seq: int) -> From[Any]:
-        return From(partial(self._reply_later, target, seq))
+    # --- replies that come later -------------------------------------------------------
 
-    def _reply_later(self, target: Target, seq: int, value: Any) -> None:
+    def take_late(self, target: Target, seq: int) -> bool:
+        """Note that the reply to a call comes now; return whether it can be sent."""
+        if self._late:
+            self._late.pop((target, seq), None)
         # What outlives the server in its worker may still hold the sender.
-        if target.link.targets.get(self.sid) is target:
-            self.reply(target, seq, value)
+        return target.link.targets.get(self.sid) is target
+
+    def when_cancelled(self, target: Target, seq: int, then: Callable[[], object]) -> None:
+        """Call a function when a call is cancelled to which the reply comes later."""
+        if self._late is _NOBODY:
+            self._late = {}
+        self._late[target, seq] = then
 
 
 def _call_as(began: Activation, callback: Callable[[], Any]) -> Any:

@@ -244,4 +244,16 @@ def test_only_the_first_reply_counts() -> None:
     sender = From(replies.append)
     sender.reply(1)
     sender.reply(2)
+    sender.fail(ValueError())
     assert replies == [1]
+
+
+def test_a_sender_may_be_given_an_error_instead() -> None:
+    errors: list[BaseException] = []
+    sender = From[int](print, errors.append)
+    error = ValueError()
+    sender.fail(error)
+    sender.reply(1)
+    sender.fail(KeyError())
+    assert errors == [error]
+    assert (sender.cancelled, sender.time_left, sender.caller) == (False, None, None)
