@@ -154,6 +154,8 @@ if TYPE_CHECKING:
     from noex_mp.node.node import Node
     from noex_mp.pools.executor import ProcessPoolExecutor
     from noex_mp.pools.pool import Pool
+    from noex_mp.pools.pool_ref import PoolRef, pool_of
+    from noex_mp.pools.requests import PoolStatistics
     from noex_mp.services.application import Application
     from noex_mp.services.dependencies import applications
     from noex_mp.services.running import (
@@ -256,6 +258,10 @@ __all__ = [
     "Pool",
     "PoolDownError",
     "PoolStoppedError",
+    # pools.pool_ref
+    "PoolRef",
+    # pools.requests
+    "PoolStatistics",
     "PreloadError",
     # pools.executor
     "ProcessPoolExecutor",
@@ -306,6 +312,7 @@ __all__ = [
     "monitor",
     # client.api
     "named",
+    "pool_of",
     # wire.registration
     "register_type",
     "registry",
@@ -344,6 +351,8 @@ _ON_DEMAND = {
     "Health": "noex_mp.core.health",
     "Node": "noex_mp.node.node",
     "Pool": "noex_mp.pools.pool",
+    "PoolRef": "noex_mp.pools.pool_ref",
+    "PoolStatistics": "noex_mp.pools.requests",
     "ProcessPoolExecutor": "noex_mp.pools.executor",
     "Registration": "noex_mp.client.registry",
     "Registry": "noex_mp.client.registry",
@@ -356,6 +365,7 @@ _ON_DEMAND = {
     "demonitor": "noex_mp.client.monitors",
     "link": "noex_mp.client.monitors",
     "monitor": "noex_mp.client.monitors",
+    "pool_of": "noex_mp.pools.pool_ref",
     "register_type": "noex_mp.wire.registration",
     "registry": "noex_mp.client.registry",
     "shared": "noex_mp.client.shared",

@@ -39,7 +39,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call, Down
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import CALLBACK, Address, Ref
-from noex_mp.core.specs import ChildSpec, Tree
+from noex_mp.core.specs import ServerPool, Spawnable, Tree
 
 if TYPE_CHECKING:
     from noex_mp.client.blocking_supervisors import BlockingSupervisor
@@ -75,7 +75,7 @@ S = TypeVar("S", bound=GenServer[Any, Any, Any])
 
 
 @overload
-def spawn(server: ChildSpec[S], /) -> Ref[S]: ...
+def spawn(server: Spawnable[S], /) -> Ref[S]: ...
 @overload
 def spawn(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
 def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:

@@ -16,7 +16,16 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.memory_sizes import in_bytes
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildSpec, Entry, PartitionSupervisor, Supervisor, child
+from noex_mp.core.specs import (
+    ChildSpec,
+    Entry,
+    PartitionSupervisor,
+    ServerPool,
+    Spawnable,
+    Supervisor,
+    child,
+    expanded,
+)
 from noex_mp.errors import BadChildSpecError, ConfigError
 from noex_mp.wire.classes import goes_by_name, path_of
 
@@ -45,7 +54,7 @@ P = ParamSpec("P")
 
 
 @overload
-async def spawn(server: ChildSpec[S], /) -> Ref[S]: ...
+async def spawn(server: Spawnable[S], /) -> Ref[S]: ...
 @overload
 async def spawn(server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
 async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
@@ -57,7 +66,7 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
 
     Args:
         server: The class, followed by the constructor's arguments; or `child(...)`, with
-            options.
+            options; or a pool of servers, `Pool.of(...)`.
 
     Returns:
         The server's `Ref`, once its `init` has returned.
@@ -83,14 +92,17 @@ async def spawn(server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:
     return await spawn_on(client, spec)
 
 
-def module_to_preload(spec: ChildSpec[Any]) -> str | None:
+def module_to_preload(spec: ChildSpec[Any] | ServerPool[Any]) -> str | None:
     """Return the module that the implicit node imports ahead for its first server, if any."""
+    first = next(servers_of(spec))
     # What is executed afresh is not preloaded: perhaps it cannot live with a fork.
-    is_preloaded = spec.start != "exec" and goes_by_name(spec.server)
-    return spec.server.__module__ if is_preloaded else None
+    is_preloaded = first.start != "exec" and goes_by_name(first.server)
+    return first.server.__module__ if is_preloaded else None
 
 
-def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ChildSpec[Any]:
+def spec_of(
+    server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ChildSpec[Any] | ServerPool[Any]:
     """Return the checked spec of what `spawn` was given: a class and arguments, or a spec.
 
     Raises:
@@ -98,8 +110,9 @@ def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Child
     """
     from noex_mp.supervision.validate import validate_child
 
+    server = expanded(server)
     if not _is_spec(server):
-        spec: ChildSpec[Any] = child(server, *args, **kwargs)
+        spec: ChildSpec[Any] | ServerPool[Any] = child(server, *args, **kwargs)
     elif args or kwargs:
         raise BadChildSpecError(
             "spawn takes a class and its arguments, or one child(...), got both\n"
@@ -111,13 +124,13 @@ def spec_of(server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Child
     return spec
 
 
-def _is_spec(server: object) -> TypeGuard[ChildSpec[Any]]:
-    return isinstance(server, ChildSpec)
+def _is_spec(server: object) -> TypeGuard[ChildSpec[Any] | ServerPool[Any]]:
+    return isinstance(server, ChildSpec | ServerPool)
 
 
-async def spawn_on(client: Client, spec: ChildSpec[S]) -> Ref[S]:
-    """Start a server on a client's node."""
-    sid, label = await client.request("spawn", spec_to_wire(client.encoder, spec))
+async def spawn_on(client: Client, spec: ChildSpec[S] | ServerPool[S]) -> Ref[S]:
+    """Start a server, or a pool, on a client's node."""
+    sid, label = await client.request("spawn", entry_to_wire(client.encoder, spec))
     return Ref(client.node, sid, label=label)
 
 
@@ -134,6 +147,7 @@ def spec_to_wire(encoder: Encoder, spec: ChildSpec[Any]) -> dict[str, Any]:
     return {
         "kind": "server",
         "server": path_of(spec.server),
+        "label": spec.label,
         "by_name": goes_by_name(spec.server),
         "payload": pack_payload(encoder, spec.server, spec.args, spec.kwargs),
         "id": spec.child_id,

@@ -75,6 +75,8 @@ class ThreadEnd:
                 route = None
             if route is None:
                 route = self._route_to(ref)
+            if ref.said is not None:
+                kwargs = {**kwargs, **ref.said}
             future = route.invoke(operation, args, kwargs, ref.timeout)
             loop = self._loop
             # A `BlockingLink`, as the loop is what it is.
@@ -117,6 +119,8 @@ class ThreadEnd:
             client = self.client(ref.node or None)
             timeout = AT_ONCE if at_once else ref.timeout
             route = client.way_to(ref)
+            if ref.said is not None:
+                kwargs = {**kwargs, **ref.said}
             future = route.cast(operation, args, kwargs, timeout)
             loop.run_until(future)
             loop.run_ready()

@@ -245,8 +245,9 @@ def _connect(ref: Ref[Any]) -> Any:
     its_client = client(ref.node or None)
     route = its_client.way_to(ref)
     if not ref.sid and claimed_at_run_time(its_client.node, ref.name or "") is not None:
-        return _Borrowed(route)
-    return route
+        borrowed: Any = _Borrowed(route)
+        return borrowed if ref.said is None else _Saying(borrowed, ref.said)
+    return route if ref.said is None else _Saying(route, ref.said)
 
 
 class _Borrowed:
@@ -257,6 +258,34 @@ class _Borrowed:
     def __init__(self, route: Route) -> None:
         self.is_running = route.is_running
         self.invoke, self.cast, self.cast_nowait = route.invoke, route.cast, route.cast_nowait
+
+
+class _Saying:
+    """A route whose messages have some keyword arguments more."""
+
+    def __init__(self, route: Route, said: dict[str, Any]) -> None:
+        self._route = route
+        self._said = said
+        self.is_running = route.is_running
+
+    @property
+    def thread(self) -> int:
+        return self._route.thread
+
+    def invoke(
+        self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> asyncio.Future[Any]:
+        return self._route.invoke(operation, args, {**kwargs, **self._said}, timeout)
+
+    def cast(
+        self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> asyncio.Future[None]:
+        return self._route.cast(operation, args, {**kwargs, **self._said}, timeout)
+
+    def cast_nowait(
+        self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> None:
+        self._route.cast_nowait(operation, args, {**kwargs, **self._said}, timeout)
 
 
 def _this_thread() -> Any:

@@ -35,6 +35,7 @@ __all__ = [
     "start_supervisor",
     "start_supervisor_on",
     "supervisor",
+    "supervisor_of",
 ]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
@@ -274,6 +275,17 @@ async def start_supervisor_on(client: Client, tree: Tree) -> SupervisorRef:
     wire = _wire_of(client.encoder, tree)
     ref: SupervisorRef = _ref_of(client, await client.request("start_supervisor", wire))
     return ref
+
+
+async def supervisor_of(ref: Ref[Any]) -> SupervisorRef:
+    """Return the supervisor of a server.
+
+    Raises:
+        NoServerError: There is no such server.
+    """
+    client = current.client(ref.node or None)
+    found: SupervisorRef = _ref_of(client, await client.request("supervisor_of", ref.sid))
+    return found
 
 
 def supervisor(name: str) -> SupervisorRef:

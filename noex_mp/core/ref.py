@@ -285,9 +285,11 @@ class Ref(Generic[S_co]):
         name: The name, in a ref by name; None otherwise.
         timeout: How long calls wait, in seconds; None is for ever. Set it with `within`.
         label: The name of the server's class, for people.
+        said: Keyword arguments that go with all messages which are sent with it, for who is between
+            the sender and the server (see `pool_of`); None: there are none.
     """
 
-    __slots__ = ("_route", "label", "name", "node", "sid", "timeout")
+    __slots__ = ("_route", "label", "name", "node", "said", "sid", "timeout")
 
     def __init__(
         self,
@@ -296,7 +298,9 @@ class Ref(Generic[S_co]):
         name: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         label: str = "GenServer",
+        said: dict[str, Any] | None = None,
     ) -> None:
+        self.said = said
         self.node = node
         self.sid = sid
         self.name = name
@@ -321,7 +325,7 @@ class Ref(Generic[S_co]):
                 )
             # What travels must be a plain float, and numpy's is a subclass.
             seconds = float(seconds)
-        ref: Ref[S_co] = Ref(self.node, self.sid, self.name, seconds, self.label)
+        ref: Ref[S_co] = Ref(self.node, self.sid, self.name, seconds, self.label, self.said)
         ref._route = self._route
         return ref
 
@@ -398,9 +402,10 @@ class Ref(Generic[S_co]):
     def __repr__(self) -> str:
         return f"Ref({self.label}, {self.sid or self.name!r})"
 
-    def _to_wire(self) -> list[str | int | float | None]:
+    def _to_wire(self) -> list[Any]:
         # Plain msgpack values; the codec wraps them in an extension type.
-        return [self.node, self.sid, self.name, self.timeout, self.label]
+        fields = [self.node, self.sid, self.name, self.timeout, self.label]
+        return fields if self.said is None else [*fields, self.said]
 
     @classmethod
     def _from_wire(cls, fields: Sequence[Any]) -> Ref[Any]:
@@ -410,10 +415,10 @@ class Ref(Generic[S_co]):
             ValueError: They are not the fields of a ref.
         """
         match fields:
-            case [str(node), int(sid), str() | None as name, timeout, str(label)] if (
+            case [str(node), int(sid), str() | None as name, timeout, str(label), *rest] if (
                 timeout is None or _is_limit(timeout)
             ):
-                return Ref(node, sid, name, timeout, label)
+                return Ref(node, sid, name, timeout, label, rest[0] if rest else None)
             case _:
                 raise ValueError(f"expected the fields of a Ref, got {fields!r:.200}")
 

@@ -25,6 +25,7 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
+    Protocol,
     TypeAlias,
     TypedDict,
     TypeVar,
@@ -41,17 +42,21 @@ __all__ = [
     "ChildSpec",
     "DynamicSupervisor",
     "Entry",
+    "Expands",
     "OnOom",
     "PartitionSupervisor",
     "Restart",
     "ServerOptions",
+    "ServerPool",
     "ShutdownLimit",
+    "Spawnable",
     "Start",
     "Strategy",
     "Supervisor",
     "Tree",
     "WhenFull",
     "child",
+    "expanded",
 ]
 
 S = TypeVar("S")
@@ -252,6 +257,8 @@ class ChildSpec(Generic[S]):
     max_messages: int = MAX_MESSAGES
     max_bytes: int = MAX_BYTES
     when_full: WhenFull = "wait"
+    # What it is called for people, where that is not its class: see `ServerPool`.
+    label: str | None = None
 
     def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:
         """Return a copy with other options; what is not mentioned stays as it is.
@@ -378,7 +385,7 @@ class Supervisor(_SupervisorOptions):
 
     def __init__(
         self,
-        *children: Entry,
+        *children: Entry | Expands[Any],
         strategy: Strategy = "one_for_one",
         auto_shutdown: AutoShutdown = "never",
         max_restarts: int | None = 3,
@@ -394,7 +401,7 @@ class Supervisor(_SupervisorOptions):
         backoff: Backoff | None = None,
     ) -> None:
         # Written out because a dataclass cannot take `*children`; frozen, hence the detour.
-        values = dict(locals())
+        values = {**locals(), "children": tuple(expanded(each) for each in children)}
         for each in fields(self):
             object.__setattr__(self, each.name, values[each.name])
 
@@ -454,11 +461,41 @@ class PartitionSupervisor(_SupervisorOptions):
         return f"PartitionSupervisor({', '.join(said)})"
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class ServerPool(Supervisor, Generic[S]):
+    """A supervisor whose last child has the address of all: what `Pool.of(...)` describes.
+
+    `await spawn(pool)` gives the address of that child, as a `Ref[S]`, and `stop` of it ends the
+    whole pool. For people the child is called as the servers are for which it stands.
+    """
+
+
+class Expands(Protocol[S]):
+    """What stands in a tree for a supervisor with all that is in it, as `Pool(size=4)` does."""
+
+    def as_supervisor(self) -> ServerPool[S]:
+        """Return that supervisor."""
+        ...
+
+
+def expanded(entry: Entry | Expands[Any]) -> Entry:
+    """Return what an entry stands for; itself in most cases, also where it is none at all."""
+    # Whoever runs no type checker may have given anything, also the class of a pool.
+    given: Any = entry
+    is_class = isinstance(entry, type)
+    expand: Any = getattr(given, "as_supervisor", None)
+    found: Entry = given if expand is None or is_class else expand()
+    return found
+
+
 Tree: TypeAlias = Supervisor | DynamicSupervisor | PartitionSupervisor
 """What may be a node's tree."""
 
 Entry: TypeAlias = ChildSpec[Any] | Tree
 """What may stand in a `Supervisor`."""
+
+Spawnable: TypeAlias = ChildSpec[S] | ServerPool[S] | Expands[S]
+"""What `spawn` takes besides a class: what has one address, a `Ref[S]`."""
 
 
 # Arguments may be as big as a data set, and specs end up in log lines.

@@ -225,6 +225,8 @@ class Answers:
             member = self._supervisors.child_of(self._supervisors.get(target), key)
         else:
             member = self._find(target) or self._supervisors.find(target)
+        if isinstance(member, Child):
+            member = _whole_of(member)
         if isinstance(member, Branch):
             return list(member.children())
         return [member] if isinstance(member, Child) else []
@@ -233,14 +235,16 @@ class Answers:
 
     async def _spawn(self, wire: dict[str, Any]) -> list[Any]:
         await self._worker_starts.prepare_code(wire)
-        child = await self._supervision.spawn(wire)
-        return [child.sid, child.label]
+        member = await self._supervision.spawn(wire)
+        if isinstance(member, Branch) and member.front is not None:
+            member = member.front
+        return [member.sid, member.label]
 
     async def _stop(self, target: int | str, reason: Any, limit: Any, asker: int = 0) -> None:
         child = self._find(target)
         _check_limit(limit)
         if child is not None:
-            await self._supervision.stop(child, _reason(reason), limit)
+            await self._supervision.stop(_whole_of(child), _reason(reason), limit)
         elif isinstance(target, str):
             raise NoServerError(repr(target))
 
@@ -305,6 +309,12 @@ class Answers:
 
     async def _exits(self, name: str | None = None) -> list[dict[str, Any]]:
         return [as_plain(report) for report in self._supervision.exits.of(name)]
+
+
+def _whole_of(child: Child) -> Member:
+    """Return what ends with a server: the whole pool, if it has the address of one."""
+    pool = child.parent
+    return pool if pool is not None and pool.front is child else child
 
 
 def _check_limit(limit: Any) -> None:

@@ -18,7 +18,7 @@ from noex_mp.core.health import Health
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.reloaded import Reloaded
-from noex_mp.core.specs import ChildSpec
+from noex_mp.core.specs import Spawnable
 from noex_mp.node.listeners import BUFFER, BlockingEvents
 
 __all__ = ["BlockingNode"]
@@ -67,7 +67,7 @@ class BlockingNode:
         return self._node.name
 
     @overload
-    def spawn(self, server: ChildSpec[S], /) -> Ref[S]: ...
+    def spawn(self, server: Spawnable[S], /) -> Ref[S]: ...
     @overload
     def spawn(self, server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> Ref[S]: ...
     def spawn(self, server: Any, /, *args: Any, **kwargs: Any) -> Ref[Any]:

@@ -168,6 +168,14 @@ class Branch(Member):
         return self.label == "Application"
 
     @property
+    def front(self) -> Member | None:
+        """The member that has the address of all, in a pool: the last that it starts with."""
+        if self.label != "ServerPool":
+            return None
+        own = [member for member in self.members.values() if member.sid in self._own]
+        return own[-1] if own else None
+
+    @property
     def is_ending(self) -> bool:
         """Whether it starts nothing any more."""
         return self.stop_reason is not None or self.ending is not None

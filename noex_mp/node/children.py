@@ -88,7 +88,7 @@ class Child(Member):
     )
 
     def __init__(self, sid: int, wire: dict[str, Any]) -> None:
-        label = intern(wire["server"].partition(":")[2])
+        label = intern(wire.get("label") or wire["server"].partition(":")[2])
         own = intern(wire["id"] or label.rpartition(".")[2])
         super().__init__(sid, wire, id=own, label=label)
         self.spec: dict[str, Any] = {key: wire[key] for key in _FOR_THE_WORKER if key in wire}

@@ -46,7 +46,7 @@ from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.registrations import GROUPS
 from noex_mp.core.reloaded import Reloaded
-from noex_mp.core.specs import ChildSpec, Tree
+from noex_mp.core.specs import Spawnable, Tree
 from noex_mp.errors import ConfigError, NodeDownError
 from noex_mp.node.blocking_node import BlockingNode
 from noex_mp.node.clients import Clients
@@ -468,7 +468,7 @@ class Node:
         return self._root.id
 
     @overload
-    async def spawn(self, server: ChildSpec[S], /) -> Ref[S]: ...
+    async def spawn(self, server: Spawnable[S], /) -> Ref[S]: ...
     @overload
     async def spawn(
         self, server: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs

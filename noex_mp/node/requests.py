@@ -49,6 +49,7 @@ class SupervisorRequests:
             "which_children": self._which_children,
             "count_children": self._count_children,
             "get_child": self._get_child,
+            "supervisor_of": self._supervisor_of,
             "partition": self._partition,
         }
 
@@ -59,7 +60,10 @@ class SupervisorRequests:
         if isinstance(where, int):
             found = self._directory.supervisor(where)
         else:
-            found = self._directory.named(where) or self.at_path(where)
+            found = self._directory.named(where)
+            if not isinstance(found, Branch):
+                # The name of a pool is that of the server which has the address of all.
+                found = self.at_path(where)
         return found if isinstance(found, Branch) else None
 
     def get(self, where: int | str) -> Branch:
@@ -104,7 +108,7 @@ class SupervisorRequests:
         if found is None and not branch.is_dynamic:
             # One that has ended has its name no more, and a supervisor no number.
             members = branch.members.values()
-            found = next((each for each in members if key in (each.sid, each.name)), None)
+            found = next((each for each in members if key in _keys_of(each)), None)
         return found
 
     async def _start_child(
@@ -156,6 +160,12 @@ class SupervisorRequests:
         found = self._look_up(self.get(where), id)
         return None if found is None else _address(found)
 
+    async def _supervisor_of(self, sid: int) -> list[Any]:
+        found = self._directory.known(sid)
+        if found is None or found.parent is None:
+            raise NoServerError(f"that has the number {sid}")
+        return _address(found.parent)
+
     async def _partition(self, where: int | str, number: int) -> list[Any]:
         branch = self.get(where)
         if branch.kind != "partition":
@@ -164,6 +174,11 @@ class SupervisorRequests:
                 f"Write PartitionSupervisor(child(YourServer), partitions=4)."
             )
         return _address(self.child_of(branch, str(number % len(branch.wires))))
+
+
+def _keys_of(member: Member) -> set[int | str | None]:
+    front = member.front if isinstance(member, Branch) else None
+    return {member.sid, member.name, *((front.sid, front.name) if front else ())}
 
 
 def _address(member: Member) -> list[Any]:

@@ -18,6 +18,7 @@ from noex_mp.pools.lanes import Lanes, check_size
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.progress import Progress, reporting
 from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
+from noex_mp.pools.server_pool import pool_of_servers
 
 __all__ = ["Pool", "PoolTasks"]
 
@@ -293,6 +294,8 @@ class Pool(PoolTasks):
             print(await pool.run(pow, 2, 10))
         ```
     """
+
+    of = staticmethod(pool_of_servers)
 
     def __init__(
         self,

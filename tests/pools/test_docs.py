@@ -1,4 +1,4 @@
-"""The examples of docs/migrating.md are programs, and print what stands below them."""
+"""The examples of the pages on pools are programs, and print what stands below them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.slow
 def test_the_examples_of_the_page_on_other_pools_print_what_stands_there(tmp_path: Path) -> None:
-    page = PAGE.read_text()
+    page = (DOCS / "migrating.md").read_text()
     files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL)
     for name, code in files:
         (tmp_path / name).write_text(code)
@@ -36,3 +36,17 @@ def test_the_examples_of_the_page_on_other_pools_print_what_stands_there(tmp_pat
         for program in running.values():
             program.kill()
             program.communicate()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_on_pools_of_servers_prints_what_stands_there(
+    tmp_path: Path,
+) -> None:
+    page = (DOCS / "server-pools.md").read_text()
+    code, said = re.findall(r"```(?:python\n# hashing\.py|text)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "hashing.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "hashing.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False,
+    )  # fmt: skip
+    assert done.stdout == said, done.stderr

@@ -1,0 +1,347 @@
+"""The members of a pool as its router sees them: what each has, and what becomes of that.
+
+A message that is out with a member stands where the future of its call does (see `Work`), and the
+route to the member says by itself what has happened: the reply has come, the member has died in the
+middle of the message or before it, it is back, it is gone for good. There is no future, no task and
+no monitor.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from typing_extensions import override
+
+from noex_mp.client.route import Route
+
+if TYPE_CHECKING:
+    from noex_mp.client.client import Client
+    from noex_mp.core.gen_server import From
+    from noex_mp.core.reasons import ExitReport
+    from noex_mp.core.ref import Ref, SentOperation
+    from noex_mp.pools.backlog import Place
+    from noex_mp.transport.link import Link
+
+__all__ = ["Member", "Owner", "Work"]
+
+
+class _Unknown:
+    """No server has an operation of this name: each says so when its turn has come."""
+
+    name = "(are you free?)"
+    idempotent = False
+    max_deliveries = None
+
+
+_ARE_YOU_FREE: Final = _Unknown()
+
+
+class Owner(Protocol):
+    """The pool, as its members know it: what they tell of themselves."""
+
+    def is_free(self, member: Member) -> None:
+        """It has room for a message."""
+        ...
+
+    def take_back(self, works: list[Work]) -> None:
+        """It had these, and has not begun them; oldest first."""
+        ...
+
+    def lost(self, member: Member) -> None:
+        """It is gone for good."""
+        ...
+
+    def finished(self, work: Work) -> None:
+        """A message is done, in whichever way."""
+        ...
+
+
+class Work:
+    """One message for a pool, and who waits for the reply.
+
+    Attributes:
+        pool: Whose it is.
+        operation: What it asks for.
+        args, kwargs: What it is called with.
+        sender: Who waits; None for a cast.
+        due: When nobody waits any more, by the monotonic clock; inf is never.
+        caller: Who has sent it, told from others by `==`.
+        is_message: It is no operation, and must arrive as the cast that it is.
+        is_bound: It is for the member that it was meant for, or for nobody.
+        member: Who has it, or had it last.
+        place: Its place in the backlog, in which it waits or has waited.
+        key: What keeps it in its order with others, or None.
+        is_late: Nobody waits any more, and the member has it still.
+        is_over: Its caller has got what there was to get.
+    """
+
+    __slots__ = (
+        "args",
+        "caller",
+        "due",
+        "is_bound",
+        "is_late",
+        "is_message",
+        "is_over",
+        "key",
+        "kwargs",
+        "member",
+        "operation",
+        "place",
+        "pool",
+        "sender",
+    )
+
+    def __init__(
+        self,
+        pool: Owner,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sender: From[Any] | None,
+        *,
+        due: float = inf,
+        caller: object = None,
+        is_message: bool = False,
+    ) -> None:
+        self.pool = pool
+        self.due = due
+        self.caller = caller
+        self.is_bound = False
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.sender = sender
+        self.is_message = is_message
+        self.member: Member | None = None
+        self.place: Place[Work] | None = None
+        self.key: bytes | None = None
+        self.is_late = False
+        self.is_over = False
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it still."""
+        return not self.is_over and (self.sender is None or not self.sender.cancelled)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Note that it is done, or that it never will be; its caller gets the error."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.sender is not None and error is not None:
+            self.sender.fail(error)
+        self.pool.finished(self)
+
+    # --- as the future of a call ----------------------------------------------------------
+
+    def done(self) -> bool:
+        """Return whether its reply is not wanted any more."""
+        return self.is_over
+
+    def set_result(self, result: Any) -> None:
+        """Take the reply, and pass it on."""
+        if self.sender is not None and not self.is_over:
+            self.sender.reply(result)
+        self._leave()
+        self.end()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Take the error, and pass it on."""
+        if not self.is_late:
+            self._leave()
+        self.end(error)
+
+    def exception(self) -> None:
+        """Do as the future of a cast does, whose error nobody looks at."""
+
+    def _leave(self) -> None:
+        if self.member is not None:
+            self.member.has_finished(self)
+
+
+class _Free:
+    """Stands for the future of a message that only asks whether a member is free again."""
+
+    __slots__ = ("member",)
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    def done(self) -> bool:
+        """Return that its reply is wanted."""
+        return False
+
+    def set_result(self, result: Any) -> None:
+        """Take the reply."""
+        self.member.is_free_again()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Take the reply, which is that there is no such operation; or the member's death."""
+        self.member.is_free_again()
+
+    def exception(self) -> None:
+        """Do as `Work` does."""
+
+
+class MemberRoute(Route):
+    """The route to a member: its calls have works for futures, and it tells what has happened."""
+
+    __slots__ = ("_member", "_next")
+
+    def __init__(self, client: Client, member: Member, ref: Ref[Any]) -> None:
+        super().__init__(client, ref.sid, ref.label)
+        self._member = member
+        self._next: Work | _Free | None = None
+        make = self._create_future
+
+        def next_future() -> Any:
+            work, self._next = self._next, None
+            return make() if work is None else work
+
+        self._create_future: Any = next_future
+
+    def send(self, work: Work, timeout: float | None) -> None:
+        """Send a message.
+
+        Raises:
+            UnencodableError: An argument cannot be sent.
+        """
+        if work.is_message:
+            self.cast(work.operation, work.args, work.kwargs, timeout)
+            return
+        self._next = work
+        try:
+            self.invoke(work.operation, work.args, work.kwargs, timeout)
+        finally:
+            self._next = None
+
+    def ask_whether_it_is_free(self) -> None:
+        """Send what is answered when all that was sent before is done."""
+        self._next = _Free(self._member)
+        self.invoke(_ARE_YOU_FREE, (), {}, None)
+
+    @override
+    def located(self, incarnation: int, link: Link, mailbox: tuple[int, int, str, int]) -> None:
+        super().located(incarnation, link, mailbox)
+        self._member.came_up()
+
+    @override
+    def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
+        self._member.is_up = False
+        lost = super().ended(begun, report, cause)
+        unbegun = [seq for seq in self.pending if seq > begun]
+        self._member.went_down([self._remove(seq) for seq in unbegun])
+        return lost
+
+    @override
+    def gone(self, report: ExitReport | None, cause: BaseException | None) -> None:
+        self._member.is_up = False
+        left = [self._remove(seq) for seq in list(self.pending)]
+        super().gone(report, cause)
+        self._member.has_gone(left)
+
+    @override
+    def sweep(self, now: float) -> None:
+        if self.soonest <= now and self.link is not None:
+            self.link.drain()
+        late = [entry[0] for entry in self.pending.values() if entry[3] <= now or entry[0].done()]
+        for work in late:
+            if isinstance(work, Work):
+                work.is_late = True
+        super().sweep(now)
+        if late:
+            self._member.is_late()
+
+
+class Member:
+    """One member of a pool.
+
+    Attributes:
+        ref: Its address.
+        number: No other has it.
+        in_flight: How many messages it has.
+        is_up: Its process runs, as far as is known.
+        is_leaving: It gets no new messages, and stops when it has done what it has.
+        idle_since: Since when it has had nothing to do, by the monotonic clock.
+    """
+
+    def __init__(self, pool: Owner, client: Client, ref: Ref[Any], depth: int) -> None:
+        self._pool = pool
+        self._depth = depth
+        self._is_asked = False
+        self.ref = ref
+        self.in_flight = 0
+        self.is_up = False
+        self.is_leaving = False
+        self.idle_since = 0.0
+        self._route = MemberRoute(client, self, ref)
+        client.routes[ref.sid] = self._route
+        client.locate(self._route)
+
+    @property
+    def number(self) -> int:
+        """No other member has it."""
+        return self.ref.sid
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may have one more message."""
+        return self.is_up and not self.is_leaving and self.in_flight < self._depth
+
+    def send(self, work: Work, now: float) -> None:
+        """Give it a message."""
+        work.member = self
+        timeout = None if work.due == inf else work.due - now
+        self.in_flight += 1
+        try:
+            self._route.send(work, timeout)
+        except Exception as error:
+            self.in_flight -= 1
+            work.end(error)
+            return
+        if work.is_message:
+            # It has no reply: it is done when what follows it is.
+            work.end()
+            self.is_late()
+
+    # --- what has happened ----------------------------------------------------------------
+
+    def has_finished(self, work: Work) -> None:
+        """Note that it is done with a message."""
+        self.in_flight -= 1
+        if self.is_up:
+            self._pool.is_free(self)
+
+    def is_late(self) -> None:
+        """Note that nobody waits for what it does: it counts as busy until it is done."""
+        if not self._is_asked:
+            self._is_asked = True
+            self._route.ask_whether_it_is_free()
+
+    def is_free_again(self) -> None:
+        """Note that it has done what was sent before it was asked."""
+        self._is_asked = False
+        self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
+        if self.is_up:
+            self._pool.is_free(self)
+
+    def came_up(self) -> None:
+        """Note that it takes messages."""
+        self.is_up = True
+        self._pool.is_free(self)
+
+    def went_down(self, unbegun: list[Any]) -> None:
+        """Note the end of an incarnation, and what it had not begun."""
+        self._is_asked = False
+        works = [work for work in unbegun if isinstance(work, Work)]
+        self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
+        self._pool.take_back(works)
+
+    def has_gone(self, left: list[Any]) -> None:
+        """Note that it does not come back."""
+        self._is_asked = False
+        self.in_flight = 0
+        self._pool.take_back([work for work in left if isinstance(work, Work)])
+        self._pool.lost(self)

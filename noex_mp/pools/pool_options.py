@@ -1,0 +1,112 @@
+"""What can be said of a pool of servers, as its router is told it: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from noex_mp.pools.backlog import Discard
+from noex_mp.pools.functions import FunctionCode, pack_function
+from noex_mp.pools.lanes import check_size
+from noex_mp.pools.routing import ROUTINGS, Routing
+
+__all__ = ["PoolOptions", "check_limit"]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How a pool is run.
+
+    Attributes:
+        size: How many members it starts with.
+        bounds: How few and how many it may have, or None if it is not for the pool to say.
+        scale_after: How long a message may wait before there is one member more, in seconds.
+        routing: Who gets a message: a rule by its name, or a function of the user's.
+        key: Returns the key of a message; None is its first argument.
+        in_flight: How many messages a member has at a time.
+        limit: How many messages may wait.
+        discard: Which goes where more do.
+        ttl: How long a message may wait, in seconds.
+    """
+
+    size: int
+    bounds: tuple[int, int] | None = None
+    scale_after: float = 1.0
+    routing: Routing | FunctionCode = "least_busy"
+    key: FunctionCode | None = None
+    in_flight: int = 1
+    limit: int | None = None
+    discard: Discard = "newest"
+    ttl: float | None = None
+
+
+def packed_routing(routing: object) -> Routing | FunctionCode:
+    """Return a rule as it travels.
+
+    Raises:
+        ValueError: There is no such rule.
+        UnencodableError: The function cannot be sent.
+    """
+    if callable(routing):
+        return pack_function(routing)
+    if routing in ROUTINGS:
+        found: Any = routing
+        return found  # type: ignore[no-any-return]
+    rules = ", ".join(f'"{each}"' for each in ROUTINGS)
+    raise ValueError(f"expected routing to be {rules} or a function, got {routing!r:.60}")
+
+
+def packed_key(key: Callable[..., object] | None, routing: object) -> FunctionCode | None:
+    """Return what finds the key of a message, as it travels.
+
+    Raises:
+        ValueError: The pool has no use for keys.
+        TypeError: That cannot be called.
+        UnencodableError: The function cannot be sent.
+    """
+    if key is None:
+        return None
+    if routing != "key":
+        raise ValueError(f'key= is for routing="key", got routing={routing!r:.60}')
+    return pack_function(key)
+
+
+def bounds_of(
+    size: int | None, min_size: int | None, max_size: int | None
+) -> tuple[int, tuple[int, int] | None]:
+    """Return how many members a pool starts with, and its bounds.
+
+    Raises:
+        TypeError: One of them is no whole number.
+        ValueError: One of them is below 1, or they contradict each other.
+    """
+    if min_size is None and max_size is None:
+        return check_size("size", size), None
+    low = check_size("min_size", 1 if min_size is None else min_size)
+    high = check_size("max_size", max_size)
+    start = low if size is None else check_size("size", size)
+    if not low <= start <= high:
+        raise ValueError(f"expected min_size <= size <= max_size, got {low}, {start}, {high}")
+    return start, (low, high)
+
+
+def check_limit(option: str, value: Any, unit: str) -> None:
+    """See that a limit is above zero, or None.
+
+    Raises:
+        ValueError: It is not.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):
+        raise ValueError(f"expected {option} to be {unit} above zero, or None, got {value!r:.60}")
+
+
+def check_discard(discard: object) -> None:
+    """See that this says which message goes.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if discard not in ("oldest", "newest"):
+        raise ValueError(f'expected discard to be "oldest" or "newest", got {discard!r:.60}')

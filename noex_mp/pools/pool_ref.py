@@ -1,0 +1,157 @@
+"""`pool_of(ref)`: what a program does with a pool of servers, besides sending it messages."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import ParamSpec
+
+from noex_mp.core.gen_server import GenServer
+from noex_mp.core.messages import Call
+from noex_mp.core.operations import Operation, operation_info
+from noex_mp.core.ref import Ref
+from noex_mp.pools.backlog import Discard
+from noex_mp.pools.lanes import check_size
+from noex_mp.pools.pool_options import check_discard, check_limit
+from noex_mp.pools.requests import (
+    SAID,
+    Broadcast,
+    Drain,
+    GetStatistics,
+    LimitQueue,
+    PoolStatistics,
+    Resize,
+    RestartAll,
+)
+
+__all__ = ["PoolRef", "pool_of"]
+
+S = TypeVar("S", bound=GenServer[Any, Any, Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRef(Generic[S]):
+    """A pool of servers: a small value, as the `Ref` that it is made of.
+
+    Whatever is asked of it is asked when the method is called; awaiting only waits, as long as it
+    takes.
+
+    Attributes:
+        ref: The address of the pool.
+    """
+
+    ref: Ref[S]
+
+    # --- its servers -----------------------------------------------------------------------
+
+    def resize(self, size: int) -> asyncio.Future[int]:
+        """Have so many servers; the future is of how many there were, once it is done.
+
+        Those that leave are the youngest. They get nothing new, and finish what they have.
+
+        Raises:
+            InitFailedError, InitTimedOutError: One did not start; those that did are there.
+            TypeError, ValueError: That is no number of servers.
+
+        Example:
+            ```python
+            before = await pool_of(hashers).resize(8)
+            ```
+        """
+        return self._ask(Resize(check_size("size", size)))
+
+    def restart(self) -> asyncio.Future[int]:
+        """Replace all servers by new ones, one by one; the future is of how many, when it is done.
+
+        The new one is up before the old one leaves, and that finishes what it has: no message is
+        lost, and there are never less than there were.
+
+        Raises:
+            InitFailedError, InitTimedOutError: A new one did not start; those that were not
+                replaced by then stay.
+        """
+        return self._ask(RestartAll())
+
+    def broadcast(
+        self, operation: Operation[S, P, R, Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[list[R]]:
+        """Send an operation to each of its servers; the future is of their replies.
+
+        Raises:
+            Exception: What the first of them has raised that did.
+
+        Example:
+            ```python
+            sizes = await pool_of(hashers).broadcast(Hasher.forget, older_than=60)
+            ```
+        """
+        info = operation_info(operation)
+        if info is None:
+            raise TypeError(
+                f"expected an operation, got {operation!r:.60}\n"
+                f"Write pool_of(ref).broadcast(YourServer.operation, ...)."
+            )
+        return self._ask(Broadcast(info.name, list(args), kwargs), self.ref)
+
+    # --- its messages ----------------------------------------------------------------------
+
+    def options(self, *, priority: int = 0, ttl: float | None = None, key: object = None) -> Ref[S]:
+        """Return the address of the pool, with which to send messages that have these options.
+
+        Args:
+            priority: A message of a higher one goes ahead of all that wait with a lower one.
+            ttl: How long it may wait for a server, in seconds; None: as the pool says.
+            key: What keeps it in its order with all that have the same; None: as the pool says.
+
+        Example:
+            ```python
+            urgent = pool_of(hashers).options(priority=10)
+            await Hasher.digest(urgent, data)
+            ```
+        """
+        check_limit("ttl", ttl, "seconds")
+        ref, said = self.ref, {SAID: [priority, ttl, key]}
+        return Ref(ref.node, ref.sid, ref.name, ref.timeout, ref.label, said)
+
+    def drain(self) -> asyncio.Future[None]:
+        """Return a future that is done once all is that was sent to the pool before."""
+        return self._ask(Drain())
+
+    def limit(self, limit: int | None, discard: Discard = "newest") -> asyncio.Future[None]:
+        """Let no more messages wait than that, from now on.
+
+        Args:
+            limit: How many; None is without limit.
+            discard: Which one goes where more do, of those with the lowest priority.
+        """
+        check_limit("limit", limit, "a number of messages")
+        check_discard(discard)
+        return self._ask(LimitQueue(limit, discard))
+
+    def statistics(self) -> asyncio.Future[PoolStatistics]:
+        """Return the future of how the pool is."""
+        return self._ask(GetStatistics())
+
+    def _ask(self, request: Call[R], ref: Ref[S] | None = None) -> asyncio.Future[R]:
+        return (ref or self.ref.within(None)).call(request)
+
+
+def pool_of(ref: Ref[S]) -> PoolRef[S]:
+    """Return the pool that has an address.
+
+    Args:
+        ref: What `spawn(Pool.of(...))` gave you, or `named(...)`.
+
+    Raises:
+        TypeError: That is no `Ref`.
+    """
+    if not isinstance(ref, Ref):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"expected the Ref of a pool, got {ref!r:.60}\n"
+            f"Write pool_of(await spawn(Pool.of(YourServer)))."
+        )
+    return PoolRef(ref)

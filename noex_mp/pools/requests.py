@@ -1,0 +1,84 @@
+"""What is asked of the router of a pool, besides what its servers can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from noex_mp.core.messages import Call
+from noex_mp.pools.backlog import Discard
+
+__all__ = [
+    "SAID",
+    "Broadcast",
+    "Drain",
+    "GetStatistics",
+    "LimitQueue",
+    "PoolRequest",
+    "PoolStatistics",
+    "Resize",
+    "RestartAll",
+]
+
+SAID: Final = "noex_mp.pool"
+"""The keyword argument in which a message says what its sender wants of the pool."""
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """A pool at one moment.
+
+    Attributes:
+        size: How many servers it has, without those that are leaving.
+        up: How many of them take messages just now; the others start, or start again.
+        in_flight: How many messages they have.
+        waiting: How many wait for one of them.
+        oldest: For how long the oldest of these has waited, in seconds.
+        done: How many have left the pool since its router has started, in whichever way.
+        discarded: How many of them for want of room, or of time.
+    """
+
+    size: int
+    up: int
+    in_flight: int
+    waiting: int
+    oldest: float
+    done: int
+    discarded: int
+
+
+class Resize(Call[int], frozen=True):
+    """Have so many members; the reply is how many there were."""
+
+    size: int
+
+
+class RestartAll(Call[int], frozen=True):
+    """Replace all members, one by one; the reply is how many."""
+
+
+class Drain(Call[None], frozen=True):
+    """Reply when all that was sent before is done."""
+
+
+class Broadcast(Call[list[Any]], frozen=True):
+    """Send an operation to all members; the reply is theirs."""
+
+    operation: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class LimitQueue(Call[None], frozen=True):
+    """Let no more messages wait than that."""
+
+    limit: int | None
+    discard: Discard
+
+
+class GetStatistics(Call[PoolStatistics], frozen=True):
+    """How the pool is."""
+
+
+PoolRequest = Resize | RestartAll | Drain | Broadcast | LimitQueue | GetStatistics
+"""All of these."""

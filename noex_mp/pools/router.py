@@ -1,0 +1,504 @@
+"""`Router`: the server that has the address of a pool of servers.
+
+It takes every message that the servers of the pool take. It never waits for one of them: what it is
+sent waits in its backlog, goes out to a member as an ordinary call within what is left of the
+caller's time, and is answered when the member has answered. So a message has two queues behind it,
+its own in the socket and this one, and it is this one that knows priorities and limits.
+
+* What a member had begun when it died fails, as it would without a pool. What it had not goes to
+  another member; where messages keep an order, it waits for that member's next incarnation.
+* Before the router ends, it finishes what it has. If it is killed, that fails, unless it is
+  idempotent; the members live on, and the next router finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Any, Final
+
+from typing_extensions import override
+
+from noex_mp.client import current
+from noex_mp.client.client import Client
+from noex_mp.client.supervisors import SupervisorRef, supervisor_of
+from noex_mp.core.gen_server import From, GenServer
+from noex_mp.core.messages import Down, Exit, MemoryPressure, Timeout
+from noex_mp.core.operations import OperationInfo
+from noex_mp.core.outcomes import NoReply, Outcome
+from noex_mp.core.reasons import ExitReason
+from noex_mp.core.ref import CALLBACK, Ref, SentOperation
+from noex_mp.errors import CallTimedOutError, ConfigError, MailboxFullError, UnknownOperationError
+from noex_mp.pools.backlog import Backlog, Discard, Place
+from noex_mp.pools.crew import Crew
+from noex_mp.pools.functions import FunctionCode, load_function
+from noex_mp.pools.members import Member, Work
+from noex_mp.pools.pool_options import PoolOptions
+from noex_mp.pools.requests import (
+    SAID,
+    Broadcast,
+    Drain,
+    GetStatistics,
+    LimitQueue,
+    PoolRequest,
+    PoolStatistics,
+    Resize,
+    RestartAll,
+)
+from noex_mp.pools.routing import ROUTINGS, by_key, least_busy, next_in_turn, scaled
+from noex_mp.wire.envelopes import INFO
+
+__all__ = ["MEMBERS", "Router"]
+
+MEMBERS: Final = "members"
+"""The id of the supervisor of a pool's members."""
+
+_LATER: Final = NoReply()
+_OURS: Final = (Down, Exit, MemoryPressure, Timeout)
+
+# While messages wait, what has become of them is looked at so often, in seconds.
+_TICK: Final = 0.05
+
+# So many callers are known to a pool whose callers stick to their members.
+_MANY_CALLERS: Final = 10_000
+
+
+class _Info:
+    """A message for `handle_info`."""
+
+    name = INFO
+    idempotent = False
+    max_deliveries = None
+
+
+_INFO: Final = _Info()
+
+# The reply of a member that has left before it could reply.
+_NOBODY: Final = object()
+
+
+class Router(GenServer):
+    """Hands the messages of a pool to its members.
+
+    Args:
+        target: The class of the members, as `pack_function` has it.
+        options: How the pool is run.
+    """
+
+    def __init__(self, target: FunctionCode, options: PoolOptions) -> None:
+        server: Any = load_function(target)
+        self._known: dict[str, OperationInfo] = server.__operations__
+        # The instance's own: to the worker it has the operations of its members.
+        vars(self)["__operations__"] = {
+            name: _forwarded(self, info) for name, info in self._known.items()
+        }
+        self._options = options
+        self._limit = options.limit
+        self._discard: Discard = options.discard
+        self._backlog: Backlog[Work] = Backlog()
+        # All that have not left the pool, in the order in which they came.
+        self._open: dict[Work, None] = {}
+        # Where keys with messages are, and how many each has.
+        self._keys: dict[bytes, tuple[int, int]] = {}
+        self._callers: OrderedDict[object, int] = OrderedDict()
+        self._turn = 0
+        self._done = self._discarded = 0
+        self._drains: list[tuple[set[Work], asyncio.Future[None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._find_key = None if options.key is None else load_function(options.key)
+        is_rule = options.routing in ROUTINGS
+        self._rule: Callable[..., Any] | None = None if is_rule else load_function(options.routing)
+
+    @override
+    async def init(self) -> None:
+        self._client: Client = current.client()
+        self._loop = asyncio.get_running_loop()
+        pool = await supervisor_of(self.ref)
+        members = await pool.get_child(MEMBERS)
+        assert isinstance(members, SupervisorRef)
+        self._crew = Crew(members, self._member, on_leave=self.move_from)
+        await self._crew.assemble(self._options.size)
+        if self._options.bounds is not None:
+            self._tick_soon()
+
+    def _member(self, ref: Ref[Any]) -> Member:
+        return Member(self, self._client, ref, self._options.in_flight)
+
+    @override
+    async def terminate(self, reason: ExitReason) -> None:
+        # Whoever waits for something has it before this server ends: its members end later.
+        if self._ticking is not None:
+            self._ticking.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await self._drained()
+
+    # --- what comes in ---------------------------------------------------------------------
+
+    @override
+    def handle_call(self, request: Any, sender: From[Any], **said: Any) -> Outcome[Any]:
+        if isinstance(request, PoolRequest):
+            return self._ask(request, sender)
+        self.take(self.work_of(CALLBACK, (request,), said, sender))
+        return _LATER
+
+    @override
+    def handle_cast(self, request: Any, **said: Any) -> None:
+        self.take(Work(self, CALLBACK, (request,), said, None, is_message=True))
+
+    @override
+    def handle_info(self, message: Any) -> None:
+        if not isinstance(message, _OURS):
+            self.take(Work(self, _INFO, (message,), {}, None, is_message=True))
+
+    def work_of(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sender: From[Any],
+    ) -> Work:
+        """Return the work that a call is, which is told if it is cancelled."""
+        left = sender.time_left
+        due = inf if left is None else monotonic() + left
+        work = Work(self, operation, args, kwargs, sender, due=due, caller=sender.caller)
+        sender.when_cancelled(partial(self._cancelled, work))
+        return work
+
+    def _cancelled(self, work: Work) -> None:
+        if work.place is not None and work.place.waits:
+            self._backlog.remove(work.place)
+        # A member that has it is told by its route.
+        work.end()
+
+    def take(self, work: Work) -> None:
+        """Take a message: send it, or let it wait."""
+        now = monotonic()
+        priority, ttl, key = work.kwargs.pop(SAID, None) or (0, None, None)
+        if ttl is None:
+            ttl = self._options.ttl
+        self._open[work] = None
+        try:
+            number = self._number_for(work, key)
+        except Exception as error:
+            work.end(error)
+            return
+        until = work.due if ttl is None else min(work.due, now + ttl)
+        member = None if self._backlog.has_any_for(number) else self._with_room(number)
+        if member is not None:
+            work.place = Place(work, number, priority, now, until)
+            member.send(work, now)
+            return
+        work.place = self._backlog.put(work, now=now, member=number, priority=priority, until=until)
+        self._keep_limit()
+        self._tick_soon()
+
+    def _with_room(self, number: int | None) -> Member | None:
+        """Return the member that takes a message at once, if there is one."""
+        members = self._crew.members
+        if number is not None:
+            return next((m for m in members if m.number == number and m.has_room), None)
+        if self._options.routing != "round_robin":
+            return least_busy(members)
+        member = next_in_turn(members, self._turn)
+        if member is not None:
+            self._turn = member.number
+        return member
+
+    # --- who gets it -----------------------------------------------------------------------
+
+    def _number_for(self, work: Work, key: Any = None) -> int | None:
+        """Return the member that a message is for; None if any will do.
+
+        Raises:
+            Exception: What the user's function for that has raised.
+        """
+        members = self._crew.staying
+        routing = self._options.routing
+        if not members:
+            return None
+        if routing == "key" or key is not None or work.key is not None:
+            return self._number_of_key(work, key, members)
+        if routing == "sticky":
+            return self._number_of_caller(work.caller, members)
+        if self._rule is not None:
+            chosen: int = self._rule(len(members), *work.args, **work.kwargs)
+            return members[chosen % len(members)].number
+        return None
+
+    def _number_of_caller(self, caller: object, members: Sequence[Member]) -> int:
+        known = self._callers.get(caller)
+        if known is None or all(member.number != known for member in members):
+            having = list(self._callers.values())
+            known = min(members, key=lambda member: having.count(member.number)).number
+        self._callers[caller] = known
+        self._callers.move_to_end(caller)
+        if len(self._callers) > _MANY_CALLERS:
+            self._callers.popitem(last=False)
+        return known
+
+    def _number_of_key(self, work: Work, key: Any, members: Sequence[Member]) -> int:
+        if work.key is None:
+            work.key = self._client.encoder.pack([self._key_of(work) if key is None else key])
+            number, count = self._keys.get(work.key, (0, 0))
+            # What has messages here stays where these are, until they are done.
+            number = number or by_key(work.key, [member.number for member in members])
+            self._keys[work.key] = (number, count + 1)
+            return number
+        # It has to move, and all that has its key with it, in their order.
+        number, count = self._keys[work.key]
+        if all(member.number != number for member in members):
+            number = by_key(work.key, [member.number for member in members])
+            self._keys[work.key] = (number, count)
+        return number
+
+    def _key_of(self, work: Work) -> object:
+        if self._find_key is not None:
+            return self._find_key(*work.args, **work.kwargs)
+        for value in (*work.args, *work.kwargs.values()):
+            return value
+        raise ConfigError(
+            f"{work.operation.name} was called without an argument, and the first one is the key "
+            f"of this pool\nGive the pool a function, key=..., or the call a key: "
+            f"pool_of(ref).options(key=...)."
+        )
+
+    # --- what members tell -----------------------------------------------------------------
+
+    def is_free(self, member: Member) -> None:
+        """Give a member what waits for it."""
+        now = monotonic()
+        while member.has_room:
+            place = self._backlog.take_place(member.number)
+            if place is None:
+                break
+            if self._is_wanted(place, now):
+                member.send(place.item, now)
+        if not member.in_flight:
+            member.idle_since = now
+            if member.is_leaving:
+                self._crew.has_nothing(member)
+
+    def _is_wanted(self, place: Place[Work], now: float) -> bool:
+        work = place.item
+        if not work.is_wanted:
+            work.end()
+        elif place.until <= now:
+            self._discarded += 1
+            what = f"{self.ref.label}.{work.operation.name}"
+            work.end(CallTimedOutError(what, now - place.since))
+        else:
+            return True
+        return False
+
+    def take_back(self, works: Iterable[Work]) -> None:
+        """Let others do what a member has not begun."""
+        for work in reversed(list(works)):
+            if work.is_wanted and work.place is not None:
+                self._backlog.put_back(work.place)
+            else:
+                work.end()
+        self._feed()
+
+    def lost(self, member: Member) -> None:
+        """Let others do what was for a member that is gone."""
+        self._crew.lost(member)
+        self.move_from(member)
+        missing = self._options.size if not self._crew.members else 0
+        if missing:
+            self._run(self._crew.resize(missing))
+
+    def move_from(self, member: Member) -> None:
+        """Give what waits for a member to others, in its order."""
+        for place in self._backlog.of_member(member.number):
+            work = place.item
+            if work.is_bound and work.sender is not None:
+                work.sender.reply(_NOBODY)
+                work.end()
+                continue
+            number = self._number_for(work)
+            work.place = self._backlog.put(
+                work, now=place.since, member=number, priority=place.priority, until=place.until
+            )
+        self._feed()
+
+    def _feed(self) -> None:
+        for member in list(self._crew.members):
+            self.is_free(member)
+
+    def finished(self, work: Work) -> None:
+        """Note that a message has left the pool."""
+        self._open.pop(work, None)
+        self._done += 1
+        if work.key is not None:
+            number, count = self._keys[work.key]
+            if count > 1:
+                self._keys[work.key] = (number, count - 1)
+            else:
+                del self._keys[work.key]
+        for waiting, future in self._drains:
+            waiting.discard(work)
+            if not waiting and not future.done():
+                future.set_result(None)
+
+    # --- the time, and the limit -----------------------------------------------------------
+
+    def _keep_limit(self) -> None:
+        for place in self._backlog.excess(self._limit, self._discard):
+            self._discarded += 1
+            self._client.count_dropped(self.ref.sid)
+            waiting = len(self._backlog)
+            place.item.end(MailboxFullError(self.ref.label, waiting, self._limit or 0, 0))
+
+    def _tick_soon(self) -> None:
+        if self._ticking is None:
+            self._ticking = self._loop.call_later(_TICK, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = monotonic()
+        for place in self._backlog.expired(now):
+            self._is_wanted(place, now)
+        if self._options.bounds is not None:
+            self._scale(self._options.bounds, now)
+        if self._backlog or self._options.bounds is not None:
+            self._tick_soon()
+
+    def _scale(self, bounds: tuple[int, int], now: float) -> None:
+        members = self._crew.staying
+        if self._crew.is_changing or not members:
+            return
+        idle = max((now - m.idle_since for m in members if not m.in_flight), default=0.0)
+        after = self._options.scale_after
+        age = self._backlog.age(now)
+        size = scaled(len(members), bounds, age=age, idle=idle, scale_after=after)
+        if size != len(members):
+            self._run(self._crew.resize(size))
+
+    # --- what the pool is asked ------------------------------------------------------------
+
+    def _ask(self, request: PoolRequest, sender: From[Any]) -> Outcome[Any]:
+        match request:
+            case Resize(size):
+                self._run(self._crew.resize(size), sender)
+            case RestartAll():
+                self._run(self._crew.restart_all(), sender)
+            case Drain():
+                self._run(self._drained(), sender)
+            case Broadcast(operation, args, kwargs):
+                self._broadcast(operation, tuple(args), kwargs, sender)
+            case LimitQueue(limit, discard):
+                self._limit, self._discard = limit, discard
+                self._keep_limit()
+                return request.reply(None)
+            case GetStatistics():
+                return request.reply(self._statistics())
+        return _LATER
+
+    def _run(self, coroutine: Any, sender: From[Any] | None = None) -> None:
+        async def run() -> None:
+            try:
+                result = await coroutine
+            except Exception as error:
+                if sender is not None:
+                    sender.fail(error)
+            else:
+                if sender is not None:
+                    sender.reply(result)
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drained(self) -> None:
+        waiting = set(self._open)
+        if waiting:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._drains.append((waiting, future))
+            try:
+                await future
+            finally:
+                self._drains.remove((waiting, future))
+
+    def _broadcast(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], sender: From[Any]
+    ) -> None:
+        info = self._known.get(name)
+        if info is None:
+            asked = f"operation {name!r}"
+            sender.fail(UnknownOperationError(self.ref.label, asked, tuple(self._known)))
+            return
+        left = sender.time_left
+        due = inf if left is None else monotonic() + left
+        members = self._crew.staying
+        replies = _Replies(sender, len(members))
+        replies.reply_if_complete()
+        for index, member in enumerate(members):
+            one = From[Any](replies.taker(index), replies.fail)
+            work = Work(self, info, args, dict(kwargs), one, due=due)
+            work.is_bound = True
+            self._open[work] = None
+            work.place = self._backlog.put(work, now=monotonic(), member=member.number, until=due)
+            self.is_free(member)
+
+    def _statistics(self) -> PoolStatistics:
+        members = self._crew.staying
+        return PoolStatistics(
+            size=len(members),
+            up=sum(member.is_up for member in members),
+            in_flight=sum(member.in_flight for member in self._crew.members),
+            waiting=len(self._backlog),
+            oldest=self._backlog.age(monotonic()),
+            done=self._done,
+            discarded=self._discarded,
+        )
+
+
+class _Replies:
+    """Gathers the replies to a broadcast."""
+
+    def __init__(self, sender: From[Any], count: int) -> None:
+        self._sender = sender
+        self._replies: dict[int, Any] = {}
+        self._count = count
+
+    def taker(self, index: int) -> Callable[[Any], None]:
+        """Return what takes the reply of one member."""
+
+        def take(value: Any) -> None:
+            if value is _NOBODY:
+                self._count -= 1
+            else:
+                self._replies[index] = value
+            self.reply_if_complete()
+
+        return take
+
+    def reply_if_complete(self) -> None:
+        """Reply if nobody's reply is missing."""
+        if len(self._replies) == self._count:
+            self._sender.reply([self._replies[n] for n in sorted(self._replies)])
+
+    def fail(self, error: BaseException) -> None:
+        """Let the caller have the first error."""
+        self._sender.fail(error)
+
+
+def _forwarded(router: Router, info: OperationInfo) -> OperationInfo:
+    """Return an operation as the router has it: whatever it is called with goes to a member."""
+
+    def called(_: Router, sender: From[Any], /, *args: Any, **kwargs: Any) -> Any:
+        router.take(router.work_of(info, args, kwargs, sender))
+        return _LATER
+
+    def told(_: Router, sender: From[Any], /, *args: Any, **kwargs: Any) -> None:
+        router.take(Work(router, info, args, kwargs, None, caller=sender.caller))
+
+    function = called if info.kind == "call" else told
+    return replace(info, function=function, wants_sender=True, is_async=False)
