@@ -257,11 +257,11 @@ __all__ = [
     # pools.pool
     "Pool",
     "PoolDownError",
-    "PoolStoppedError",
     # pools.pool_ref
     "PoolRef",
     # pools.requests
     "PoolStatistics",
+    "PoolStoppedError",
     "PreloadError",
     # pools.executor
     "ProcessPoolExecutor",

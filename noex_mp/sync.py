@@ -39,7 +39,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call, Down
 from noex_mp.core.reasons import ExitReason
 from noex_mp.core.ref import CALLBACK, Address, Ref
-from noex_mp.core.specs import ServerPool, Spawnable, Tree
+from noex_mp.core.specs import Spawnable, Tree
 
 if TYPE_CHECKING:
     from noex_mp.client.blocking_supervisors import BlockingSupervisor

@@ -137,8 +137,11 @@ class Work:
     # --- as the future of a call ----------------------------------------------------------
 
     def done(self) -> bool:
-        """Return whether its reply is not wanted any more."""
-        return self.is_over
+        """Return whether its member is to be told that nobody waits any more.
+
+        Until that is on its way the reply counts, if only to know that the member is free.
+        """
+        return self.is_over and self.is_late
 
     def set_result(self, result: Any) -> None:
         """Take the reply, and pass it on."""
@@ -165,6 +168,8 @@ class _Free:
     """Stands for the future of a message that only asks whether a member is free again."""
 
     __slots__ = ("member",)
+
+    is_over: Final = False
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -246,10 +251,10 @@ class MemberRoute(Route):
     def sweep(self, now: float) -> None:
         if self.soonest <= now and self.link is not None:
             self.link.drain()
-        late = [entry[0] for entry in self.pending.values() if entry[3] <= now or entry[0].done()]
+        entries: list[tuple[Any, float]] = [(e[0], e[3]) for e in self.pending.values()]
+        late = [work for work, due in entries if due <= now or work.is_over]
         for work in late:
-            if isinstance(work, Work):
-                work.is_late = True
+            work.is_late = True
         super().sweep(now)
         if late:
             self._member.is_late()

@@ -17,8 +17,8 @@ from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.progress import Progress, reporting
-from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 from noex_mp.pools.server_pool import pool_of_servers
+from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 
 __all__ = ["Pool", "PoolTasks"]
 
