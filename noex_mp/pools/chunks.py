@@ -7,7 +7,7 @@ is left, so that all lanes end together), bounded by how long tasks have taken s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -64,7 +64,7 @@ class Source:
 
     Args:
         code: The function.
-        tasks: The arguments of each.
+        iterables: Their arguments, an iterable for each.
         sink: Takes the results.
         chunksize: How many tasks a chunk has; None leaves it to us.
         count: How many tasks there are, if that is known.
@@ -74,7 +74,7 @@ class Source:
     def __init__(
         self,
         code: FunctionCode,
-        tasks: Iterator[tuple[Any, ...]],
+        iterables: Sequence[Iterable[Any]],
         sink: Sink,
         *,
         chunksize: int | None = None,
@@ -82,13 +82,13 @@ class Source:
         options: TaskOptions = NONE,
     ) -> None:
         self.sink = sink
-        self._code = code
-        self._tasks = tasks
+        self.code = code
+        self._columns = _columns_of(iterables)
         self._chunksize = chunksize
         self._left = count
         self.options = options
         self._taken = 0
-        self._pace = 0.0
+        self.pace = 0.0
         self.is_empty = False
 
     def depth(self, depth: int) -> int:
@@ -112,22 +112,16 @@ class Source:
             self.is_empty = True
         if self.is_empty or not self.sink.wants_more:
             return None
-        size = self._chunksize or chunk_size(self._pace, self._left, lanes)
-        error: BaseException | None = None
-        tasks: list[tuple[Any, ...]] = []
-        try:
-            for task in islice(self._tasks, size):
-                tasks.append(task)  # noqa: PERF402 - what was read before an error counts
-        except Exception as caught:  # of the user's own iterator
-            error = caught
-        start = self._taken
-        self._taken += len(tasks)
+        size = self._chunksize or chunk_size(self.pace, self._left, lanes)
+        columns, error = self._columns(size)
+        start, count = self._taken, len(columns[0]) if columns else 0
+        self._taken += count
         if self._left is not None:
-            self._left -= len(tasks)
-        if len(tasks) < size:
+            self._left -= count
+        if count < size or self._left == 0:
             self.is_empty = True
             self.sink.exhausted(self._taken, error)
-        return _Chunk(self, self._code, start, tasks, self.options) if tasks else None
+        return _Chunk(self, start, columns) if count else None
 
     def abandon(self, error: BaseException) -> None:
         """Fail what is left: no lane is."""
@@ -138,7 +132,36 @@ class Source:
         """Note how long a chunk took."""
         pace = seconds / count
         # Slower tasks count at once: nothing is to wait behind one like them.
-        self._pace = pace if pace > self._pace else (3 * self._pace + pace) / 4
+        self.pace = pace if pace > self.pace else (3 * self.pace + pace) / 4
+
+
+_Columns = Callable[[int], tuple[tuple[list[Any], ...], BaseException | None]]
+"""Reads so many tasks: their arguments in columns, and what the reading has raised then."""
+
+
+def _columns_of(iterables: Sequence[Iterable[Any]]) -> _Columns:
+    if len(iterables) == 1 and iterables[0].__class__ in _SAFE:
+        values = iter(iterables[0])
+        return lambda size: ((list(islice(values, size)),), None)
+    rows = zip(*iterables, strict=False)
+    return lambda size: _read(rows, size)
+
+
+# The reading of these raises nothing, so they need no look at each element.
+_SAFE: Final = frozenset((list, tuple, range))
+
+
+def _read(
+    rows: Iterator[tuple[Any, ...]], size: int
+) -> tuple[tuple[list[Any], ...], BaseException | None]:
+    error: BaseException | None = None
+    tasks: list[tuple[Any, ...]] = []
+    try:
+        for row in islice(rows, size):
+            tasks.append(row)  # noqa: PERF402 - what was read before an error counts
+    except Exception as caught:  # of the user's own iterator
+        error = caught
+    return tuple([list(column) for column in zip(*tasks, strict=True)]), error
 
 
 def chunk_size(pace: float, left: int | None, lanes: int) -> int:
@@ -163,21 +186,16 @@ def chunk_size(pace: float, left: int | None, lanes: int) -> int:
 class _Chunk(Job):
     """Some tasks that travel together."""
 
-    __slots__ = ("_source", "start", "tasks")
+    __slots__ = ("_source", "_start")
 
-    def __init__(
-        self,
-        source: Source,
-        code: FunctionCode,
-        start: int,
-        tasks: list[tuple[Any, ...]],
-        options: TaskOptions,
-    ) -> None:
-        columns = tuple([list(column) for column in zip(*tasks, strict=True)])
-        super().__init__(code, columns, {}, options, operation=RUN_CHUNK)
+    def __init__(self, source: Source, start: int, columns: tuple[list[Any], ...]) -> None:
+        super().__init__(source.code, columns, {}, source.options, operation=RUN_CHUNK)
         self._source = source
-        self.start = start
-        self.tasks = tasks
+        self._start = start
+
+    def __len__(self) -> int:
+        """Return how many tasks it has."""
+        return len(self.args[0])
 
     def set_result(self, result: Any) -> None:
         """Take the reply: how long it took, the results, and the errors among them."""
@@ -186,18 +204,19 @@ class _Chunk(Job):
             results[index] = Failure(error)
         line = self.line
         assert line is not None
-        self._source.note(seconds, len(self.tasks))
+        self._source.note(seconds, len(self))
         line.note(seconds)
         line.free()
-        self._source.sink.put(self.start, results)
+        self._source.sink.put(self._start, results)
 
     def split(self, report: ExitReport) -> Job | None:
         """Return those that had not begun, as a chunk of their own."""
         begun = report.message.steps if report.message is not None else None
-        if begun is None or begun >= len(self.tasks):
+        if begun is None or begun >= len(self):
             return None
-        self.tasks, rest = self.tasks[:begun], self.tasks[begun:]
-        return _Chunk(self._source, self.code, self.start + begun, rest, self.options)
+        rest = tuple([column[begun:] for column in self.args])
+        self.args = tuple([column[:begun] for column in self.args])
+        return _Chunk(self._source, self._start + begun, rest)
 
     def begin(self) -> bool:
         """Return whether anybody wants the results."""
@@ -205,4 +224,4 @@ class _Chunk(Job):
 
     def fail(self, error: BaseException) -> None:
         """Fail all of them."""
-        self._source.sink.put(self.start, [Failure(error)] * len(self.tasks))
+        self._source.sink.put(self._start, [Failure(error)] * len(self))

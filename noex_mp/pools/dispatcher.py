@@ -53,6 +53,9 @@ MAX_DEPTH: Final = 64
 # than the task, and then it matters most that several are on their way.
 SAMPLE: Final = 16
 
+# Of so many functions it is known how long they take.
+_REMEMBERED: Final = 256
+
 
 class Job:
     """One task, and who waits for it; it stands where the future of a call does.
@@ -294,6 +297,8 @@ class Dispatcher:
         self._lines: list[Line] = []
         self._queue: TaskQueue[Job] = TaskQueue()
         self._sources: TaskQueue[Source] = TaskQueue()
+        # How long tasks of the functions of sources take, in seconds.
+        self._paces: dict[FunctionCode, float] = {}
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -312,7 +317,7 @@ class Dispatcher:
 
     def put(self, job: Job) -> None:
         """Run a task on the next lane that has room for it."""
-        if not self._queue and (line := self._roomiest()) is not None:
+        if not self._queue and self._error is None and (line := self._roomiest()) is not None:
             line.send(job)
         else:
             self._wait(job)
@@ -348,6 +353,8 @@ class Dispatcher:
         if self._error is not None:
             source.abandon(self._error)
             return
+        # As it was the last time: the first chunks need not be short then.
+        source.pace = self._paces.get(source.code, 0.0)
         self._sources.append(source)
         self.feed_all()
 
@@ -376,6 +383,13 @@ class Dispatcher:
                 line.send(chunk)
             if source.is_empty:
                 sources.remove(source)
+                self._remember(source)
+
+    def _remember(self, source: Source) -> None:
+        if len(self._paces) >= _REMEMBERED:
+            self._paces.clear()
+        if source.pace:
+            self._paces[source.code] = source.pace
 
     def retry_or_fail(self, job: Job, error: ServerExitedError) -> None:
         """Run a task again whose lane has died of it, or fail it."""
@@ -408,7 +422,8 @@ class Dispatcher:
 
     def fail_all(self, error: BaseException) -> None:
         """Fail what waits, and whatever comes: no lane is left."""
-        self._error = error
+        # A pool that was stopped before says so.
+        self._error = self._error or error
         while self._queue:
             job = self._queue.popleft()
             if job.begin():

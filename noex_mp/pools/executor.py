@@ -132,7 +132,7 @@ def _to_run(
     if chunksize == 1:
         return [MapJob(results, n, code, args, options) for n, args in enumerate(tasks)]
     count = len(tasks)
-    each = iter(tasks)
+    each = tuple([list(column) for column in zip(*tasks, strict=True)])
     return (Source(code, each, results, chunksize=chunksize, count=count, options=options),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from inspect import iscoroutinefunction
 from time import monotonic
 from typing import Any, Final
@@ -14,6 +14,9 @@ from noex_mp.core.outcomes import OUTCOMES, Reply
 from noex_mp.pools.functions import FunctionCode, load_function
 
 __all__ = ["Lane"]
+
+# Whose first element says how many tasks of a chunk have begun.
+Begun = memoryview | list[int]
 
 # How many functions a lane remembers: of what has no name, each new one is another.
 _MANY: Final = 256
@@ -78,12 +81,12 @@ class Lane(GenServer, expected=(BaseException,)):
         here = current_call()
         begun = [0] if here is None else here.steps()
         start = monotonic()
-        rows = zip(*columns, strict=True)
+        # What is left of them after an error goes on.
+        rows = zip(*columns, strict=True) if len(columns) > 1 else iter(columns[0])
+        run = _run_rows if len(columns) > 1 else _run_each
         while len(results) < len(columns[0]):
             try:
-                for row in rows:
-                    begun[0] += 1
-                    results.append(function(*row))
+                run(function, rows, results, begun)
             except BaseException as error:
                 errors.append((len(results), error))
                 results.append(None)
@@ -98,6 +101,29 @@ class Lane(GenServer, expected=(BaseException,)):
             self._functions.clear()
         function = self._functions[code] = load_function(code)
         return function
+
+
+# Two of them, as tasks may be as short as the loop around them.
+
+
+def _run_each(
+    function: Callable[[Any], Any], values: Iterator[Any], results: list[Any], begun: Begun
+) -> None:
+    append, count = results.append, len(results)
+    for value in values:
+        count += 1
+        begun[0] = count
+        append(function(value))
+
+
+def _run_rows(
+    function: Callable[..., Any], rows: Iterator[Any], results: list[Any], begun: Begun
+) -> None:
+    append, count = results.append, len(results)
+    for row in rows:
+        count += 1
+        begun[0] = count
+        append(function(*row))
 
 
 async def _run_chunk_later(

@@ -258,7 +258,7 @@ class PoolTasks:
             raise ValueError(f"expected chunksize to be a number of tasks, got {chunksize!r:.60}")
         source = Source(
             pack_function(fn),
-            zip(*iterables, strict=False),
+            iterables,
             sink,
             chunksize=chunksize,
             count=_length(iterables),

@@ -135,7 +135,7 @@ async def test_of_a_chunk_the_tasks_fail_that_had_begun(pool: Pool, tmp_path: Pa
     stream = Collected()
     source = Source(
         pack_function(die_of),
-        zip(range(10), [4] * 10, strict=True),
+        [range(10), [4] * 10],
         stream,
         chunksize=10,
     )
