@@ -12,6 +12,7 @@ NoexError
 │   ├── UnencodableError         a value cannot be sent to another process
 │   ├── BadRegistrationError     a type cannot be registered like this
 │   ├── UnregisteredTypeError    a value came whose type is registered at its sender only
+│   ├── MetadataError            what was said with a key cannot be rebuilt here
 │   ├── RegistryKeysError        the registry was made with other keys
 │   └── NoNodeError              there is no node here to do this
 ├── StartError               a server did not come up
@@ -83,6 +84,7 @@ __all__ = [
     "MailboxFullError",
     "MaxChildrenError",
     "MaxRestartsExceededError",
+    "MetadataError",
     "NameTimedOutError",
     "NoDeadLetterError",
     "NoNodeError",
@@ -381,6 +383,32 @@ class NotRegisteredError(StartError):
         where = f" in registry {self.registry!r}" if self.registry else ""
         hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
         return f"nobody is registered as {self.name!r}{where}{hint}"
+
+
+class MetadataError(ConfigError):
+    """What was said with an entry of a registry cannot be rebuilt in this process.
+
+    Its class is gone, say, or cannot be imported here. What went wrong is the cause.
+
+    Attributes:
+        key: The key of the entry.
+        registry: The registry; empty for the node's own.
+        problem: What went wrong, in words.
+    """
+
+    def __init__(self, key: str, registry: str, problem: str) -> None:
+        super().__init__(key, registry, problem)
+        self.key = key
+        self.registry = registry
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f" in registry {self.registry!r}" if self.registry else ""
+        return (
+            f"the metadata of {self.key!r}{where} cannot be rebuilt in this process: "
+            f"{self.problem}\n"
+            f"Keep plain values there, or classes that every process can import."
+        )
 
 
 class NameTimedOutError(NotRegisteredError, TimeoutError):

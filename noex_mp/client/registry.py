@@ -36,6 +36,7 @@ from noex_mp.core.registrations import GLOBAL, GROUPS, IS_SUPERVISOR, Claim, Tab
 from noex_mp.errors import (
     CallError,
     ConfigError,
+    MetadataError,
     NameTimedOutError,
     NoNodeError,
     NoServerError,
@@ -70,7 +71,8 @@ class Registration(NamedTuple):
     Attributes:
         key: The key.
         ref: Who is registered.
-        metadata: What was said with it; a copy.
+        metadata: What was said with it; a copy. A `MetadataError` where this process cannot rebuild
+            it.
     """
 
     key: str
@@ -208,7 +210,8 @@ class Registry:
     def entries(self, key: str) -> list[Registration]:
         """Return the entries under a key, the oldest first."""
         names, table = self._table()
-        return _registrations(names, table.of(key) if table is not None else [])
+        claims = table.of(key) if table is not None else []
+        return _registrations(names, claims, self.name)
 
     def match(
         self, glob: str, predicate: Callable[[Registration], object] | None = None
@@ -218,7 +221,8 @@ class Registry:
         Args:
             glob: `*` stands for any run of characters but `/`, `**` for any run at all, `?` for one
                 character. The whole key has to fit.
-            predicate: Tells whether to take an entry that does.
+            predicate: Tells whether to take an entry that does. One that fails at metadata which
+                this process cannot rebuild does not take it.
 
         Example:
             ```python
@@ -231,8 +235,8 @@ class Registry:
         # In C: there may be a hundred thousand keys.
         keys = filter(compile_glob(glob), table.keys())
         claims = [claim for key in keys for claim in table.of(key)]
-        found = _registrations(names, claims)
-        return found if predicate is None else [each for each in found if predicate(each)]
+        found = _registrations(names, claims, self.name)
+        return found if predicate is None else [each for each in found if _takes(predicate, each)]
 
     def select(self, predicate: Callable[[Registration], object]) -> list[Registration]:
         """Return the entries that a function takes."""
@@ -247,8 +251,9 @@ class Registry:
 
         Raises:
             NotRegisteredError: There is no such entry.
+            MetadataError: This process cannot rebuild it: its class is gone, say.
         """
-        return _metadata_of(*self._claim(key, ref))
+        return _metadata_of(*self._claim(key, ref), self.name)
 
     @overload
     async def await_name(
@@ -377,6 +382,7 @@ class Registry:
 
         Raises:
             NotRegisteredError: There is no such entry.
+            MetadataError: This process cannot rebuild the old one, for a function of it.
             UnencodableError: That cannot be sent.
 
         Example:
@@ -393,7 +399,7 @@ class Registry:
             return change
         while True:
             names, claim = self._claim(key, ref if target is not None else None)
-            new = change(_metadata_of(names, claim))
+            new = change(_metadata_of(names, claim, self.name))
             if await ask(*head, claim.sid, claim.version, _pack(client, new)):
                 return new
 
@@ -528,21 +534,42 @@ async def _sent(send: Callable[[Ref[Any]], Any], ref: Ref[Any]) -> bool:
     return True
 
 
-def _registrations(names: LocalNames, claims: list[Claim]) -> list[Registration]:
+def _registrations(names: LocalNames, claims: list[Claim], registry: str) -> list[Registration]:
     ref_of = names.ref_of
     return [
         Registration(
             claim.key,
             claim.ref or ref_of(claim),
-            _metadata_of(names, claim) if claim.metadata else None,
+            _metadata_or_error(names, claim, registry) if claim.metadata else None,
         )
         for claim in claims
     ]
 
 
-def _metadata_of(names: LocalNames, claim: Claim) -> Any:
-    data = claim.metadata
-    return unpack_value(data, allow_pickle=names.allow_pickle) if data else None
+def _takes(predicate: Callable[[Registration], object], entry: Registration) -> object:
+    try:
+        return predicate(entry)
+    except Exception:
+        if isinstance(entry.metadata, MetadataError):
+            return False
+        raise
+
+
+def _metadata_or_error(names: LocalNames, claim: Claim, registry: str) -> Any:
+    # One entry that cannot be read must not hide all others.
+    try:
+        return _metadata_of(names, claim, registry)
+    except MetadataError as error:
+        return error
+
+
+def _metadata_of(names: LocalNames, claim: Claim, registry: str) -> Any:
+    if not claim.metadata:
+        return None
+    try:
+        return unpack_value(claim.metadata, allow_pickle=names.allow_pickle)
+    except Exception as error:
+        raise MetadataError(claim.key, registry, f"{type(error).__name__}: {error}") from error
 
 
 def _pack(client: Client, metadata: Any) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from noex_mp import (
     AlreadyRegisteredError,
     ConfigError,
     MailboxFullError,
+    MetadataError,
     NameTimedOutError,
     Node,
     NodeDownError,
@@ -157,6 +160,32 @@ async def test_no_change_of_metadata_is_lost() -> None:
         assert await ROOMS.update_metadata("lobby", {"open": True}) == {"open": True}
         assert await ROOMS.update_metadata("lobby", lambda old: [old]) == [{"open": True}]
         assert ROOMS.lookup("lobby") == rooms[0]
+
+
+async def test_metadata_that_cannot_be_rebuilt_hides_no_other_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node_of():
+        room = await spawn(Room)
+        # A module that this process can import, and no worker: it has come after their start.
+        (tmp_path / "gone_by_then.py").write_text(
+            "from dataclasses import dataclass\n@dataclass\nclass People:\n    number: int\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        people: Any = importlib.import_module("gone_by_then").People
+        await ROOMS.register("lobby/1", room, metadata=1)
+        await ROOMS.register("lobby/2", room, metadata=people(2))
+        await ROOMS.register("lobby/3", room, metadata=3)
+        assert [each.metadata for each in ROOMS.match("**")] == [1, people(2), 3]
+        found = await Room.match(room, "lobby/*")
+        assert list(found) == ["lobby/1", "lobby/2", "lobby/3"]
+        assert found["lobby/2"].startswith("MetadataError(")
+        # Whom a predicate fails at, it does not take; its other errors are its own.
+        assert await Room.match(room, "lobby/*", 3) == {"lobby/3": "3"}
+        with pytest.raises(MetadataError, match="the metadata of 'lobby/2' in registry 'rooms'"):
+            await Room.metadata_of(room, "lobby/2")
+        with pytest.raises(TypeError):
+            ROOMS.match("**", lambda each: each.metadata > 0)
 
 
 async def test_metadata_of_one_of_many() -> None:

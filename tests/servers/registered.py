@@ -7,14 +7,25 @@ import os
 import time
 from typing import Any
 
-from noex_mp import Down, GenServer, Group, Ref, Registry, call, cast, monitor, registry
+from noex_mp import (
+    Down,
+    GenServer,
+    Group,
+    MetadataError,
+    Ref,
+    Registry,
+    call,
+    cast,
+    monitor,
+    registry,
+)
 
 ROOMS = Registry("rooms")
 LISTENERS = Registry("listeners", keys="duplicate")
 PLAYERS = Group("players")
 
 
-class Room(GenServer):
+class Room(GenServer, expected=(MetadataError,)):
     """Registers under its keys in its `init`, and again whenever it starts."""
 
     def __init__(self, *keys: str, metadata: object = None, then: str = "") -> None:
@@ -71,6 +82,11 @@ class Room(GenServer):
     @call
     def all_names(self) -> list[str]:
         return ROOMS.names()
+
+    @call
+    def match(self, glob: str, least: int | None = None) -> dict[str, str]:
+        found = ROOMS.match(glob, None if least is None else lambda each: each.metadata >= least)
+        return {each.key: repr(each.metadata) for each in found}
 
     @call
     def metadata_of(self, key: str) -> Any:
