@@ -51,6 +51,18 @@ def _limits(name: str) -> Callable[[], Numbers]:
     return run
 
 
+def _big_values(name: str, *, without_loop: bool = False) -> Callable[[], Numbers]:
+    """Return what runs `bench.big_values`'s function `name`."""
+
+    def run() -> Numbers:
+        main = getattr(importlib.import_module("bench.big_values"), name)
+        runtime = importlib.import_module("bench.runtime")
+        numbers: Numbers = main() if without_loop else runtime.on_loop(main)
+        return numbers
+
+    return run
+
+
 MEASUREMENTS: dict[str, Measurement] = {
     "floor": Measurement(floor.floor),
     "python_floor": Measurement(floor.python_floor),
@@ -79,6 +91,10 @@ MEASUREMENTS: dict[str, Measurement] = {
     "slow_batch": Measurement(_runtime("slow_batch")),
     "time_limits": Measurement(_runtime("time_limits")),
     "call_16mib": Measurement(_runtime("big_argument")),
+    "executor_64mib": Measurement(_big_values("executor_array", without_loop=True), pinned=False),
+    "plain_64mib": Measurement(_big_values("plain_array"), pinned=False),
+    "shared_64mib": Measurement(_big_values("shared_array"), pinned=False),
+    "smallest_shared": Measurement(_big_values("smallest_shared")),
     "spawn": Measurement(_runtime("spawn_to_reply")),
     "first_spawn": Measurement(_runtime("first_spawn")),
     "import": Measurement(imports.import_cold),
@@ -102,6 +118,7 @@ _CASTS = ("casts", "per_second")
 _TWO_CORES = ("floor_two_cores", "p50")
 _BURNERS = ("burners", "per_second")
 _FLOOR_RATE = ("floor", "per_second")
+_ARRAY = ("executor_64mib", "ms")
 
 ROWS: list[Row] = [
     Row("floor p50", _FLOOR, "µs"),
@@ -152,6 +169,15 @@ ROWS: list[Row] = [
     Row("1,000 time limits: latest error", ("time_limits", "ms"), "ms", 50.0),
     Row("call, 16 MiB argument", ("call_16mib", "ms"), "ms", 0.3, 0.15, ("pool_16mib", "ms")),
     Row("ProcessPoolExecutor, 16 MiB", ("pool_16mib", "ms"), "ms"),
+    Row("ProcessPoolExecutor, 64 MiB array to 2", _ARRAY, "ms"),
+    Row("64 MiB array to 2 servers, shared", ("shared_64mib", "ms"), "ms", 0.1, against=_ARRAY),
+    Row("64 MiB array to 2 servers, plain", ("plain_64mib", "ms"), "ms", 0.4, against=_ARRAY),
+    Row(
+        "call, 128 KiB array, shared",
+        ("smallest_shared", "shared_us"),
+        "µs",
+        against=("smallest_shared", "plain_us"),
+    ),
     Row("ProcessPoolExecutor p50", ("pool", "p50"), "µs", against=_FLOOR),
     Row("spawn to first reply", ("spawn", "ms"), "ms", 6.0, 3.0),
     Row("first spawn of a program", ("first_spawn", "ms"), "ms", 250.0),

@@ -53,8 +53,11 @@ from noex_mp.transport.shared_file import (
 
 __all__ = ["WARM", "Arena"]
 
-WARM: Final = 128 * 2**20
-"""How much memory a process keeps for its next values at most, in bytes."""
+WARM: Final = 192 * 2**20
+"""How much memory a process keeps for its next values at most, in bytes.
+
+Two of 64 MiB, and some: while others are just letting go of the last one, the next needs a place.
+"""
 
 # So many places that others still read are tried, at most, before another is taken.
 TRIES: Final = 8
@@ -78,12 +81,15 @@ class _Place:
         capacity: How long it is.
         resident: How much of it has memory for sure.
         is_warm: Its owner keeps it locked.
+        writer: A mapping to fill it through, and its address; that of a warm place is kept, since
+            to find all its pages again takes longer than to fill them.
     """
 
     offset: int
     capacity: int
     resident: int = 0
     is_warm: bool = False
+    writer: tuple[mmap.mmap, int] | None = None
 
 
 class _Block:
@@ -160,23 +166,23 @@ class Arena:
             if place is None:
                 return None
             try:
-                self._reserve(place, size)
-                area, address = _map(self._file.fd, place.offset, size, is_new=True)
+                writer, start = self._reserve(place, size)
+                area, address = _map(self._file.fd, place.offset, size)
             except BaseException:
                 self._cool(place)
                 self._free(place)
                 raise
         generation = next(self._generations)
-        _HEAD.pack_into(area, 0, generation)
-        for start, view in zip(starts, views, strict=True):
+        _HEAD.pack_into(writer, 0, generation)
+        for at, view in zip(starts, views, strict=True):
             # Not a slice: other threads run meanwhile.
-            ctypes.memmove(address + start, _address_of(view), view.nbytes)
+            ctypes.memmove(start + at, _address_of(view), view.nbytes)
         with self._section():
             # In one step: so far it was locked for writing.
             lock(self._own, Kind.READ, place.offset, place.capacity)
             self._enter(area, address, (place.offset, size, generation), place)
         whole = memoryview(area).toreadonly()
-        return [whole[start : start + v.nbytes] for start, v in zip(starts, views, strict=True)]
+        return [whole[at : at + view.nbytes] for at, view in zip(starts, views, strict=True)]
 
     def _take_place(self, size: int) -> _Place | None:
         """Return a place for a block, locked for writing."""
@@ -225,11 +231,12 @@ class Arena:
         punch(self._own, place.offset, place.capacity)
         if place.is_warm:
             self._warm -= place.resident
-        place.resident, place.is_warm = 0, False
+        place.resident, place.is_warm, place.writer = 0, False, None
 
-    def _reserve(self, place: _Place, size: int) -> None:
-        if place.resident >= size:
-            return
+    def _reserve(self, place: _Place, size: int) -> tuple[mmap.mmap, int]:
+        """Give a place memory, and return a mapping to fill it through, and its address."""
+        if place.writer is not None and place.resident >= size:
+            return place.writer
         # Now, and not by a SIGBUS in the middle of the copy.
         try:
             reserve(self._own, place.offset, size)
@@ -238,6 +245,9 @@ class Arena:
         if place.is_warm:
             self._warm += size - place.resident
         place.resident = size
+        writer = _map(self._file.fd, place.offset, size, is_new=True)
+        place.writer = writer if place.is_warm else None
+        return writer
 
     # --- lending and borrowing ---------------------------------------------------------
 
@@ -385,10 +395,13 @@ class Arena:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the description; no lease is left."""
+        """End all leases, and put nothing in any more; what is looked at stays mapped."""
         if self._own != fds.NO_FD:
             fds.close_all([self._own])
         self._own = fds.NO_FD
+        self._places.clear()
+        for block in self._blocks.values():
+            block.place = None
 
 
 def _rounded(size: int, unit: int) -> int:
