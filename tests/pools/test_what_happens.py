@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -120,3 +121,38 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
+
+
+INTERRUPTED = """
+import sys
+from noex_mp import ProcessPoolExecutor
+from tests.pools.tasks import wait_for
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        waiting = [pool.submit(wait_for, *sys.argv[1:]) for _ in range(8)]
+        waiting[0].result()
+"""
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_its_tasks(tmp_path: Path) -> None:
+    begun, gate, script = tmp_path / "begun", tmp_path / "gate", tmp_path / "program.py"
+    os.mkfifo(begun)
+    os.mkfifo(gate)
+    script.write_text(INTERRUPTED)
+    program = subprocess.Popen(
+        [sys.executable, str(script), str(begun), str(gate)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert begun.read_text()
+        os.killpg(program.pid, signal.SIGINT)
+        _, said = program.communicate(timeout=10)
+    finally:
+        program.kill()
+        program.communicate()
+    assert program.returncode == -signal.SIGINT
+    # The program's own, since it does not catch it; the workers have nothing to add.
+    assert said.count("Traceback") == 1
+    assert said.endswith("KeyboardInterrupt\n")
