@@ -121,6 +121,9 @@ from noex_mp.errors import (
     ServerExitedError,
     SharedValueGoneError,
     StartError,
+    TaskCancelledError,
+    TaskInterrupt,
+    TaskTimedOutError,
     TruncatedFrameError,
     UnencodableError,
     UnknownOperationError,
@@ -153,6 +156,7 @@ if TYPE_CHECKING:
     from noex_mp.core.reloaded import Reloaded
     from noex_mp.node.implicit import current_node, shutdown
     from noex_mp.node.node import Node
+    from noex_mp.pools.current_task import CurrentTask, current_task
     from noex_mp.pools.executor import ProcessPoolExecutor
     from noex_mp.pools.pool import Pool
     from noex_mp.pools.pool_ref import PoolRef, pool_of
@@ -198,6 +202,8 @@ __all__ = [
     "Crash",
     # core.current_call
     "CurrentCall",
+    # pools.current_task
+    "CurrentTask",
     # core.dead_letters
     "DeadLetter",
     "Down",
@@ -290,6 +296,9 @@ __all__ = [
     "Stop",
     "Supervisor",
     "SupervisorRef",
+    "TaskCancelledError",
+    "TaskInterrupt",
+    "TaskTimedOutError",
     "Timeout",
     "TimeoutAfter",
     # client.timers
@@ -309,6 +318,7 @@ __all__ = [
     "child",
     "current_call",
     "current_node",
+    "current_task",
     "demonitor",
     "link",
     "monitor",
@@ -346,6 +356,7 @@ _ON_DEMAND = {
     "Application": "noex_mp.services.application",
     "ChildCounts": "noex_mp.client.supervisors",
     "ChildInfo": "noex_mp.client.supervisors",
+    "CurrentTask": "noex_mp.pools.current_task",
     "DeadLetter": "noex_mp.core.dead_letters",
     "Group": "noex_mp.client.groups",
     "GroupChange": "noex_mp.client.groups",
@@ -364,6 +375,7 @@ _ON_DEMAND = {
     "Watch": "noex_mp.client.monitors",
     "applications": "noex_mp.services.dependencies",
     "current_node": "noex_mp.node.implicit",
+    "current_task": "noex_mp.pools.current_task",
     "demonitor": "noex_mp.client.monitors",
     "link": "noex_mp.client.monitors",
     "monitor": "noex_mp.client.monitors",

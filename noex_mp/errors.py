@@ -31,6 +31,8 @@ NoexError
 │   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
 │   ├── ServerExitedError        the server ended while it had the call
 │   │   └── WorkerExitedError        the process of a pool ended while it ran the task
+│   ├── TaskCancelledError       the task of a pool was stopped
+│   │   └── TaskTimedOutError        since it took too long (also a TimeoutError)
 │   ├── MailboxFullError         too many messages wait for the server
 │   ├── CallCycleError           servers wait for each other in a circle
 │   ├── PoisonedMessageError     its server ended in the middle of it, again and again
@@ -51,13 +53,16 @@ NoexError
         └── BadEnvelopeError         a frame that is no envelope
 ```
 
+One is no error, and no `Exception`, so that the code of a task does not catch it by mistake:
+`TaskInterrupt`, which is raised in a task that is to stop.
+
 An error holds data; `__str__` makes the sentence: what was expected, what came, what to do.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
@@ -106,6 +111,9 @@ __all__ = [
     "ServerExitedError",
     "SharedValueGoneError",
     "StartError",
+    "TaskCancelledError",
+    "TaskInterrupt",
+    "TaskTimedOutError",
     "TruncatedFrameError",
     "UnencodableError",
     "UnknownOperationError",
@@ -616,6 +624,66 @@ class WorkerExitedError(ServerExitedError):
 
     def __str__(self) -> str:
         return f"the process that ran the task has ended: {self.report.summary}"
+
+
+Rung: TypeAlias = Literal["dropped", "token", "cancel", "exception", "kill"]
+"""How far one had to go to stop a task of a pool.
+
+- `dropped`: It had not begun, and never did.
+- `token`: It ended after `current_task().cancelled` had become true.
+- `cancel`: Its `async` function was cancelled.
+- `exception`: `TaskInterrupt` was raised in it.
+- `kill`: Its process was killed.
+"""
+
+_STOPPED: dict[Rung, str] = {
+    "dropped": "before it began",
+    "token": "and ended after its token had said so",
+    "cancel": "by cancelling its async function",
+    "exception": "by an exception in its main thread",
+    "kill": "by killing its process",
+}
+
+
+class TaskCancelledError(CallError):
+    """The task of a pool was stopped.
+
+    Attributes:
+        rung: How far one had to go for that: `"dropped"`, `"token"`, `"cancel"`, `"exception"` or
+            `"kill"`. After a kill the `WorkerExitedError` is the `__cause__`, with the report.
+    """
+
+    def __init__(self, rung: Rung) -> None:
+        super().__init__(rung)
+        self.rung: Rung = rung
+
+    def __str__(self) -> str:
+        return f"the task was stopped {_STOPPED[self.rung]}"
+
+
+class TaskTimedOutError(TaskCancelledError, TimeoutError):
+    """The task of a pool ran longer than its `timeout`, and was stopped.
+
+    Attributes:
+        rung: How far one had to go for that.
+        limit: The time it had, in seconds.
+    """
+
+    def __init__(self, rung: Rung, limit: float) -> None:
+        super().__init__(rung)
+        self.args = (rung, limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the task ran longer than {self.limit:g} s, and was stopped {_STOPPED[self.rung]}"
+
+
+class TaskInterrupt(BaseException):
+    """Is raised in the task of a pool that is to stop.
+
+    Code that has to tidy up does so in `finally`, or catches it and raises it again. Whoever does
+    not let go is killed.
+    """
 
 
 class MailboxFullError(CallError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import random
 import re
 import signal
 import subprocess
@@ -42,6 +43,7 @@ from noex_mp import (
     NoServerError,
     OutOfMemory,
     PoisonedMessageError,
+    Pool,
     Ref,
     ReloadFailedError,
     RemoteError,
@@ -72,6 +74,8 @@ from tests.nodes.outside import Sent, outside
 from tests.nodes.test_shared import memory, soon
 from tests.nodes.test_trees import leaf
 from tests.nodes.versions import App, app
+from tests.pools.gates import LADDER, Gate, marks, there
+from tests.pools.tasks import double, mark, pid, spin, wait_for
 from tests.processes.harness import REPOSITORY, wait_for_ends
 from tests.servers.applications import Told, application, diary
 from tests.servers.busy import Busy, Ticking
@@ -1507,6 +1511,60 @@ async def test_new_code_that_fails_leaves_the_old_one(app: App) -> None:
             await node.reload()
         assert failure.value.server == "b"
         assert await app.versions("ab") == [1, 1]
+
+
+# --- stopping tasks ----------------------------------------------------------------------------
+
+
+@holds("stopping-1")
+@pytest.mark.parametrize(("task", "rung"), LADDER)
+async def test_a_task_that_runs_is_stopped_by_the_first_rung_that_does_it(
+    task: Callable[[Path], object], rung: str, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    async with Node(), Pool(size=1, grace=0.1) as pool:
+        before = await pool.run(pid)
+        future = pool.run(task, started)
+        await there(started)
+        assert future.cancel()
+        assert future.cancelled()
+        assert await future.stopped() == rung
+        assert (await pool.run(pid) == before) == (rung != "kill")
+
+
+@holds("stopping-2")
+async def test_a_task_that_was_sent_ahead_is_dropped_before_it_runs(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with Node(), Pool(size=1) as pool:
+        await asyncio.gather(*(pool.run(double, n) for n in range(500)))
+        first = pool.run(wait_for, *gate.arguments)
+        ahead = [pool.run(mark, tmp_path / f"mark-{n}") for n in range(6)]
+        await gate.begun()
+        for future in ahead[::2]:
+            future.cancel()
+        # They are known to be dropped while the first one runs.
+        assert [await future.stopped() for future in ahead[::2]] == ["dropped"] * 3
+        assert not first.done()
+        await gate.open()
+        await asyncio.gather(first, *ahead[1::2])
+        assert await pool.run(double, 2) == 4
+        assert marks(tmp_path) == ["mark-1", "mark-3", "mark-5"]
+
+
+@holds("stopping-3")
+async def test_a_stop_at_the_very_end_hits_no_other_task() -> None:
+    chance = random.Random(20)
+    ends: list[str] = []
+    async with Node(), Pool(size=2, grace=0.0005) as pool:
+        for _ in range(150):
+            victims = [pool.run(spin, chance.uniform(0, 0.003)) for _ in range(2)]
+            others = [pool.run(double, n) for n in range(20)]
+            await asyncio.sleep(chance.uniform(0, 0.004))
+            for future in victims:
+                future.cancel()
+            assert await asyncio.gather(*others) == list(range(0, 40, 2))
+            ends += [await future.stopped() for future in victims if future.cancelled()]
+    assert "exception" in ends
 
 
 # --- limits of the system ----------------------------------------------------------------------

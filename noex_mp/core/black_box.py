@@ -4,12 +4,13 @@ One memory file per node, a slot per worker. The worker maps only its own slot; 
 it once the worker is dead.
 
 ```text
-slot:       [cells] [outbox] [names] [steps] [arguments] [crash text]
+slot:       [cells] [outbox] [names] [steps] [arguments] [stop requests] [crash text]
 cell:       link id | sid | begun | operation | since | size | sized | received
 outbox:     link id | end | replies     two of them, and packed frames up to `end`; 0: none
 names:      texts of UTF-8, each with a zero behind it
 steps:      sid | seq | count           how far a handler is that says so
 arguments:  sid | seq | text            of the message that began last; with `debug=True`
+requests:   asked | heard | link id, seq, rung | ...
 ```
 
 Every word is an unsigned integer of eight bytes, but for `since`, which is a float of eight.
@@ -26,6 +27,10 @@ Every word is an unsigned integer of eight bytes, but for `since`, which is a fl
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
+* The **stop requests** are written by the root, and read by the worker: which calls are to come to
+  their end, and how far that may go (see `core.stop_requests`). They lie in a ring: `asked` says
+  how many there have been. `heard` is what the worker answers: how many there were when Python
+  code of it last ran at a signal of the root's.
 * The **crash text** is what faulthandler writes: after a fatal signal, and at
   `transport.platform.DUMP_SIGNAL`.
 """
@@ -37,11 +42,14 @@ from typing import Final
 __all__ = [
     "ARGUMENTS_OFFSET",
     "ARGUMENTS_SIZE",
+    "ASKED",
     "BEGUN",
     "CELLS_SIZE",
     "CELL_WORDS",
     "COUNT",
     "END",
+    "FIRST_REQUEST",
+    "HEARD",
     "LINK_ID",
     "NAMES_OFFSET",
     "NAMES_SIZE",
@@ -51,6 +59,10 @@ __all__ = [
     "OUTBOX_SIZE",
     "OWN",
     "RECEIVED",
+    "REQUESTS",
+    "REQUESTS_OFFSET",
+    "REQUESTS_SIZE",
+    "REQUEST_WORDS",
     "SEQ",
     "SID",
     "SINCE",
@@ -77,7 +89,9 @@ STEPS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
 STEPS_SIZE: Final = 32
 ARGUMENTS_OFFSET: Final = STEPS_OFFSET + STEPS_SIZE
 ARGUMENTS_SIZE: Final = 4 * 1024
-TEXT_OFFSET: Final = ARGUMENTS_OFFSET + ARGUMENTS_SIZE
+REQUESTS_OFFSET: Final = ARGUMENTS_OFFSET + ARGUMENTS_SIZE
+REQUESTS_SIZE: Final = 4 * 1024
+TEXT_OFFSET: Final = REQUESTS_OFFSET + REQUESTS_SIZE
 # As much of it is read.
 TEXT_SIZE: Final = 64 * 1024
 
@@ -104,3 +118,11 @@ OUTBOX_HEADER: Final = 2 * WORD
 # The words in front of the arguments, and those of the steps (SID as above).
 SEQ: Final = 0
 COUNT: Final = 2
+
+# The words of the stop requests: two in front, and three for each. There is room for more than one
+# lane has tasks at a time.
+ASKED: Final = 0
+HEARD: Final = 1
+FIRST_REQUEST: Final = 2
+REQUEST_WORDS: Final = 3
+REQUESTS: Final = (REQUESTS_SIZE // WORD - FIRST_REQUEST) // REQUEST_WORDS

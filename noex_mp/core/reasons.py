@@ -136,8 +136,10 @@ Verdict: TypeAlias = Literal["python", "c", "blocked", "waiting", "stopped", "un
 class Hung:
     """A handler of the server took longer than its `hang_timeout`, and its process was killed.
 
+    So it is with the task of a pool that somebody wanted to stop, and that went on all the same.
+
     Attributes:
-        limit: The time it had, in seconds.
+        limit: The time it had, in seconds; for which a task had run.
         verdict: What its process was doing.
         system_call: The name of the system call in which it was blocked, or empty.
         callback: The operation or callback that hung.
@@ -352,6 +354,7 @@ Rule: TypeAlias = Literal[
     "init_timeout",
     "shutdown_timeout",
     "hang_timeout",
+    "task_stop",
     "memory_limit",
     "placement",
     "protocol",

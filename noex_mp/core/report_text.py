@@ -38,6 +38,7 @@ _RULES: Final[dict[Rule, str]] = {
     "init_timeout": "the time limit of its init",
     "shutdown_timeout": "the time limit of its stop",
     "hang_timeout": "the time limit of its handlers",
+    "task_stop": "whoever wanted to stop the task that it ran",
     "memory_limit": "the memory limit of its process",
     "placement": "its placement group, whose process had to end",
     "exit_signal": "an exit signal, from a link or from somebody",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import sys
 import time
 from collections.abc import Mapping
@@ -12,11 +13,14 @@ from typing import Final, NamedTuple
 from noex_mp.core.black_box import (
     ARGUMENTS_OFFSET,
     ARGUMENTS_SIZE,
+    ASKED,
     BEGUN,
     CELL_WORDS,
     CELLS_SIZE,
     COUNT,
     END,
+    FIRST_REQUEST,
+    HEARD,
     LINK_ID,
     NAMES_OFFSET,
     NAMES_SIZE,
@@ -25,6 +29,9 @@ from noex_mp.core.black_box import (
     OUTBOX_OFFSET,
     OWN,
     RECEIVED,
+    REQUEST_WORDS,
+    REQUESTS,
+    REQUESTS_OFFSET,
     SEQ,
     SID,
     SINCE,
@@ -46,10 +53,14 @@ __all__ = [
     "Message",
     "OwnCell",
     "Slot",
+    "StartedCell",
+    "add_request",
     "blank_stack",
     "own_cell",
     "place_of_own_cell",
+    "signals_heard",
     "stack_in",
+    "started_cell",
 ]
 
 
@@ -107,6 +118,18 @@ class OwnCell(NamedTuple):
     heard: int
     ran: int
     is_waiting: bool
+
+
+class StartedCell(NamedTuple):
+    """What a living server is at with the messages of one link.
+
+    Attributes:
+        begun: The number of the last message that has begun.
+        since: Since when one is worked on, by the monotonic clock; 0 if none is.
+    """
+
+    begun: int
+    since: float
 
 
 class LastWords(NamedTuple):
@@ -233,15 +256,45 @@ class _Cells:
 
 def place_of_own_cell(slot: Slot, sid: int) -> int | None:
     """Return where the own cell of a server begins in the file; None if it has none."""
+    return _place_of_cell(slot, sid, OWN)
+
+
+def _place_of_cell(slot: Slot, sid: int, link_id: int) -> int | None:
     fd, start = slot
     for position in range(start, start + CELLS_SIZE, _PAGE):
         words = memoryview(os.pread(fd, _PAGE, position)).cast("Q")
         for at in range(0, len(words), CELL_WORDS):
             if not words[at + SID]:
                 return None
-            if words[at + SID] == sid and words[at + LINK_ID] == OWN:
+            if words[at + SID] == sid and words[at + LINK_ID] == link_id:
                 return position + at * WORD
     return None
+
+
+def started_cell(slot: Slot, sid: int, link_id: int) -> StartedCell:
+    """Read the started cell of a link and a server; nothing has begun where there is none."""
+    place = _place_of_cell(slot, sid, link_id)
+    if place is None:
+        return StartedCell(0, 0.0)
+    cell = memoryview(os.pread(slot.fd, CELL_WORDS * WORD, place))
+    words, times = cell.cast("Q"), cell.cast("d")
+    return StartedCell(words[BEGUN], times[SINCE])
+
+
+def add_request(slot: Slot, link_id: int, seq: int, rung: int) -> None:
+    """Ask a worker to stop a call; see `core.stop_requests`."""
+    start = slot.offset + REQUESTS_OFFSET
+    count = memoryview(os.pread(slot.fd, WORD, start + ASKED * WORD)).cast("Q")[0]
+    place = FIRST_REQUEST + REQUEST_WORDS * (count % REQUESTS)
+    os.pwrite(slot.fd, struct.pack("@3Q", link_id, seq, rung), start + place * WORD)
+    # Last: from here on it counts.
+    os.pwrite(slot.fd, struct.pack("@Q", count + 1), start + ASKED * WORD)
+
+
+def signals_heard(slot: Slot) -> int:
+    """Return how often Python code of a worker has run at a signal of ours."""
+    data = os.pread(slot.fd, WORD, slot.offset + REQUESTS_OFFSET + HEARD * WORD)
+    return int(memoryview(data).cast("Q")[0])
 
 
 def own_cell(slot: Slot, place: int, sid: int) -> OwnCell:

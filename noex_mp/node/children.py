@@ -51,6 +51,7 @@ class Child(Member):
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
         hang_timeout: How long a handler of it may take, in seconds, or None.
         hung: Why it was killed, if a handler of it took longer.
+        task_stopped: That was since somebody wanted to stop the task that it ran.
         on_oom: What follows when it has run out of memory.
         struck: Why it is to end by an exit signal, or None.
         traps: Exit signals come to it as messages.
@@ -80,6 +81,7 @@ class Child(Member):
         "process",
         "spec",
         "struck",
+        "task_stopped",
         "traps",
         "unsized",
         "watch",
@@ -97,6 +99,7 @@ class Child(Member):
         self.hang_timeout: float | None = wire["hang_timeout"]
         self.on_oom: OnOom = wire["on_oom"]
         self.hung: Hung | None = None
+        self.task_stopped = False
         self.watch: HangWatch | None = None
         self.placement: Placement | None = None
         self.placement_name: str | None = wire["placement"]
@@ -126,6 +129,7 @@ class Child(Member):
         self.worker = None
         self.struck = None
         self.hung = None
+        self.task_stopped = False
         self.stop_watch()
         self.traps = False
 

@@ -150,7 +150,8 @@ def _rule(member: Member, worker: Worker | None, reason: ExitReason, *, node_sto
     if isinstance(reason, ShutdownTimedOut):
         return "shutdown_timeout"
     if isinstance(reason, Hung):
-        return "hang_timeout"
+        stopped = isinstance(member, Child) and member.task_stopped
+        return "task_stop" if stopped else "hang_timeout"
     if isinstance(reason, OutOfMemory) and reason.limit is not None:
         return "memory_limit"
     if isinstance(member, Child) and member.killed_in_a_hurry:

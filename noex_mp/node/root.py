@@ -32,6 +32,7 @@ from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocke
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
 from noex_mp.node.health import health_of
+from noex_mp.node.interrupts import Interrupts
 from noex_mp.node.leases import Leases
 from noex_mp.node.members import Member
 from noex_mp.node.monitors import Monitors
@@ -149,7 +150,7 @@ class Root:
             self._worker_starts,
             self._reload,
             self._events,
-            self._registries.methods,
+            {**self._registries.methods, **Interrupts(loop, self._directory).methods},
             health=self.health,
         )
         self._connections: set[Connection] = set()

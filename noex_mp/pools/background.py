@@ -127,6 +127,16 @@ class Background:
         if loop is not None:
             loop.call_soon_threadsafe(self._end_if_shut)
 
+    def stop(self, future: object) -> bool:
+        """Stop the task of a future; return whether it was sent, and has no result yet."""
+        with self._lock:
+            dispatcher, loop = self._dispatcher, self._loop
+            if dispatcher is None or loop is None or self._is_of_parent:
+                return False
+            is_stopped = dispatcher.stop(future)
+            loop.wake_if_needed()
+        return is_stopped
+
     def join(self) -> None:
         """Return once it has ended; at once in its own thread, where callbacks run."""
         thread = self._thread

@@ -84,7 +84,8 @@ class Source:
         self.sink = sink
         self.code = code
         self._columns = _columns_of(iterables)
-        self._chunksize = chunksize
+        # Each has its time for itself.
+        self._chunksize = chunksize if options.timeout is None else 1
         self._left = count
         self.options = options
         self._taken = 0
@@ -221,6 +222,10 @@ class _Chunk(Job):
     def begin(self) -> bool:
         """Return whether anybody wants the results."""
         return not self._source.sink.is_over
+
+    def is_of(self, future: object) -> bool:
+        """Return whether these are tasks of a sink."""
+        return self._source.sink is future
 
     def fail(self, error: BaseException) -> None:
         """Fail all of them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from noex_mp.client.route import Route
 from noex_mp.core.operations import operation_info
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from noex_mp.core.operations import OperationInfo
     from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import Ref
+    from noex_mp.errors import TaskCancelledError
     from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
+    from noex_mp.pools.stopping import Stoppable
 
 __all__ = ["Dispatcher", "Job"]
 
@@ -48,6 +50,9 @@ RUN_TIMED: Final = _operation(Lane.run_timed)
 # their way. More would only wait behind a long task, and fail to go where a lane is free.
 AHEAD: Final = 300e-6
 MAX_DEPTH: Final = 64
+
+# How long a task that is to stop has after each step (see `stopping`), in seconds.
+GRACE: Final = 0.5
 
 # One task in so many is timed. By the lane: on a busy machine the way there and back takes longer
 # than the task, and then it matters most that several are on their way.
@@ -112,7 +117,19 @@ class Job:
         """Note that it is not going to be run, as nobody wants it any more."""
         self.fail(CancelledError())
 
+    def stopped(self, error: TaskCancelledError) -> None:
+        """Take the news that it was stopped, and how."""
+        self.fail(error)
+
+    def is_of(self, future: object) -> bool:
+        """Return whether this is the task of a future."""
+        return False
+
     # --- as the future of a call ----------------------------------------------------------
+
+    def outlives(self) -> bool:
+        """Return whether the next process of its lane is to run it, if this has not begun it."""
+        return True
 
     def done(self) -> bool:
         """Return that its reply is wanted."""
@@ -170,6 +187,31 @@ class JobRoute(Route):
 
         self._create_future: Any = next_future
 
+    def _jobs(self) -> list[tuple[int, Job]]:
+        waiting = ((seq, cast(object, entry[0])) for seq, entry in self.pending.items())
+        return [(seq, job) for seq, job in waiting if isinstance(job, Job)]
+
+    def number_of(self, job: Job) -> int | None:
+        """Return the number of a task that has no reply yet."""
+        return next((seq for seq, found in self._jobs() if found is job), None)
+
+    def jobs_of(self, future: object) -> list[tuple[int, Job]]:
+        """Return the tasks of a future that have no reply yet, each behind its number."""
+        return [(seq, job) for seq, job in self._jobs() if job.is_of(future)]
+
+    def stand_in(self, seq: int, job: Job) -> None:
+        """Let another job take the reply to a task."""
+        self.pending[seq] = (cast(Any, job), *self.pending[seq][1:])
+
+    def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
+        """Sort the tasks after the death of a process; what was stopped meanwhile is not sent."""
+        for seq, job in self._jobs():
+            if seq > begun and not job.outlives():
+                self._remove(seq)
+                assert job.line is not None
+                job.line.in_flight -= 1
+        return super().ended(begun, report, cause)
+
 
 class Line:
     """One lane as its dispatcher sees it.
@@ -196,6 +238,8 @@ class Line:
 
     def send(self, job: Job) -> None:
         """Give it a task, unless nobody wants that any more."""
+        if job.options is not NONE and job.options.timeout is not None:
+            job = self._dispatcher.stoppable(job)
         if not job.begin():
             return
         job.line = self
@@ -245,6 +289,15 @@ class Line:
             self.free()
             job.fail(error)
 
+    def stop(self, future: object) -> bool:
+        """Stop its tasks of a future; return whether there are any."""
+        found = self.route.jobs_of(future)
+        for seq, job in found:
+            stoppable = self._dispatcher.stoppable(job)
+            self.route.stand_in(seq, stoppable)
+            stoppable.stop()
+        return bool(found)
+
     def _went_down(self) -> None:
         if self.is_up:
             self.is_up = False
@@ -284,11 +337,12 @@ def depth_for(pace: float) -> int:
 class Dispatcher:
     """The tasks that wait, and the lanes that take them.
 
-    Attributes:
-        loop: The event loop.
-
     Args:
         client: The event loop's; it is called in that loop only.
+
+    Attributes:
+        loop: The event loop.
+        grace: How long a task that is to stop has after each step, in seconds.
     """
 
     def __init__(self, client: Client) -> None:
@@ -301,6 +355,7 @@ class Dispatcher:
         self._paces: dict[FunctionCode, float] = {}
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
+        self.grace = GRACE
 
     def add(self, ref: Ref[Lane]) -> None:
         """Give tasks to a lane from now on."""
@@ -390,6 +445,20 @@ class Dispatcher:
             self._paces.clear()
         if source.pace:
             self._paces[source.code] = source.pace
+
+    def stop(self, future: object) -> bool:
+        """Stop the tasks of a future; return whether one was sent, and has no result yet."""
+        found = [line.stop(future) for line in self._lines]
+        return any(found)
+
+    def stoppable(self, job: Job) -> Stoppable:
+        """Return what stands for a task that may have to be stopped."""
+        # Few tasks are.
+        from noex_mp.pools.stopping import Stoppable
+
+        if isinstance(job, Stoppable):
+            return job
+        return Stoppable(self._client, job, grace=self.grace)
 
     def retry_or_fail(self, job: Job, error: ServerExitedError) -> None:
         """Run a task again whose lane has died of it, or fail it."""

@@ -65,6 +65,10 @@ class _FutureJob(Job):
         """Cancel the future, and tell whoever waits for it."""
         self._later.append((_cancel, self.future))
 
+    def is_of(self, future: object) -> bool:
+        """Return whether this is the task of a future."""
+        return self.future is future
+
 
 def _cancel(future: Future[Any]) -> None:
     if future.cancel():
@@ -248,6 +252,18 @@ class ProcessPoolExecutor(Executor):
             RuntimeError, PoolDownError: As `submit`.
         """
         return map_on(self._background, NONE, fn, iterables, timeout, chunksize, buffersize)
+
+    def stop(self, future: Future[Any]) -> bool:
+        """Stop a task, also one that runs: that `future.cancel()` cannot do, as everywhere.
+
+        A task that waits is cancelled. The future of one that runs fails with
+        `TaskCancelledError` once it has ended, which says how far one had to go for that: see
+        `docs/stopping.md`.
+
+        Returns:
+            Whether it had no result yet.
+        """
+        return future.cancel() or self._background.stop(future)
 
     def options(self, **options: Unpack[TaskOptionsDict]) -> ExecutorView:
         """Return this pool as one whose tasks have options: `pool.options(retries=2).submit(f)`.

@@ -13,7 +13,7 @@ from noex_mp.errors import NotImportableError, UnencodableError
 from noex_mp.wire import by_value
 from noex_mp.wire.classes import goes_by_name, local_module, path_of
 
-__all__ = ["FunctionCode", "load_function", "pack_function"]
+__all__ = ["FunctionCode", "load_function", "name_of_code", "pack_function"]
 
 FunctionCode = str | bytes
 """A function as it travels: `module:qualname`, or a pickle."""
@@ -51,6 +51,15 @@ def _name_of(function: Any) -> str | None:
     if owner is not None and owner is not sys.modules.get(function.__module__ or ""):
         return None
     return path_of(function) if goes_by_name(function) else None
+
+
+def name_of_code(code: FunctionCode) -> str:
+    """Return what people call a function that was packed.
+
+    >>> name_of_code("math:sqrt")
+    'sqrt'
+    """
+    return code.partition(":")[2] if isinstance(code, str) else "a function without a name"
 
 
 def load_function(code: FunctionCode) -> Callable[..., Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from inspect import iscoroutinefunction
 from time import monotonic
+from types import CoroutineType
 from typing import Any, Final
 
+from noex_mp.core.black_box import ASKED
 from noex_mp.core.current_call import current_call
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.operations import call
 from noex_mp.core.outcomes import OUTCOMES, Reply
+from noex_mp.errors import TaskInterrupt
+from noex_mp.pools.current_task import Guard, Steps
 from noex_mp.pools.functions import FunctionCode, load_function
 
 __all__ = ["Lane"]
@@ -20,6 +25,9 @@ Begun = memoryview | list[int]
 
 # How many functions a lane remembers: of what has no name, each new one is another.
 _MANY: Final = 256
+
+# What a task may return besides a plain value.
+_ODD: Final = OUTCOMES | {CoroutineType}
 
 
 class Lane(GenServer, expected=(BaseException,)):
@@ -37,33 +45,60 @@ class Lane(GenServer, expected=(BaseException,)):
         self._initializer = initializer
         self._initargs = initargs
         self._functions: dict[FunctionCode, Callable[..., Any]] = {}
+        self._guard = Guard()
 
     def init(self) -> None:
         """Call the initializer."""
+        self._guard.listen()
         if self._initializer is not None:
             load_function(self._initializer)(*self._initargs)
 
     @call
     def run(self, code: FunctionCode, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, and return what it returns."""
-        function = self._functions.get(code)
-        if function is None:
-            function = self._load(code)
-        result = function(*args, **kwargs)
-        if result.__class__ in OUTCOMES:
+        guard = self._guard
+        if guard.words[ASKED] != guard.heard:
+            guard.hear()
+        # As `_guarded`, written out: this is done for each task.
+        try:
+            try:
+                guard.is_open = True
+                function = self._functions.get(code)
+                if function is None:
+                    function = self._load(code)
+                result = function(*args, **kwargs)
+            finally:
+                guard.is_open = False
+        except BaseException as error:
+            if guard.is_touched:
+                guard.end(error)
+            raise
+        if result.__class__ in _ODD:
+            if result.__class__ is CoroutineType:
+                return _as_value(self._go_on(result))
             # It is a value like any other here, and says nothing to this server.
-            return Reply(result)
+            result = Reply(result)
+        if guard.is_touched:
+            guard.end(None)
         return result
 
     @call
     def run_timed(self, code: FunctionCode, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function; return how long that took, in seconds, and what it returns."""
-        function = self._functions.get(code) or self._load(code)
+        guard = self._guard
+        if guard.words[ASKED] != guard.heard:
+            guard.hear()
         start = monotonic()
-        result = function(*args, **kwargs)
+        result = self._guarded(self._call, code, args, kwargs)
+        if result.__class__ is CoroutineType:
+            result = self._go_on(result)
         if hasattr(result, "__await__"):
             return _timed(result, start)
         return [monotonic() - start, result]
+
+    def _call(self, code: FunctionCode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = self._functions.get(code) or self._load(code)
+        return function(*args, **kwargs)
 
     @call
     def run_chunk(self, code: FunctionCode, /, *columns: Sequence[Any]) -> Any:
@@ -73,6 +108,13 @@ class Lane(GenServer, expected=(BaseException,)):
             How long all took, in seconds; what it has returned each time; and what it has raised,
             by the number of the row.
         """
+        guard = self._guard
+        if guard.words[ASKED] != guard.heard:
+            guard.hear()
+        result = self._guarded(self._run_columns, code, columns)
+        return self._go_on(result) if result.__class__ is CoroutineType else result
+
+    def _run_columns(self, code: FunctionCode, columns: Sequence[Sequence[Any]]) -> Any:
         function = self._functions.get(code) or self._load(code)
         if iscoroutinefunction(function):
             return _run_chunk_later(function, columns)
@@ -88,9 +130,44 @@ class Lane(GenServer, expected=(BaseException,)):
             try:
                 run(function, rows, results, begun)
             except BaseException as error:
+                if isinstance(error, TaskInterrupt) or not self._guard.is_open:
+                    raise
                 errors.append((len(results), error))
                 results.append(None)
         return [monotonic() - start, results, errors]
+
+    def _guarded(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Call a function while the guard is open, tidy up behind it, return what it returns."""
+        guard = self._guard
+        try:
+            try:
+                guard.is_open = True
+                result = function(*args)
+            finally:
+                guard.is_open = False
+        except BaseException as error:
+            if guard.is_touched:
+                guard.end(error)
+            raise
+        if guard.is_touched and result.__class__ is not CoroutineType:
+            guard.end(None)
+        return result
+
+    async def _go_on(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await the rest of a task whose function is `async`."""
+        guard = self._guard
+        guard.awaits(asyncio.current_task())
+        try:
+            result = await Steps(guard, coroutine)
+        except BaseException as error:
+            guard.awaits(None)
+            if guard.is_touched:
+                guard.end(error)
+            raise
+        guard.awaits(None)
+        if guard.is_touched:
+            guard.end(None)
+        return result
 
     @call
     def ready(self) -> None:
@@ -139,6 +216,11 @@ async def _run_chunk_later(
             errors.append((len(results), error))
             results.append(None)
     return [monotonic() - start, results, errors]
+
+
+async def _as_value(result: Awaitable[Any]) -> Any:
+    value = await result
+    return Reply(value) if value.__class__ in OUTCOMES else value
 
 
 async def _timed(result: Awaitable[Any], start: float) -> list[Any]:

@@ -10,11 +10,12 @@ from typing import Any, Final, Self, TypeVar, overload
 from typing_extensions import ParamSpec, Unpack
 
 from noex_mp.client import current
-from noex_mp.errors import ConfigError, PoolStoppedError
+from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
 from noex_mp.pools.chunks import Failure, Sink, Source
-from noex_mp.pools.dispatcher import Dispatcher, Job
+from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import Lanes, check_size
+from noex_mp.pools.limits import check_grace
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.progress import Progress, reporting
 from noex_mp.pools.server_pool import pool_of_servers
@@ -29,6 +30,40 @@ P = ParamSpec("P")
 READ_AHEAD: Final = 1024
 
 
+class TaskFuture(asyncio.Future[T]):
+    """The future of a task. To cancel it stops the task, also one that runs.
+
+    It is cancelled at once; the task needs a moment (see `docs/stopping.md`).
+    """
+
+    # Set by the pool: no argument, since futures are made by the thousand.
+    _dispatcher: Dispatcher
+    _stopped: asyncio.Future[Rung] | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, and stop its task; return whether it was not done yet."""
+        if not super().cancel(msg):
+            return False
+        if self._dispatcher.stop(self):
+            self._stopped = self.get_loop().create_future()
+        return True
+
+    async def stopped(self) -> Rung:
+        """Wait until its task, which was cancelled, has ended; return which rung that took.
+
+        Raises:
+            ConfigError: It was not cancelled.
+        """
+        if not self.cancelled():
+            raise ConfigError("this task was not cancelled\nWrite future.cancel() first.")
+        return "dropped" if self._stopped is None else await asyncio.shield(self._stopped)
+
+    def note_end(self, rung: Rung) -> None:
+        """Note that its task was stopped."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(rung)
+
+
 class _AwaitedJob(Job):
     """A task whose result goes into a future of this event loop."""
 
@@ -36,7 +71,7 @@ class _AwaitedJob(Job):
 
     def __init__(
         self,
-        future: asyncio.Future[Any],
+        future: TaskFuture[Any],
         code: FunctionCode,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -58,6 +93,20 @@ class _AwaitedJob(Job):
         """Fail the future."""
         if not self.future.done():
             self.future.set_exception(error)
+        elif self.future.cancelled():
+            # Its lane is gone for good.
+            self.future.note_end("kill")
+
+    def stopped(self, error: TaskCancelledError) -> None:
+        """Fail the future, if it is not why the task was stopped."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        else:
+            self.future.note_end(error.rung)
+
+    def is_of(self, future: object) -> bool:
+        """Return whether this is the task of a future."""
+        return self.future is future
 
 
 class PoolTasks:
@@ -70,12 +119,10 @@ class PoolTasks:
     @overload
     def run(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]: ...
+    ) -> TaskFuture[T]: ...
     @overload
-    def run(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]: ...
-    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+    def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Run a function in one of the processes, and return the future of its result.
 
         It is sent when it is called, so the results of many can be awaited with `asyncio.gather`.
@@ -86,6 +133,7 @@ class PoolTasks:
             WorkerExitedError: The process ended while it ran the task.
             UnencodableError: The function, an argument or the result cannot be sent.
             PoolStoppedError: The pool has been stopped.
+            TaskTimedOutError: It took longer than its `timeout`.
             Exception: What the function has raised.
 
         Example:
@@ -95,7 +143,8 @@ class PoolTasks:
         """
         dispatcher = self._pool.dispatcher
         code = pack_function(fn)
-        future: asyncio.Future[Any] = dispatcher.loop.create_future()
+        future: TaskFuture[Any] = TaskFuture(loop=dispatcher.loop)
+        future._dispatcher = dispatcher  # pyright: ignore[reportPrivateUsage]
         dispatcher.put(_AwaitedJob(future, code, args, kwargs, self._options))
         return future
 
@@ -151,6 +200,9 @@ class PoolTasks:
             self._put(fn, iterables, gathered, chunksize)
             try:
                 return await gathered.future
+            except asyncio.CancelledError:
+                self._pool.dispatcher.stop(gathered)
+                raise
             finally:
                 gathered.is_over = True
 
@@ -243,6 +295,9 @@ class PoolTasks:
                         if value.__class__ is Failure:
                             raise value.error
                         yield value
+            except asyncio.CancelledError:
+                dispatcher.stop(stream)
+                raise
             finally:
                 stream.is_over = True
                 dispatcher.feed_all()
@@ -283,6 +338,8 @@ class Pool(PoolTasks):
         size: How many processes; by default as many as this one may use CPUs.
         initializer: Is called in each process before its first task.
         initargs: What it is called with.
+        grace: How long a task that is to stop has after each step, in seconds: after its token says
+            so, after its coroutine is cancelled, after an exception. See `docs/stopping.md`.
 
     Raises:
         TypeError: The size is no whole number, or the initializer cannot be called.
@@ -303,10 +360,12 @@ class Pool(PoolTasks):
         *,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        grace: float = GRACE,
     ) -> None:
         self.size = check_size("size", size)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"expected initializer to be a function, got {initializer!r:.60}")
+        self._grace = check_grace(grace)
         self._initializer = initializer
         self._initargs = initargs
         self._lanes: Lanes | None = None
@@ -372,6 +431,7 @@ class Pool(PoolTasks):
         self._lanes = Lanes(self.size, code, self._initargs)
         client = await current.client_or_implicit(None)
         dispatcher = Dispatcher(client)
+        dispatcher.grace = self._grace
         for ref in await self._lanes.start():
             dispatcher.add(ref)
         self._dispatcher = dispatcher

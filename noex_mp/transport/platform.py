@@ -29,7 +29,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["DUMP_SIGNAL", "FALLBACKS", "WITNESS_SIGNAL", "is_open", "open_fds", "peer_of", "rss_of"]
+__all__ = [
+    "DUMP_SIGNAL",
+    "FALLBACKS",
+    "INTERRUPT_SIGNAL",
+    "WITNESS_SIGNAL",
+    "is_open",
+    "open_fds",
+    "peer_of",
+    "rss_of",
+]
 
 #: Whether to do without what only Linux has. (A Python may be built without pidfds there too.)
 FALLBACKS: Final = (
@@ -45,6 +54,10 @@ _LAST_SIGNAL: int | None = getattr(signal, "SIGRTMAX", None)
 DUMP_SIGNAL: Final = _LAST_SIGNAL - 4 if _LAST_SIGNAL else None
 #: At this one a worker in which a handler takes too long answers from Python code, if any can run.
 WITNESS_SIGNAL: Final = _LAST_SIGNAL - 5 if _LAST_SIGNAL else None
+
+#: At this one the lane of a pool looks whether the task that it runs is to stop. It is ignored
+#: wherever nobody listens, so it does no harm to a process that does not, or not any more.
+INTERRUPT_SIGNAL: Final = signal.SIGURG
 
 _FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
 # sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.

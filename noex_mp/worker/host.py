@@ -21,10 +21,12 @@ from typing import Any, NoReturn
 
 from noex_mp.client import current, monitors, timers
 from noex_mp.client.local_names import LocalNames
-from noex_mp.core import current_call
+from noex_mp.core import current_call, stop_requests
 from noex_mp.core.black_box import (
     OUTBOX_OFFSET,
     OUTBOX_SIZE,
+    REQUESTS_OFFSET,
+    REQUESTS_SIZE,
     TEXT_OFFSET,
 )
 from noex_mp.core.gen_server import GenServer
@@ -111,6 +113,7 @@ class Host:
         mine = memoryview(mmap.mmap(boot.black_box_fd, TEXT_OFFSET, offset=slot))
         self.record = BegunRecord(mine, with_arguments=boot.fields["debug"])
         self._outbox = Outbox(mine[OUTBOX_OFFSET : OUTBOX_OFFSET + OUTBOX_SIZE])
+        self._requests = mine[REQUESTS_OFFSET : REQUESTS_OFFSET + REQUESTS_SIZE].cast("Q")
         self._mailboxes: dict[int, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._shared: bool = boot.fields.get("shared", False)
@@ -163,6 +166,8 @@ class Host:
         os.register_at_fork(after_in_child=self._forked)
         inline.look = self._receiver.read_ahead
         current_call.install(activation.current_call)
+        requests = stop_requests.StopRequests(self._requests, self._running_call)
+        stop_requests.install(requests)
         timers.install(self._delivery)
         monitors.install(self._current_server)
         boot = self._boot
@@ -181,6 +186,13 @@ class Host:
             self._control.post([LEASES], fd)
         else:
             self.loop.call_soon_threadsafe(self._control.post, [LEASES], fd)
+
+    def _running_call(self) -> tuple[int, int] | None:
+        waiting = (mailbox.activation for mailbox in self._mailboxes.values())
+        running = next(filter(None, waiting), None) or inline.activation()
+        if running is None or running.target is None:
+            return None
+        return running.target.link.state, running.frame[2]
 
     def _delivery(self, ref: Ref[Any]) -> Arrival | None:
         mailbox = self._mailboxes.get(ref.sid) if ref.node == self._boot.node else None

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
-from noex_mp import Pool, ProcessPoolExecutor
+from noex_mp import Pool, ProcessPoolExecutor, current_task
 
 __all__ = [
     "asks",
     "asks_another",
+    "await_long",
     "begin_to_compute_in_c",
+    "block_the_loop",
     "die",
     "die_of",
     "double",
     "halve",
+    "hold_on",
+    "keep_the_gil",
     "later",
+    "look_at_token",
+    "mark",
     "pid",
+    "raise_by_token",
+    "sleep_long",
+    "spin",
     "sum_in_a_pool",
+    "tidy_up",
     "wait_for",
 ]
 
@@ -85,3 +97,64 @@ async def asks_another(value: int) -> int:
     """Ask a pool of its own."""
     async with Pool(size=1) as pool:
         return await pool.run(abs, -value)
+
+
+def mark(path: Path) -> None:
+    path.touch()
+
+
+def spin(seconds: float) -> str:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+    return "done"
+
+
+def look_at_token(started: Path) -> str:
+    started.touch()
+    while not current_task().cancelled:
+        time.sleep(0.001)
+    return "dropped anyway"
+
+
+def raise_by_token(started: Path) -> None:
+    started.touch()
+    while True:
+        current_task().raise_if_cancelled()
+        time.sleep(0.001)
+
+
+async def await_long(started: Path) -> None:
+    mark(started)
+    await asyncio.sleep(1000)
+
+
+async def block_the_loop(started: Path) -> None:
+    await asyncio.sleep(0)
+    mark(started)
+    time.sleep(1000)  # noqa: ASYNC251 - that is what it is about
+
+
+def sleep_long(started: Path) -> None:
+    started.touch()
+    time.sleep(1000)
+
+
+def tidy_up(started: Path, tidied: Path) -> None:
+    started.touch()
+    try:
+        time.sleep(1000)
+    finally:
+        tidied.touch()
+
+
+def keep_the_gil(started: Path) -> None:
+    started.touch()
+    sum(range(10**15))
+
+
+def hold_on(started: Path) -> None:
+    started.touch()
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(1000)
