@@ -46,6 +46,13 @@ class Interrupts:
         self._kills: dict[Worker, asyncio.Task[None]] = {}
         self.methods: dict[str, Callable[..., Any]] = {"interrupt": self._interrupt}
 
+    async def stop(self) -> None:
+        """Stop stopping: no worker is left."""
+        kills = list(self._kills.values())
+        for kill in kills:
+            kill.cancel()
+        await asyncio.gather(*kills, return_exceptions=True)
+
     def _interrupt(
         self, sid: int, link_id: int, seq: int, rung: int, at_least: float, what: str
     ) -> list[Any]:

@@ -141,6 +141,7 @@ class Root:
         self.ended = self._supervision.ended
         self._zygotes = self._worker_starts.zygotes
         self._reload = Reload(self._zygotes, self._supervision, config.look_ahead)
+        self._interrupts = Interrupts(loop, self._directory)
         self._answers = Answers(
             self.id,
             loop,
@@ -150,7 +151,7 @@ class Root:
             self._worker_starts,
             self._reload,
             self._events,
-            {**self._registries.methods, **Interrupts(loop, self._directory).methods},
+            {**self._registries.methods, **self._interrupts.methods},
             health=self.health,
         )
         self._connections: set[Connection] = set()
@@ -247,6 +248,7 @@ class Root:
             worker.signal_group(signal.SIGKILL)
             await worker.dead
         await self._zygotes.close()
+        await self._interrupts.stop()
         await self._answers.all_given()
         await self._worker_starts.no_strays_left()
         await self._registry_files.close()
