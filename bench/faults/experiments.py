@@ -154,7 +154,8 @@ def _of(side: Side, future: Any, seconds: float = PATIENCE) -> str:
     try:
         side.result(future, seconds)
     except Exception as error:
-        return "never" if isinstance(error, side.not_yet) else type(error).__name__
+        name = type(error).__name__
+        return "never" if name == side.not_yet else name
     return "done"
 
 

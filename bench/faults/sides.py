@@ -28,14 +28,15 @@ class Side:
         lacks: Why an experiment cannot be made with it, by the experiment's name.
         grace: How long a task whose time is over may be waited for, in seconds: where the pool has
             no such limit, nothing but the caller's patience ends the wait.
-        not_yet: What `result` raises when there is none after so many seconds.
+        not_yet: The name of what `result` raises when there is none after so many seconds; an error
+            of the task may be a TimeoutError as well.
     """
 
     title: ClassVar[str]
     package: ClassVar[str] = ""
     lacks: ClassVar[dict[str, str]] = {}
     grace: ClassVar[float] = 0.0
-    not_yet: ClassVar[type[Exception]] = TimeoutError
+    not_yet: ClassVar[str] = "TimeoutError"
 
     def __init__(self, max_tasks: int | None = None) -> None:
         self.pool = self.new(max_tasks)
@@ -120,7 +121,6 @@ class Pool(Side):
     """`multiprocessing.Pool`."""
 
     title = "multiprocessing.Pool"
-    not_yet: ClassVar[type[Exception]] = multiprocessing.TimeoutError
 
     def new(self, max_tasks: int | None) -> Any:
         """Return a pool."""
@@ -169,6 +169,7 @@ class Ray(Side):
 
     title = "Ray"
     package = "ray"
+    not_yet = "GetTimeoutError"
 
     def new(self, max_tasks: int | None) -> Any:
         """Start a cluster."""
