@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -171,7 +172,7 @@ async def test_metadata_that_cannot_be_rebuilt_hides_no_other_entry(
         (tmp_path / "gone_by_then.py").write_text(
             "from dataclasses import dataclass\n@dataclass\nclass People:\n    number: int\n"
         )
-        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         people: Any = importlib.import_module("gone_by_then").People
         await ROOMS.register("lobby/1", room, metadata=1)
         await ROOMS.register("lobby/2", room, metadata=people(2))

@@ -287,13 +287,13 @@ class Hostile(Faulty, expected=(RefusedError,)):
         threading.Thread(target=work, daemon=False).start()
 
     @call
-    def flood(self, started: str, release: str) -> int:
+    def flood(self, started: str, release: str, least: int = 100 * MIB) -> int:
         """Print 100 MB, and go on until the test has seen enough; return how many bytes."""
         blow(started)
         line = "x" * 999
         fifo = os.open(release, os.O_RDONLY | os.O_NONBLOCK)
         size = 0
-        while size < 100 * MIB or not select.select([fifo], [], [], 0)[0]:
+        while size < least or not select.select([fifo], [], [], 0)[0]:
             for _ in range(1000):
                 print(line)
             size += 1_000_000
@@ -302,7 +302,7 @@ class Hostile(Faulty, expected=(RefusedError,)):
 
     @cast
     def flood_on(self, started: str, release: str) -> None:
-        self.flood(started, release)
+        self.flood(started, release, 10 * MIB)
 
     @call
     async def spin(self, started: str) -> None:
@@ -476,6 +476,8 @@ class Pump(GenServer):
             calls = await Counter.increment(named("target", Counter))
             slowest = max(slowest, time.monotonic() - begun)
             self._pump(path, calls, slowest)
+            # Often enough to see a pause, and the machine has other tests to run.
+            await asyncio.sleep(0.001)
 
     def _pump(self, path: str, calls: int, slowest: float) -> None:
         # Replaced as a whole, so that nobody reads half a line.
