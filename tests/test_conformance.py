@@ -1,4 +1,4 @@
-"""Keeps docs/otp-conformance.md and docs/moving-from-noex.md honest."""
+"""Keeps docs/otp-conformance.md, docs/moving-from-noex.md and docs/pools.md honest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.processes.harness import REPOSITORY
 
 OTP = REPOSITORY / "docs" / "otp-conformance.md"
 NOEX = REPOSITORY / "docs" / "moving-from-noex.md"
+POOLS = REPOSITORY / "docs" / "pools.md"
 SEMANTICS = REPOSITORY / "docs" / "semantics.md"
 
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
@@ -32,7 +33,7 @@ def functions_of(path: Path) -> set[str]:
     return {each.name for each in body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("page", [OTP, NOEX], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [OTP, NOEX, POOLS], ids=lambda page: page.stem)
 def test_every_test_and_promise_that_is_named_is_there(page: Path) -> None:
     text = page.read_text()
     named = TEST.findall(text)
