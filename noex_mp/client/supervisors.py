@@ -13,6 +13,7 @@ for what at the same moment: where two want the same, one wins, and the other ge
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, TypeVar, overload
@@ -134,6 +135,27 @@ class SupervisorRef:
 
             wire, extra = None, pack_arguments(client.encoder, args, kwargs)
         return _ref_of(client, await client.request("start_child", self._where, wire, extra))
+
+    async def start_children(self, children: Sequence[ChildSpec[S]]) -> list[Ref[S]]:
+        """Start several children at once, none of which needs another; return their addresses.
+
+        Raises:
+            InitFailedError, InitTimedOutError: One did not start; others may have.
+            DuplicateChildError, MaxChildrenError, NoServerError: As `start_child`.
+        """
+        client = self._client()
+        wires = [_wire_of(client.encoder, each) for each in children]
+        starting = [client.request("start_child", self._where, wire, b"") for wire in wires]
+        errors: list[Exception] = []
+        refs: list[Ref[S]] = []
+        for start in starting:
+            try:
+                refs.append(_ref_of(client, await start))
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return refs
 
     async def terminate_child(self, child: str | Ref[Any] | SupervisorRef) -> None:
         """Stop a child for good; return once it has ended.

@@ -71,6 +71,10 @@ P = ParamSpec("P")
 # How long the servers may take to stop when a program just ends, in seconds.
 EXIT_PATIENCE: Final = 5.0
 
+# What pools need in each of their processes, whose node may be up before anybody wants a pool. By
+# name: pools stand on nodes.
+ANYWAY: Final = ("noex_mp.pools.lane",)
+
 _NOT_STARTED: Final = "this node has not been started"
 
 #: The nodes of this process that have been started and not stopped.
@@ -178,7 +182,7 @@ class Node:
         specs = servers_of(self.tree) if self.tree else ()
         servers = [spec.server for spec in specs if spec.start != "exec"]
         names = [server.__module__ for server in servers if goes_by_name(server)]
-        modules = dict.fromkeys((*self._preload, *names))
+        modules = dict.fromkeys((*self._preload, *names, *ANYWAY))
         return RootConfig(
             name=name or self.name,
             preload=[module for module in modules if module != "__main__"],

@@ -56,12 +56,14 @@ class Lanes:
 
     async def start(self) -> list[Ref[Lane]]:
         """Start all of them on the current node, and return their addresses."""
-        lanes = [self._spec(n) for n in range(self._size)]
         # A task that ends its process is no reason to give up, however often it comes.
-        tree = Supervisor(*lanes, max_restarts=None, max_failed_inits=3)
-        self._supervisor = await start_supervisor(tree)
-        children = await self._supervisor.which_children()
-        return [each.ref for each in children if isinstance(each.ref, Ref)]
+        self._supervisor = await start_supervisor(Supervisor(max_restarts=None, max_failed_inits=3))
+        try:
+            # All at once: unlike children of a tree, they do not need each other.
+            return await self._supervisor.start_children([self._spec(n) for n in range(self._size)])
+        except BaseException:
+            await self._supervisor.stop()
+            raise
 
     def _spec(self, number: int) -> ChildSpec[Lane]:
         return child(Lane, self._initializer, self._initargs).options(id=f"lane-{number}")

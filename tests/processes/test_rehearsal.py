@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 from noex_mp.wire.envelopes import END, EXITED, HELLO, READY, REPLY
-from noex_mp.worker.rehearsal import rehearse
+from noex_mp.worker.rehearsal import fill_gaps, rehearse
 from tests.processes.harness import running_root
 
 
@@ -22,3 +23,8 @@ async def test_a_worker_is_forked_with_its_bytecode_rewritten() -> None:
     async with running_root() as root:
         worker = await root.fork(code)
         assert await worker.hear() is True
+
+
+def test_gaps_of_every_size_are_filled() -> None:
+    pools = {-(-sys.getsizeof(each) // 16) * 16 for each in fill_gaps()}
+    assert pools == set(range(16, 513, 16))
