@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from noex_mp.pools.dispatcher import RUN_CHUNK, Job
@@ -24,7 +23,7 @@ __all__ = ["Failure", "Sink", "Source", "chunk_size"]
 CHUNK_SECONDS: Final = 500e-6
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""
 
-MAX_CHUNK: Final = 4096
+MAX_CHUNK: Final = 8192
 """So many tasks are in a chunk at most."""
 
 
@@ -50,8 +49,14 @@ class Sink(Protocol):
         """Whether there is room for further results."""
         ...
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
-        """Take results, the first of them that of task number `start`; some are a `Failure`."""
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
+        """Take results, the first of them that of task number `start`.
+
+        Args:
+            start: The number.
+            results: The results; a `Failure` stands for a task that has none.
+            error: What the first of these has raised; None if there is no `Failure`.
+        """
         ...
 
     def exhausted(self, count: int, error: BaseException | None) -> None:
@@ -114,6 +119,9 @@ class Source:
         if self.is_empty or not self.sink.wants_more:
             return None
         size = self._chunksize or chunk_size(self.pace, self._left, lanes)
+        if self._left is not None and size * lanes >= self._left:
+            # All that is left, a chunk for each lane.
+            self._chunksize = size
         columns, error = self._columns(size)
         start, count = self._taken, len(columns[0]) if columns else 0
         self._taken += count
@@ -142,10 +150,20 @@ _Columns = Callable[[int], tuple[tuple[list[Any], ...], BaseException | None]]
 
 def _columns_of(iterables: Sequence[Iterable[Any]]) -> _Columns:
     if len(iterables) == 1 and iterables[0].__class__ in _SAFE:
-        values = iter(iterables[0])
-        return lambda size: ((list(islice(values, size)),), None)
+        return _slices(iterables[0])
     rows = zip(*iterables, strict=False)
     return lambda size: _read(rows, size)
+
+
+def _slices(values: Any) -> _Columns:
+    start = 0
+
+    def read(size: int) -> tuple[tuple[list[Any], ...], None]:
+        nonlocal start
+        first, start = start, start + size
+        return (list(values[first:start]),), None
+
+    return read
 
 
 # The reading of these raises nothing, so they need no look at each element.
@@ -174,14 +192,18 @@ def chunk_size(pace: float, left: int | None, lanes: int) -> int:
         lanes: How many lanes share them.
 
     >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
-    (1, 100, 7)
+    (1, 100, 15)
     >>> chunk_size(1.0, 1000, 2), chunk_size(1e-9, None, 2)
-    (1, 4096)
+    (1, 8192)
     """
     if not pace:
         return 1
-    share = inf if left is None else left // (2 * max(1, lanes))
-    return int(max(1, min(MAX_CHUNK, CHUNK_SECONDS / pace, share)))
+    size = min(MAX_CHUNK, CHUNK_SECONDS / pace)
+    if left is not None:
+        share = -(-left // max(1, lanes))
+        # While more than a chunk each is left, a half is kept for who is done first.
+        size = min(size, share if share <= size else share / 2)
+    return max(1, int(size))
 
 
 class _Chunk(Job):
@@ -203,12 +225,13 @@ class _Chunk(Job):
         seconds, results, errors = result
         for index, error in errors:
             results[index] = Failure(error)
+        first = errors[0][1] if errors else None
         line = self.line
         assert line is not None
         self._source.note(seconds, len(self))
         line.note(seconds)
         line.free()
-        self._source.sink.put(self._start, results)
+        self._source.sink.put(self._start, results, first)
 
     def split(self, report: ExitReport) -> Job | None:
         """Return those that had not begun, as a chunk of their own."""
@@ -229,4 +252,4 @@ class _Chunk(Job):
 
     def fail(self, error: BaseException) -> None:
         """Fail all of them."""
-        self._source.sink.put(self._start, [Failure(error)] * len(self))
+        self._source.sink.put(self._start, [Failure(error)] * len(self), error)

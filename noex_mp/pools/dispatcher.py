@@ -415,6 +415,11 @@ class Dispatcher:
 
     def feed_all(self) -> None:
         """Give all lanes as many tasks as they may have."""
+        if self._sources:
+            # First one chunk each: there may be no more.
+            for line in self._lines:
+                if not line.in_flight:
+                    self._feed_from_sources(line, most=1)
         for line in self._lines:
             self.feed(line)
 
@@ -428,10 +433,10 @@ class Dispatcher:
         if self._idle_waiters and not queue:
             self._note_if_idle()
 
-    def _feed_from_sources(self, line: Line) -> None:
+    def _feed_from_sources(self, line: Line, most: int = MAX_DEPTH) -> None:
         sources = self._sources
         for source in list(sources):
-            while line.in_flight < source.depth(line.depth) and line.is_up:
+            while line.in_flight < min(most, source.depth(line.depth)) and line.is_up:
                 chunk = source.take(len(self._lines))
                 if chunk is None:
                     break

@@ -43,7 +43,7 @@ class Results:
         """Return how many there are to be."""
         return len(self._values)
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Note results, the first of them that of task number `start`."""
         end = start + len(results)
         self._values[start:end] = results

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from noex_mp.pools.chunks import Failure
-
 __all__ = ["AsTheyCome", "Gathered", "Ordered", "Stream"]
 
 Report = Callable[[int], object]
@@ -33,7 +31,7 @@ class Gathered:
         self._done = 0
         self._count: int | None = None
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
         end = start + len(results)
         if end > len(self._results):
@@ -42,9 +40,8 @@ class Gathered:
         self._done += len(results)
         if self._report is not None:
             self._report(self._done)
-        for value in results:
-            if value.__class__ is Failure:
-                self._fail(value.error)
+        if error is not None:
+            self._fail(error)
         self._note_if_done()
 
     def exhausted(self, count: int, error: BaseException | None) -> None:
@@ -90,7 +87,7 @@ class Stream:
         """Whether there is room for further results."""
         return len(self._ready) < self._ahead
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
         raise NotImplementedError
 
@@ -131,7 +128,7 @@ class Stream:
 class AsTheyCome(Stream):
     """Gives out results in the order in which they come."""
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
         self._take(results)
 
@@ -152,7 +149,7 @@ class Ordered(Stream):
         """Whether there is room for further results."""
         return len(self._ready) + self._held < self._ahead
 
-    def put(self, start: int, results: Sequence[Any]) -> None:
+    def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
         self._early[start] = results
         self._held += len(results)

@@ -32,7 +32,9 @@ class Collected:
         self.results: dict[int, object] = {}
         self._changed = asyncio.Event()
 
-    def put(self, start: int, results: Sequence[object]) -> None:
+    def put(
+        self, start: int, results: Sequence[object], error: BaseException | None = None
+    ) -> None:
         self.results.update(enumerate(results, start))
         self._changed.set()
 
@@ -83,7 +85,7 @@ async def test_an_endless_iterable_is_read_as_far_as_needed(pool: Pool) -> None:
     await pool.map(double, range(1000))
     assert read == before
     # What both lanes may hold, and have under way.
-    assert read < 5_000 + 2 * (1024 + 2 * 4096)
+    assert read < 5_000 + 2 * (1024 + 2 * 8192)
 
 
 async def test_what_a_task_raises_ends_the_map_and_nothing_else(pool: Pool) -> None:
