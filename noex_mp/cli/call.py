@@ -28,6 +28,7 @@ __all__ = [
     "OperationByName",
     "call",
     "complain",
+    "find_server",
     "parse_arguments",
     "show_reply",
     "take_replies_as_they_are",
@@ -189,7 +190,7 @@ _CONSTANTS: Final = {"True": "true", "False": "false", "None": "null"}
 async def _call(server: str, message: Message, node: str | None, timeout: float | None) -> Any:
     nodes = connect(node)
     try:
-        where, found = await _find(server, nodes, timeout)
+        where, found = await find_server(server, nodes, timeout)
         route = where.client.route(found["sid"], found["server"])
         operation = OperationByName(message.operation)
         return await route.invoke(operation, tuple(message.args), message.kwargs, timeout)
@@ -197,7 +198,14 @@ async def _call(server: str, message: Message, node: str | None, timeout: float 
         close_all(nodes)
 
 
-async def _find(wanted: str, nodes: list[RunningNode], timeout: float | None) -> Place:
+async def find_server(wanted: str, nodes: list[RunningNode], timeout: float | None) -> Place:
+    """Return the server that is called so, and its node.
+
+    Raises:
+        ConfigError: Several are.
+        NoServerError: None is.
+        NoexError: No node answers.
+    """
     patience = PATIENCE if timeout is None else min(PATIENCE, max(timeout, A_MOMENT))
     asked = [(node, asyncio.create_task(node.servers(patience))) for node in nodes]
     waiting = {answer for _, answer in asked}

@@ -32,6 +32,7 @@ examples:
   noex-mp dlq list                         list messages that are not delivered any more
   noex-mp health shop                      say whether the node called shop is ready
   noex-mp reload                           give all servers the code in their files
+  noex-mp scale cpu 8                      let the pool called cpu have 8 processes
   noex-mp call visits increment 3          visits is a server's name, id or os pid
   noex-mp call index search '"asyncio"'    arguments are JSON, so texts need quotes
 """
@@ -112,6 +113,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             from noex_mp.cli.reload import reload
 
             return reload(args.node, args.timeout)
+        case "scale":
+            from noex_mp.cli.scale import scale
+
+            return scale(args.pool, args.size, node=args.node)
         case "call":
             from noex_mp.cli.call import call
 
@@ -163,7 +168,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_exits(commands.add_parser("exits", help="say why servers have ended"))
     _add_dlq(commands.add_parser("dlq", help="look at messages that are given up, or send them"))
     _add_reload(commands.add_parser("reload", help="give the servers of a node their new code"))
+    _add_scale(commands.add_parser("scale", help="let a pool have so many processes"))
     return parser
+
+
+def _add_scale(scale: argparse.ArgumentParser) -> None:
+    scale.description = (
+        "Let a pool of a running node have so many processes, and wait until it has. Those that "
+        "are too many finish what they have. Exit status: 0 done, 1 not done, and why is said, 2 "
+        "bad command line."
+    )
+    scale.add_argument("pool", metavar="NAME", help="its name, else its path of ids (/front/cpu)")
+    scale.add_argument("size", metavar="N", type=_count, help="how many")
+    scale.add_argument("--node", help="the node's name; else whichever has the pool")
+
+
+def _count(text: str) -> int:
+    count = int(text) if text.isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return count
 
 
 def _add_reload(reload: argparse.ArgumentParser) -> None:

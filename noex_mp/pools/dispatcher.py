@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from noex_mp.client.route import Route
 from noex_mp.core.operations import operation_info
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.core.operations import OperationInfo
     from noex_mp.core.reasons import ExitReport
-    from noex_mp.core.ref import Ref
+    from noex_mp.core.ref import Ref, SentOperation
     from noex_mp.errors import TaskCancelledError
     from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
     from noex_mp.pools.stopping import Stoppable
+    from noex_mp.transport.link import Link
 
 __all__ = ["Dispatcher", "Job"]
 
@@ -213,6 +214,39 @@ class JobRoute(Route):
         return super().ended(begun, report, cause)
 
 
+class JobSender(Protocol):
+    """The way to a lane."""
+
+    job: Job | None
+
+    def invoke(
+        self,
+        operation: SentOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+    ) -> object:
+        """Send a call whose future is the job."""
+        ...
+
+    @property
+    def link(self) -> Link | None:
+        """The link to its process, while there is one."""
+        ...
+
+    def number_of(self, job: Job) -> int | None:
+        """Return the number of a task that has no reply yet."""
+        ...
+
+    def jobs_of(self, future: object) -> list[tuple[int, Job]]:
+        """Return the tasks of a future that can be stopped, each behind its number."""
+        ...
+
+    def stand_in(self, seq: int, job: Job) -> None:
+        """Let another job take the reply to a task."""
+        ...
+
+
 class Line:
     """One lane as its dispatcher sees it.
 
@@ -225,7 +259,7 @@ class Line:
 
     __slots__ = ("_dispatcher", "_pace", "_untimed", "depth", "in_flight", "is_up", "ref", "route")
 
-    def __init__(self, dispatcher: Dispatcher, ref: Ref[Lane], route: JobRoute) -> None:
+    def __init__(self, dispatcher: Dispatcher, ref: Ref[Lane], route: JobSender) -> None:
         self._dispatcher = dispatcher
         self.ref = ref
         self.route = route
@@ -357,10 +391,15 @@ class Dispatcher:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
 
-    def add(self, ref: Ref[Lane]) -> None:
-        """Give tasks to a lane from now on."""
-        route = JobRoute(self._client, ref.sid, ref.label)
-        self._client.routes[ref.sid] = route
+    def add(self, ref: Ref[Lane], route: JobSender | None = None) -> None:
+        """Give tasks to a lane from now on.
+
+        Args:
+            route: The way there, if it is no server of its own.
+        """
+        if route is None:
+            route = to_lane = JobRoute(self._client, ref.sid, ref.label)
+            self._client.routes[ref.sid] = to_lane
         line = Line(self, ref, route)
         self._lines.append(line)
         self.feed(line)

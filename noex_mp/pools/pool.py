@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sized
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec, Unpack
 
 from noex_mp.client import current
+from noex_mp.core.specs import ServerPool, child
 from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
 from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
+from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import Lanes, check_size
 from noex_mp.pools.limits import check_grace
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
+from noex_mp.pools.pool_options import PoolOptions
 from noex_mp.pools.progress import Progress, reporting
-from noex_mp.pools.server_pool import pool_of_servers
+from noex_mp.pools.server_pool import pool_of_servers, server_pool
 from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
+
+if TYPE_CHECKING:
+    from noex_mp.core.ref import Ref
+    from noex_mp.pools.named_pool import NamedPool
 
 __all__ = ["Pool", "PoolTasks"]
 
@@ -109,10 +116,24 @@ class _AwaitedJob(Job):
         return self.future is future
 
 
+class TaskPool(Protocol):
+    """Where tasks run."""
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What hands the tasks out."""
+        ...
+
+
 class PoolTasks:
     """Runs functions in the processes of a pool, with the options that were chosen."""
 
-    def __init__(self, pool: Pool, options: TaskOptions) -> None:
+    def __init__(self, pool: TaskPool, options: TaskOptions) -> None:
         self._pool = pool
         self._options = options
 
@@ -340,6 +361,7 @@ class Pool(PoolTasks):
         initargs: What it is called with.
         grace: How long a task that is to stop has after each step, in seconds: after its token says
             so, after its coroutine is cancelled, after an exception. See `docs/stopping.md`.
+        name: What the node calls it, as an entry of a tree; see `named`.
 
     Raises:
         TypeError: The size is no whole number, or the initializer cannot be called.
@@ -361,8 +383,10 @@ class Pool(PoolTasks):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         grace: float = GRACE,
+        name: str | None = None,
     ) -> None:
         self.size = check_size("size", size)
+        self.name = name
         if initializer is not None and not callable(initializer):
             raise TypeError(f"expected initializer to be a function, got {initializer!r:.60}")
         self._grace = check_grace(grace)
@@ -403,6 +427,45 @@ class Pool(PoolTasks):
             ```
         """
         return PoolTasks(self, task_options(options))
+
+    # --- in a tree -------------------------------------------------------------------------
+
+    def as_supervisor(self) -> ServerPool[Lane]:
+        """Return what it is as an entry of a tree, or for `spawn`: a supervisor of its own.
+
+        Raises:
+            UnencodableError: The initializer cannot be sent.
+        """
+        code = None if self._initializer is None else pack_function(self._initializer)
+        # Two tasks at a time, so that one is there when the other is done.
+        options = PoolOptions(size=self.size, in_flight=2)
+        lane = child(Lane, code, self._initargs).options(restart="permanent", shutdown=None)
+        return server_pool(lane, options, id=self.name or "Pool", name=self.name)
+
+    @staticmethod
+    def named(where: str | Ref[Lane]) -> NamedPool:
+        """Return a pool of functions that stands in the tree, or was spawned, to run tasks there.
+
+        It is found in any process of the node when it is used, also in a handler; so it may stand
+        at the top of a module. Whoever uses it shares it: its queue is one, with the priorities of
+        all.
+
+        Args:
+            where: Its name; or what `spawn(Pool(...))` gave you.
+
+        Raises:
+            NoServerError: When a task is to be run: nobody has the name.
+
+        Example:
+            ```python
+            tree = Supervisor(Pool(size=4, name="cpu"), child(Web))
+            cpu = Pool.named("cpu")  # anywhere
+            page = await cpu.run(render, "index")
+            ```
+        """
+        from noex_mp.pools.named_pool import NamedPool
+
+        return NamedPool(where)
 
     # --- start and stop --------------------------------------------------------------------
 

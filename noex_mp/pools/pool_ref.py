@@ -11,12 +11,14 @@ from typing_extensions import ParamSpec
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call
 from noex_mp.core.operations import Operation, operation_info
-from noex_mp.core.ref import Ref
+from noex_mp.core.ref import Ref, route_to
+from noex_mp.errors import ConfigError, UnknownOperationError
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.lanes import check_size
 from noex_mp.pools.pool_options import check_discard, check_limit
 from noex_mp.pools.requests import (
     SAID,
+    TO_POOL,
     Broadcast,
     Drain,
     GetStatistics,
@@ -24,9 +26,10 @@ from noex_mp.pools.requests import (
     PoolStatistics,
     Resize,
     RestartAll,
+    ToPool,
 )
 
-__all__ = ["PoolRef", "pool_of"]
+__all__ = ["PoolRef", "no_pool", "pool_of"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
@@ -38,7 +41,7 @@ class PoolRef(Generic[S]):
     """A pool of servers: a small value, as the `Ref` that it is made of.
 
     Whatever is asked of it is asked when the method is called; awaiting only waits, as long as it
-    takes.
+    takes. Where the address is that of one server, and of no pool, it is a `ConfigError`.
 
     Attributes:
         ref: The address of the pool.
@@ -137,7 +140,42 @@ class PoolRef(Generic[S]):
         return self._ask(GetStatistics())
 
     def _ask(self, request: Call[R], ref: Ref[S] | None = None) -> asyncio.Future[R]:
-        return (ref or self.ref.within(None)).call(request)
+        ref = ref or self.ref.within(None)
+        return _explained(ref, route_to(ref).invoke(TO_POOL, (request,), {}, ref.timeout))
+
+
+def _explained(ref: Ref[Any], answer: asyncio.Future[R]) -> asyncio.Future[R]:
+    """Return a future of the same answer; that of a server which is no pool is explained."""
+    future: asyncio.Future[R] = answer.get_loop().create_future()
+
+    def answered(answer: asyncio.Future[R]) -> None:
+        if future.done():
+            return
+        error = None if answer.cancelled() else answer.exception()
+        if answer.cancelled():
+            future.cancel()
+        elif error is None:
+            future.set_result(answer.result())
+        elif isinstance(error, UnknownOperationError) and ToPool.name in error.operation:
+            future.set_exception(ConfigError(no_pool(ref.name or ref.label)))
+        else:
+            future.set_exception(error)
+
+    def given_up(future: asyncio.Future[R]) -> None:
+        if future.cancelled():
+            answer.cancel()
+
+    answer.add_done_callback(answered)
+    future.add_done_callback(given_up)
+    return future
+
+
+def no_pool(server: str) -> str:
+    """Return what to say where somebody takes a server for a pool."""
+    return (
+        f"{server} is one server, and no pool\n"
+        f"A pool is what Pool.of(...) and Pool(...) describe, for spawn or a tree."
+    )
 
 
 def pool_of(ref: Ref[S]) -> PoolRef[S]:

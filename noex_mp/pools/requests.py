@@ -10,6 +10,7 @@ from noex_mp.pools.backlog import Discard
 
 __all__ = [
     "SAID",
+    "TO_POOL",
     "Broadcast",
     "Drain",
     "GetStatistics",
@@ -18,10 +19,22 @@ __all__ = [
     "PoolStatistics",
     "Resize",
     "RestartAll",
+    "ToPool",
 ]
 
 SAID: Final = "noex_mp.pool"
 """The keyword argument in which a message says what its sender wants of the pool."""
+
+
+class ToPool:
+    """The operation that a pool has, and no server: it takes one of the requests here."""
+
+    name = "noex_mp.pool"
+    idempotent = False
+    max_deliveries = None
+
+
+TO_POOL: Final = ToPool()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from noex_mp.pools.requests import (
     PoolStatistics,
     Resize,
     RestartAll,
+    ToPool,
 )
 from noex_mp.pools.routing import ROUTINGS, by_key, least_busy, next_in_turn, scaled
 from noex_mp.wire.envelopes import INFO
@@ -95,7 +96,8 @@ class Router(GenServer):
         self._known: dict[str, OperationInfo] = server.__operations__
         # The instance's own: to the worker it has the operations of its members.
         vars(self)["__operations__"] = {
-            name: _forwarded(self, info) for name, info in self._known.items()
+            ToPool.name: _to_the_pool(self),
+            **{name: _forwarded(self, info) for name, info in self._known.items()},
         }
         self._options = options
         self._limit = options.limit
@@ -143,8 +145,6 @@ class Router(GenServer):
 
     @override
     def handle_call(self, request: Any, sender: From[Any], **said: Any) -> Outcome[Any]:
-        if isinstance(request, PoolRequest):
-            return self._ask(request, sender)
         self.take(self.work_of(CALLBACK, (request,), said, sender))
         return _LATER
 
@@ -383,7 +383,8 @@ class Router(GenServer):
 
     # --- what the pool is asked ------------------------------------------------------------
 
-    def _ask(self, request: PoolRequest, sender: From[Any]) -> Outcome[Any]:
+    def ask(self, request: PoolRequest, sender: From[Any]) -> Outcome[Any]:
+        """Do what somebody wants of the pool."""
         match request:
             case Resize(size):
                 self._run(self._crew.resize(size), sender)
@@ -488,6 +489,16 @@ class _Replies:
     def fail(self, error: BaseException) -> None:
         """Let the caller have the first error."""
         self._sender.fail(error)
+
+
+def _to_the_pool(router: Router) -> OperationInfo:
+    def asked(_: Router, sender: From[Any], request: PoolRequest | int) -> Outcome[Any]:
+        if isinstance(request, int):
+            # From the command line, whose words are plain values: a size.
+            request = Resize(max(1, request))
+        return router.ask(request, sender)
+
+    return OperationInfo(ToPool.name, "call", asked, wants_sender=True)
 
 
 def _forwarded(router: Router, info: OperationInfo) -> OperationInfo:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from inspect import CO_COROUTINE
 from math import inf
@@ -738,7 +738,7 @@ class Mailbox:
     def unknown(self, target: Target, frame: list[Any]) -> None:
         """Refuse a message for which the server has no operation and no callback."""
         asked = f"operation {frame[3]!r}" if frame[3] != CALLBACK else "callback for this message"
-        error = UnknownOperationError(self.name, asked, tuple(self.server.__operations__))
+        error = UnknownOperationError(self.name, asked, _public(self.server.__operations__))
         self._cells[target.cell] = frame[2]
         self.refuse(target, frame, error)
 
@@ -790,6 +790,11 @@ class Mailbox:
         if self._late is _NOBODY:
             self._late = {}
         self._late[target, seq] = then
+
+
+def _public(operations: Iterable[str]) -> tuple[str, ...]:
+    # What only we call has a name that no method can have.
+    return tuple(name for name in operations if name.isidentifier())
 
 
 def _call_as(began: Activation, callback: Callable[[], Any]) -> Any:

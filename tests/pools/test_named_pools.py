@@ -1,0 +1,168 @@
+"""`Pool` as an entry of a tree, and `Pool.named`: from any process of the node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from noex_mp import (
+    ConfigError,
+    GenServer,
+    Node,
+    NoServerError,
+    Pool,
+    Supervisor,
+    WorkerExitedError,
+    call,
+    child,
+    pool_of,
+    spawn,
+    stop,
+)
+from tests.nodes.observed import Whistles
+from tests.pools.tasks import die, double, later, pid
+from tests.servers.hashing import Hasher
+
+cpu = Pool.named("cpu")
+
+
+class Client(GenServer):
+    """Uses the pool of its node."""
+
+    @call
+    async def doubled(self, count: int) -> list[int]:
+        return await cpu.map(double, range(count))
+
+    @call
+    async def where(self) -> set[int]:
+        return set(await asyncio.gather(*(cpu.run(pid) for _ in range(40))))
+
+
+def refuse(text: str) -> None:
+    raise KeyError(text)
+
+
+def gated(coming: str, going: str, diary: str, what: str) -> None:
+    with open(coming, "wb", buffering=0) as there:
+        there.write(b"x")
+    with open(going, "rb", buffering=0) as here:
+        here.read(1)
+    note(diary, what)
+
+
+def note(diary: str, what: str) -> None:
+    with open(diary, "a") as there:
+        there.write(f"{what}\n")
+
+
+async def test_all_processes_of_the_node_share_it() -> None:
+    tree = Supervisor(Pool(size=2, name="cpu"), child(Client).options(name="client"))
+    async with Node(tree) as node:
+        lanes = {each["os_pid"] for each in await node.ps() if each["id"] == "Lane"}
+        assert len(lanes) == 2
+        assert await cpu.run(pow, 2, exp=10) == 1024
+        assert await cpu.run(later, 5) == 5
+        factor = 3
+        assert await cpu.run(lambda: factor * 2) == 6
+        assert await cpu.map(double, range(500)) == list(range(0, 1000, 2))
+        assert [n async for n in cpu.imap(double, range(50))] == list(range(0, 100, 2))
+        client = await spawn(Client)
+        assert await Client.doubled(client, 100) == list(range(0, 200, 2))
+        assert await Client.where(client) == lanes
+        with pytest.raises(KeyError, match="tea"):
+            await cpu.run(refuse, "tea")
+
+
+async def test_a_death_costs_one_task_and_a_retry_none(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=2, name="cpu"))):
+        tasks = [cpu.run(double, n) for n in range(100)]
+        killed = cpu.run(die)
+        tasks += [cpu.run(double, n) for n in range(100)]
+        assert len(await asyncio.gather(*tasks)) == 200
+        with pytest.raises(WorkerExitedError, match="SIGKILL"):
+            await killed
+        with pytest.raises(WorkerExitedError):
+            await cpu.options(retries=1).run(die)
+        assert await cpu.run(double, 2) == 4
+
+
+async def test_the_queue_of_all_has_their_priorities(whistles: Whistles, tmp_path: Path) -> None:
+    coming, going, diary = whistles(), whistles(), str(tmp_path / "diary")
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        other = Pool.named("cpu")
+        tasks = [cpu.run(gated, coming.path, going.path, diary, "first")]
+        await coming.heard()
+        # One lies ahead in the process.
+        tasks += [cpu.run(note, diary, f"{n}") for n in range(3)]
+        tasks += [other.options(priority=1).run(note, diary, "urgent")]
+        while (await pool_of(cpu.ref).statistics()).waiting < 3:
+            pass
+        going.blow()
+        await asyncio.gather(*tasks)
+        assert (tmp_path / "diary").read_text().split() == ["first", "0", "urgent", "1", "2"]
+
+
+async def test_what_is_cancelled_does_not_run(whistles: Whistles, tmp_path: Path) -> None:
+    coming, going, diary = whistles(), whistles(), str(tmp_path / "diary")
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        running = cpu.run(gated, coming.path, going.path, diary, "first")
+        await coming.heard()
+        tasks = [cpu.run(note, diary, f"{n}") for n in range(4)]
+        while (await pool_of(cpu.ref).statistics()).waiting < 3:
+            pass
+        # The first of them lies ahead in the process.
+        for task in tasks[1:3]:
+            task.cancel()
+        while (await pool_of(cpu.ref).statistics()).waiting > 1:
+            pass
+        going.blow()
+        await asyncio.gather(running, tasks[0], tasks[3])
+        assert (tmp_path / "diary").read_text().split() == ["first", "0", "3"]
+        assert await cpu.run(double, 2) == 4
+
+
+async def test_limits_are_for_pools_of_ones_own() -> None:
+    with pytest.raises(ConfigError, match="takes the options retries and priority"):
+        cpu.options(timeout=1.0)
+
+
+async def test_it_is_resized_and_restarted_as_any_pool() -> None:
+    async with Node():
+        ref = await spawn(Pool(size=1))
+        pool = Pool.named(ref)
+        assert await pool_of(pool.ref).resize(3) == 1
+        before = set(await asyncio.gather(*(pool.run(pid) for _ in range(60))))
+        assert len(before) == 3
+        assert await pool_of(ref).restart() == 3
+        assert not before & set(await asyncio.gather(*(pool.run(pid) for _ in range(60))))
+        assert os.getpid() not in before
+        await stop(ref)
+        with pytest.raises(NoServerError):
+            await pool.run(pid)
+
+
+async def test_a_name_that_nobody_has_is_said() -> None:
+    async with Node():
+        with pytest.raises(NoServerError, match="'cpu'"):
+            cpu.run(pid)
+
+
+async def test_one_that_comes_later_under_the_name_is_found() -> None:
+    async with Node():
+        first = await spawn(Pool(size=1, name="cpu"))
+        assert await cpu.run(double, 1) == 2
+        await stop(first)
+        with pytest.raises(NoServerError):
+            await cpu.run(double, 1)
+        await spawn(Pool(size=1, name="cpu"))
+        assert await cpu.run(double, 2) == 4
+
+
+async def test_a_server_is_no_pool() -> None:
+    async with Node():
+        ref = await spawn(Hasher)
+        with pytest.raises(ConfigError, match="Hasher is one server, and no pool"):
+            await pool_of(ref).resize(2)
