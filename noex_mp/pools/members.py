@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from typing_extensions import override
 
 from noex_mp.client.route import Route
+from noex_mp.errors import CallTimedOutError
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -35,6 +36,8 @@ class _Unknown:
 
 
 _ARE_YOU_FREE: Final = _Unknown()
+
+_NOBODY_WAITS: Final = CallTimedOutError("a call that nobody waits for", 0.0)
 
 
 class Owner(Protocol):
@@ -130,8 +133,10 @@ class Work:
         if self.is_over:
             return
         self.is_over = True
-        if self.sender is not None and error is not None:
-            self.sender.fail(error)
+        if self.sender is not None:
+            # If it has the reply already, this is nothing. If nobody waits any more, the worker
+            # forgets by it who did.
+            self.sender.fail(error or _NOBODY_WAITS)
         self.pool.finished(self)
 
     # --- as the future of a call ----------------------------------------------------------
@@ -222,6 +227,10 @@ class MemberRoute(Route):
         finally:
             self._next = None
 
+    def _ours(self) -> dict[int, Any]:
+        pending: dict[int, tuple[Any, ...]] = {**self.pending}
+        return {seq: e[0] for seq, e in pending.items() if isinstance(e[0], Work | _Free)}
+
     def ask_whether_it_is_free(self) -> None:
         """Send what is answered when all that was sent before is done."""
         self._next = _Free(self._member)
@@ -236,14 +245,15 @@ class MemberRoute(Route):
     def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
         self._member.is_up = False
         lost = super().ended(begun, report, cause)
-        unbegun = [seq for seq in self.pending if seq > begun]
+        # A cast that waits for the window stays, and is for the next incarnation.
+        unbegun = [seq for seq in self._ours() if seq > begun]
         self._member.went_down([self._remove(seq) for seq in unbegun])
         return lost
 
     @override
     def gone(self, report: ExitReport | None, cause: BaseException | None) -> None:
         self._member.is_up = False
-        left = [self._remove(seq) for seq in list(self.pending)]
+        left = [self._remove(seq) for seq in self._ours()]
         super().gone(report, cause)
         self._member.has_gone(left)
 
@@ -251,8 +261,8 @@ class MemberRoute(Route):
     def sweep(self, now: float) -> None:
         if self.soonest <= now and self.link is not None:
             self.link.drain()
-        entries: list[tuple[Any, float]] = [(e[0], e[3]) for e in self.pending.values()]
-        late = [work for work, due in entries if due <= now or work.is_over]
+        ours = self._ours()
+        late = [w for seq, w in ours.items() if self.pending[seq][3] <= now or w.is_over]
         for work in late:
             work.is_late = True
         super().sweep(now)

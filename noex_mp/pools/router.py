@@ -197,6 +197,10 @@ class Router(GenServer):
             return
         work.place = self._backlog.put(work, now=now, member=number, priority=priority, until=until)
         self._keep_limit()
+        if len(self._backlog) == 1 and self._ticking is not None:
+            # It was set for when nothing waits.
+            self._ticking.cancel()
+            self._ticking = None
         self._tick_soon()
 
     def _with_room(self, number: int | None) -> Member | None:
@@ -358,7 +362,9 @@ class Router(GenServer):
 
     def _tick_soon(self) -> None:
         if self._ticking is None:
-            self._ticking = self._loop.call_later(_TICK, self._tick)
+            # Where nothing waits, it is only about those who have nothing to do.
+            rest = 0.0 if self._backlog else self._options.scale_after / 2
+            self._ticking = self._loop.call_later(max(_TICK, rest), self._tick)
 
     def _tick(self) -> None:
         self._ticking = None
