@@ -234,3 +234,11 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
     # That of `inspect` costs 10 ms to import, in each process.
     code = getattr(function, "__code__", None)
     return code is not None and bool(code.co_flags & _COROUTINE)
+
+
+def noex_rehearse() -> None:
+    """Run what each lane runs, before the first is forked; see `worker.rehearsal`."""
+    lane = Lane()
+    lane.run("builtins:abs", 1)
+    lane.run_timed("builtins:abs", 1)
+    lane.run_chunk("builtins:abs", [1, 2])

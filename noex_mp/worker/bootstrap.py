@@ -157,7 +157,7 @@ def _become_worker(birth: Birth) -> Boot:
     _reset_signals(birth.signals)
     boot = _take_descriptors(birth)
     lifeline.become_subreaper()
-    _reseed_numpy()
+    reseed_numpy()
     _listen_for_faults(boot)
     if not birth.fields.get("core_dumps"):
         # Writing out a core of 400 MB delays the news of the death by 0.4 s.
@@ -217,7 +217,8 @@ def _close_all_but(kept: set[int]) -> None:
     os.closerange(numbers[-1] + 1, _MANY if limit == resource.RLIM_INFINITY else limit)
 
 
-def _reseed_numpy() -> None:
+def reseed_numpy() -> None:
+    """Give numpy's old generator, if numpy is loaded, a seed of this process's own."""
     # The standard library's `random` sees to itself after a fork.
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:

@@ -18,7 +18,8 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterable
 from typing import Any, Final
 
 from typing_extensions import override
@@ -34,10 +35,10 @@ from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import CALL, LINK, OPEN, START, STOP
 from noex_mp.wire.stream import FrameReader
-from noex_mp.worker.bootstrap import Boot
+from noex_mp.worker.bootstrap import Boot, reseed_numpy
 from noex_mp.worker.host import Host
 
-__all__ = ["fill_gaps", "rehearse"]
+__all__ = ["fill_gaps", "rehearse", "rehearse_modules"]
 
 # CPython 3.11 rewrites the bytecode of a function after 8 calls.
 _RUNS: Final = 10
@@ -55,6 +56,10 @@ _GAPS: Final = 100
 # That of an empty `bytes`.
 _BYTES: Final = 33
 
+# What is larger comes from malloc, which has gaps too; fewer, as memory for them is paid for.
+_LARGER: Final = range(528, 8192, 64)
+_LARGER_GAPS: Final = 10
+
 
 def fill_gaps() -> list[object]:
     """Take the free places in pools that are used in part; to be kept.
@@ -70,6 +75,8 @@ def fill_gaps() -> list[object]:
             filled += [object() if size == _POOLED[0] else float(n) for n in range(_GAPS)]
         else:
             filled += [bytes(size - _BYTES) for _ in range(_GAPS)]
+    for size in _LARGER:
+        filled += [bytes(size) for _ in range(_LARGER_GAPS)]
     return filled
 
 
@@ -97,6 +104,7 @@ class _Stage(Host):
             root: The root's end of the control link.
         """
         pack = Encoder().pack
+        reseed_numpy()
         self.say_hello()
         spec = {
             "server": path_of(Understudy),
@@ -142,6 +150,15 @@ def rehearse() -> list[int]:
         with _stage() as (stage, root):
             sent = stage.play(root)
     return sent
+
+
+def rehearse_modules(names: Iterable[str]) -> None:
+    """Run some times what preloaded modules have for that, in `noex_rehearse`."""
+    for name in names:
+        play = getattr(sys.modules.get(name), "noex_rehearse", None)
+        if play is not None:
+            for _ in range(_RUNS):
+                play()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from noex_mp.transport.platform import FALLBACKS, is_open, open_fds
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
-from noex_mp.worker.rehearsal import fill_gaps, rehearse
+from noex_mp.worker.rehearsal import fill_gaps, rehearse, rehearse_modules
 
 # How long no request comes before the zygote looks for what dead workers left behind.
 _QUIET: Final = 0.02  # seconds
@@ -149,6 +149,7 @@ class Zygote:
         with contextlib.suppress(Exception):
             # It is no more than that: without it the workers start all the same.
             rehearse()
+            rehearse_modules(self._config.preload)
         gc.collect()
         self._gaps = fill_gaps()
         gc.freeze()
