@@ -1567,6 +1567,30 @@ async def test_a_stop_at_the_very_end_hits_no_other_task() -> None:
     assert "exception" in ends
 
 
+# --- recycling ------------------------------------------------------------------------------------
+
+
+@holds("recycling-1")
+async def test_there_are_never_fewer_processes_than_the_pool_has_lanes() -> None:
+    up: list[int] = []
+
+    def count(event: Event) -> None:
+        if event.server.startswith("lane-"):
+            if event.kind == "ready":
+                up.append(up[-1] + 1 if up else 1)
+            elif event.kind == "stopping":
+                up.append(up[-1] - 1)
+
+    async with Node() as node:
+        node.on_event(count)
+        async with Pool(size=2, max_tasks_per_child=1) as pool:
+            results = await asyncio.gather(*(pool.run(double, n) for n in range(10)))
+            assert results == list(range(0, 20, 2))
+            seen = list(up)
+    assert len(seen) > 10
+    assert min(seen[1:]) == 2
+
+
 # --- limits of the system ----------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from noex_mp.node.implicit import blocking_implicit_node
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
+from noex_mp.pools.recycling import NEVER, Recycler, RecyclingRules
 from noex_mp.transport.shared_loop import Later, SharedLoop
 
 if TYPE_CHECKING:
@@ -45,9 +46,16 @@ class Background:
     Args:
         node: The id of the node of the lanes; None is the current one of a thread, or the implicit.
         lanes: Describes the lanes.
+        rules: When they are replaced.
     """
 
-    def __init__(self, node: str | None, lanes: Callable[[], Lanes]) -> None:
+    def __init__(
+        self,
+        node: str | None,
+        lanes: Callable[[], Lanes],
+        rules: RecyclingRules = NEVER,
+    ) -> None:
+        self._rules = rules
         self._node = node
         self._lanes = lanes
         # What users are told, outside of all locks.
@@ -196,6 +204,8 @@ class Background:
     async def _serve(self, client: Client, loop: SharedLoop) -> None:
         dispatcher = Dispatcher(client)
         lanes = self._lanes()
+        if self._rules:
+            dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()
         try:
             for ref in await lanes.start():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from noex_mp.errors import TaskCancelledError
     from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
+    from noex_mp.pools.recycling import Recycler
     from noex_mp.pools.stopping import Stoppable
     from noex_mp.transport.link import Link
 
@@ -96,6 +97,8 @@ class Job:
         self.line: Line | None = None
         self.is_timed = False
 
+    is_task = True
+
     # --- for whoever waits: to be overridden --------------------------------------------
 
     def begin(self) -> bool:
@@ -158,6 +161,8 @@ class _Ready(Job):
 
     __slots__ = ()
 
+    is_task = False
+
     def set_result(self, result: Any) -> None:
         """Give it tasks again."""
         assert self.line is not None
@@ -170,6 +175,20 @@ class _Ready(Job):
             self.line.ask()
         else:
             self.line.gone(error)
+
+
+class _Nobody(Job):
+    """Stands for a task whose outcome nobody wants any more."""
+
+    __slots__ = ()
+
+    def set_result(self, result: Any) -> None:
+        """Drop it."""
+        assert self.line is not None
+        self.line.free()
+
+    def fail(self, error: BaseException) -> None:
+        """Drop it."""
 
 
 class JobRoute(Route):
@@ -197,8 +216,13 @@ class JobRoute(Route):
         return next((seq for seq, found in self._jobs() if found is job), None)
 
     def jobs_of(self, future: object) -> list[tuple[int, Job]]:
-        """Return the tasks of a future that have no reply yet, each behind its number."""
-        return [(seq, job) for seq, job in self._jobs() if job.is_of(future)]
+        """Return the tasks of a future that have no reply yet, each behind its number.
+
+        Args:
+            future: Whose tasks; None is everybody's.
+        """
+        jobs = self._jobs()
+        return [(n, j) for n, j in jobs if j.is_of(future) or (future is None and j.is_task)]
 
     def stand_in(self, seq: int, job: Job) -> None:
         """Let another job take the reply to a task."""
@@ -210,7 +234,7 @@ class JobRoute(Route):
             if seq > begun and not job.outlives():
                 self._remove(seq)
                 assert job.line is not None
-                job.line.in_flight -= 1
+                job.line.dropped()
         return super().ended(begun, report, cause)
 
 
@@ -254,10 +278,24 @@ class Line:
         ref: Its address.
         in_flight: How many tasks it has.
         depth: How many it may have.
-        is_up: Whether its process runs, as far as is known.
+        is_up: Whether its process runs, as far as is known, and takes tasks.
+        is_retired: It gets no further task: another takes its place.
+        tasks_left: After how many more tasks that is so; None is never.
     """
 
-    __slots__ = ("_dispatcher", "_pace", "_untimed", "depth", "in_flight", "is_up", "ref", "route")
+    __slots__ = (
+        "_dispatcher",
+        "_idle",
+        "_pace",
+        "_untimed",
+        "depth",
+        "in_flight",
+        "is_retired",
+        "is_up",
+        "ref",
+        "route",
+        "tasks_left",
+    )
 
     def __init__(self, dispatcher: Dispatcher, ref: Ref[Lane], route: JobSender) -> None:
         self._dispatcher = dispatcher
@@ -266,6 +304,9 @@ class Line:
         self.in_flight = 0
         self.depth = 1
         self.is_up = True
+        self.is_retired = False
+        self.tasks_left: int | None = None
+        self._idle: asyncio.Future[None] | None = None
         # How long a task takes there, in seconds.
         self._pace = inf
         self._untimed = SAMPLE
@@ -293,6 +334,33 @@ class Line:
             route.job = None
             self.in_flight -= 1
             job.fail(error)
+        else:
+            if self.tasks_left is not None:
+                self.tasks_left -= 1
+                if not self.tasks_left:
+                    self.retire()
+
+    def retire(self) -> None:
+        """Give it no further task, and have it replaced."""
+        self.is_retired = True
+        self.is_up = False
+        self._dispatcher.retired(self)
+
+    def come_out_of_retirement(self) -> None:
+        """Go on with it: it cannot be replaced."""
+        self.is_retired = False
+        self.tasks_left = None
+        self.came_back()
+
+    def idle(self) -> asyncio.Future[None]:
+        """Return a future that is done once it has nothing to do; it gets nothing more."""
+        self._idle = self._dispatcher.loop.create_future()
+        self._note_if_idle()
+        return self._idle
+
+    def _note_if_idle(self) -> None:
+        if self._idle is not None and not self.in_flight and not self._idle.done():
+            self._idle.set_result(None)
 
     def note(self, seconds: float) -> None:
         """Note how long a task took."""
@@ -305,13 +373,18 @@ class Line:
         """Note that it has finished a task, and give it more."""
         self.in_flight -= 1
         # Several at a time: they leave in one send, and arrive in one.
-        if self.in_flight <= (self.depth >> 1 or 1) and self.is_up:
-            self._dispatcher.feed(self)
+        if self.in_flight <= (self.depth >> 1 or 1):
+            if self.is_up:
+                self._dispatcher.feed(self)
+            elif self.is_retired:
+                self._note_if_idle()
+                self._dispatcher.note_if_idle()
 
     def failed(self, job: Job, error: BaseException) -> None:
         """Note that a task has failed; that may have been the end of the process."""
         if isinstance(error, ServerExitedError):
             self.in_flight -= 1
+            self._note_if_idle()
             self._went_down()
             self._dispatcher.retry_or_fail(job, error)
         elif isinstance(error, (NoServerError, NodeDownError)):
@@ -331,6 +404,19 @@ class Line:
             self.route.stand_in(seq, stoppable)
             stoppable.stop()
         return bool(found)
+
+    def give_up(self) -> None:
+        """Cancel its tasks, before it is killed."""
+        for seq, job in self.route.jobs_of(None):
+            nobody = _Nobody(job.code, (), {})
+            nobody.line, nobody.is_timed = self, job.is_timed
+            self.route.stand_in(seq, nobody)
+            job.cancel()
+
+    def dropped(self) -> None:
+        """Note that a task that it had is not going to be run."""
+        self.in_flight -= 1
+        self._note_if_idle()
 
     def _went_down(self) -> None:
         if self.is_up:
@@ -377,6 +463,7 @@ class Dispatcher:
     Attributes:
         loop: The event loop.
         grace: How long a task that is to stop has after each step, in seconds.
+        recycler: Replaces lanes that have done enough; None: nobody does.
     """
 
     def __init__(self, client: Client) -> None:
@@ -390,6 +477,7 @@ class Dispatcher:
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
+        self.recycler: Recycler | None = None
 
     def add(self, ref: Ref[Lane], route: JobSender | None = None) -> None:
         """Give tasks to a lane from now on.
@@ -402,7 +490,20 @@ class Dispatcher:
             self._client.routes[ref.sid] = to_lane
         line = Line(self, ref, route)
         self._lines.append(line)
+        if self.recycler is not None:
+            self.recycler.watch(line)
         self.feed(line)
+
+    def retired(self, line: Line) -> None:
+        """Have a lane replaced that gets no further task."""
+        if self.recycler is not None:
+            self.recycler.replace(line)
+
+    def remove(self, line: Line) -> None:
+        """Forget a lane that has nothing to do, and gets nothing more."""
+        if line in self._lines:
+            self._lines.remove(line)
+        self.note_if_idle()
 
     @property
     def refs(self) -> list[Ref[Lane]]:
@@ -470,7 +571,7 @@ class Dispatcher:
         if self._sources and line.is_up:
             self._feed_from_sources(line)
         if self._idle_waiters and not queue:
-            self._note_if_idle()
+            self.note_if_idle()
 
     def _feed_from_sources(self, line: Line, most: int = MAX_DEPTH) -> None:
         sources = self._sources
@@ -516,7 +617,7 @@ class Dispatcher:
             job.fail(failure)
             if rest is not None:
                 self.put_back(rest)
-            self._note_if_idle()
+            self.note_if_idle()
 
     def put_back(self, job: Job) -> None:
         """Run a task ahead of all others."""
@@ -543,7 +644,7 @@ class Dispatcher:
                 job.fail(error)
         while self._sources:
             self._sources.popleft().abandon(error)
-        self._note_if_idle()
+        self.note_if_idle()
 
     def cancel_waiting(self) -> list[Job]:
         """Take out what waits, and return it."""
@@ -551,17 +652,25 @@ class Dispatcher:
         self._queue.clear()
         while self._sources:
             self._sources.popleft().abandon(CancelledError())
-        self._note_if_idle()
+        self.note_if_idle()
         return waiting
+
+    def give_up(self) -> None:
+        """Cancel what waits, and what runs."""
+        for job in self.cancel_waiting():
+            job.cancel()
+        for line in self._lines:
+            line.give_up()
 
     def idle(self) -> asyncio.Future[None]:
         """Return a future that is done once no task waits or runs."""
         future: asyncio.Future[None] = self._client.loop.create_future()
         self._idle_waiters.append(future)
-        self._note_if_idle()
+        self.note_if_idle()
         return future
 
-    def _note_if_idle(self) -> None:
+    def note_if_idle(self) -> None:
+        """Tell whoever waits for it, if no task waits or runs."""
         if self._queue or any(line.in_flight for line in self._lines):
             return
         # Of others nobody takes the results.

@@ -19,7 +19,8 @@ from noex_mp.pools.background import Background
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
-from noex_mp.pools.lanes import Lanes, check_size
+from noex_mp.pools.lanes import Lanes, check_size, lane_options
+from noex_mp.pools.limits import recycling_rules
 from noex_mp.pools.mapped import MapJob, Results, as_raised, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.transport.shared_loop import Later
@@ -176,7 +177,10 @@ class ProcessPoolExecutor(Executor):
         mp_context: Accepted, and of no effect: processes are forked from one that is prepared.
         initializer: Is called in each process before its first task.
         initargs: What it is called with.
-        max_tasks_per_child: After so many tasks a process is replaced; None is never.
+        max_tasks_per_child: After so many tasks a process is replaced; None is never. Its
+            replacement is up before it ends. What `chunksize` puts together counts as one.
+        memory_limit: How much private memory a process may have, in bytes or as `"512MB"`: not in
+            the standard library's. See `docs/recycling.md`.
 
     Raises:
         TypeError: A number is no whole number, or the initializer cannot be called.
@@ -197,14 +201,14 @@ class ProcessPoolExecutor(Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        memory_limit: int | str | None = None,
     ) -> None:
         self._max_workers = check_size("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if max_tasks_per_child is not None:
-            check_size("max_tasks_per_child", max_tasks_per_child)
-        lanes = partial(_lanes, self._max_workers, initializer, initargs)
-        self._background = Background(current.current.get(), lanes)
+        rules = recycling_rules(max_tasks_per_child, None)
+        lanes = partial(_lanes, self._max_workers, initializer, initargs, memory_limit)
+        self._background = Background(current.current.get(), lanes, rules)
         # Who forgets it has what is left run, and its processes ended.
         finalizer = weakref.finalize(self, self._background.shut)
         finalizer.atexit = False
@@ -356,7 +360,11 @@ class ExecutorView(Executor):
 
 
 def _lanes(
-    size: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    size: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    memory_limit: int | str | None,
 ) -> Lanes:
     code = None if initializer is None else pack_function(initializer)
-    return Lanes(size, code, initargs)
+    options = lane_options(memory_limit=memory_limit, size=size)
+    return Lanes(size, code, initargs, **options)

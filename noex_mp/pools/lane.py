@@ -11,8 +11,9 @@ from typing import Any, Final
 from noex_mp.core.black_box import ASKED
 from noex_mp.core.current_call import current_call
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.messages import MemoryPressure
 from noex_mp.core.operations import call
-from noex_mp.core.outcomes import OUTCOMES, Reply
+from noex_mp.core.outcomes import OUTCOMES, Reply, Stop
 from noex_mp.errors import TaskInterrupt
 from noex_mp.pools.current_task import Guard, Steps
 from noex_mp.pools.functions import FunctionCode, load_function
@@ -170,6 +171,10 @@ class Lane(GenServer, expected=(BaseException,)):
         if guard.is_touched:
             guard.end(None)
         return result
+
+    def handle_info(self, message: object) -> Stop | None:
+        """Make room for another process between two tasks, if this has nearly too much memory."""
+        return Stop() if isinstance(message, MemoryPressure) else None
 
     @call
     def ready(self) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from typing_extensions import Unpack
 
 from noex_mp.client.supervisors import start_supervisor
 from noex_mp.core.ref import Ref
 from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.core.thread_variables import THREAD_VARIABLES
 from noex_mp.pools.lane import Lane
 
 if TYPE_CHECKING:
     from noex_mp.client.supervisors import SupervisorRef
     from noex_mp.pools.functions import FunctionCode
 
-__all__ = ["Lanes", "check_size", "default_size"]
+__all__ = ["LaneOptions", "Lanes", "check_size", "default_size", "lane_options"]
 
 
 def default_size() -> int:
@@ -40,6 +44,50 @@ def check_size(option: str, size: object) -> int:
     return size
 
 
+class LaneOptions(TypedDict, total=False):
+    """What the process of a lane is to be like: options of a child."""
+
+    memory_limit: int | str
+    nice: int
+    cpu_affinity: Collection[int]
+    env: dict[str, str | None]
+
+
+def lane_options(
+    *,
+    size: int,
+    memory_limit: int | str | None = None,
+    nice: int | None = None,
+    cpu_affinity: Collection[int] | None = None,
+    threads: int | None = None,
+) -> LaneOptions:
+    """Return what the process of each lane is to be like.
+
+    Args:
+        size: How many lanes there are.
+        memory_limit, nice, cpu_affinity: As of a child; None leaves it as it is.
+        threads: How many threads numerical libraries may have; None shares the CPUs among lanes,
+            unless the environment says it already.
+
+    Raises:
+        TypeError: The threads are no whole number.
+        ValueError: They are below 1.
+    """
+    options: LaneOptions = {}
+    if memory_limit is not None:
+        options["memory_limit"] = memory_limit
+    if nice is not None:
+        options["nice"] = nice
+    if cpu_affinity is not None:
+        options["cpu_affinity"] = cpu_affinity
+    if threads is None:
+        share = str(max(1, default_size() // size))
+        options["env"] = {name: os.environ.get(name, share) for name in THREAD_VARIABLES}
+    else:
+        options["env"] = dict.fromkeys(THREAD_VARIABLES, str(check_size("threads", threads)))
+    return options
+
+
 class Lanes:
     """The processes of a pool, under one supervisor, which starts each again when it dies."""
 
@@ -48,7 +96,18 @@ class Lanes:
         size: int,
         initializer: FunctionCode | None = None,
         initargs: tuple[Any, ...] = (),
+        **options: Unpack[LaneOptions],
     ) -> None:
+        """Describe them.
+
+        Args:
+            size: How many.
+            initializer: Is called first in each, with its arguments.
+            initargs: These.
+            options: What each process is to be like, as of any child.
+        """
+        self._options = options
+        self._next = size
         self._size = size
         self._initializer = initializer
         self._initargs = initargs
@@ -66,7 +125,21 @@ class Lanes:
             raise
 
     def _spec(self, number: int) -> ChildSpec[Lane]:
-        return child(Lane, self._initializer, self._initargs).options(id=f"lane-{number}")
+        lane = child(Lane, self._initializer, self._initargs)
+        return lane.options(id=f"lane-{number}", **self._options)
+
+    async def add(self) -> Ref[Lane]:
+        """Start one more, and return its address once it can run tasks."""
+        assert self._supervisor is not None
+        number, self._next = self._next, self._next + 1
+        ref: Ref[Lane] = await self._supervisor.start_child(self._spec(number))
+        return ref
+
+    async def remove(self, ref: Ref[Lane]) -> None:
+        """Stop one for good; it has nothing to do any more."""
+        assert self._supervisor is not None
+        await self._supervisor.terminate_child(ref)
+        await self._supervisor.delete_child(ref)
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop all of them, and return once they have ended.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["check_grace"]
+from noex_mp.pools.lanes import check_size
+from noex_mp.pools.recycling import RecyclingRules
+
+__all__ = ["check_grace", "recycling_rules"]
 
 
 def check_grace(grace: object) -> float:
@@ -21,3 +24,24 @@ def check_grace(grace: object) -> float:
     if not grace >= 0:
         raise ValueError(f"expected grace to be 0 seconds or more, got {grace!r}")
     return float(grace)
+
+
+def recycling_rules(max_tasks: int | None, max_age: object) -> RecyclingRules:
+    """Return when the processes of a pool are replaced.
+
+    Raises:
+        TypeError: One is no number.
+        ValueError: One is too small.
+
+    >>> bool(recycling_rules(None, None)), recycling_rules(2, None).max_tasks
+    (False, 2)
+    """
+    if max_tasks is not None:
+        check_size("max_tasks_per_child", max_tasks)
+    if max_age is None:
+        return RecyclingRules(max_tasks)
+    if isinstance(max_age, bool) or not isinstance(max_age, int | float):
+        raise TypeError(f"expected max_age to be a number of seconds, got {max_age!r:.60}")
+    if not max_age > 0:
+        raise ValueError(f"expected max_age to be above 0 seconds, got {max_age!r}")
+    return RecyclingRules(max_tasks, float(max_age))

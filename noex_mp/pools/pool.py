@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 
@@ -16,11 +16,12 @@ from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lane import Lane
-from noex_mp.pools.lanes import Lanes, check_size
-from noex_mp.pools.limits import check_grace
+from noex_mp.pools.lanes import Lanes, check_size, lane_options
+from noex_mp.pools.limits import check_grace, recycling_rules
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.pool_options import PoolOptions
 from noex_mp.pools.progress import Progress, reporting
+from noex_mp.pools.recycling import Recycler
 from noex_mp.pools.server_pool import pool_of_servers, server_pool
 from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 
@@ -103,6 +104,10 @@ class _AwaitedJob(Job):
         elif self.future.cancelled():
             # Its lane is gone for good.
             self.future.note_end("kill")
+
+    def cancel(self) -> None:
+        """Cancel the future: nobody is going to run the task."""
+        super(TaskFuture, self.future).cancel()
 
     def stopped(self, error: TaskCancelledError) -> None:
         """Fail the future, if it is not why the task was stopped."""
@@ -361,9 +366,19 @@ class Pool(PoolTasks):
         initargs: What it is called with.
         grace: How long a task that is to stop has after each step, in seconds: after its token says
             so, after its coroutine is cancelled, after an exception. See `docs/stopping.md`.
+        max_tasks_per_child: After so many tasks a process is replaced; None is never. See
+            `docs/recycling.md`, as for what follows.
+        max_age: After so many seconds, up to a tenth less, a process is replaced.
+        memory_limit: How much private memory a process may have, in bytes or as `"512MB"`. From
+            80 % on it is replaced after its task; at the limit it is killed.
+        threads: How many threads numerical libraries may start in each; by default the processes
+            share the CPUs, unless the environment says it (`OMP_NUM_THREADS` ...).
+        nice: The nice value of its processes.
+        cpu_affinity: The CPUs on which they may run.
         name: What the node calls it, as an entry of a tree; see `named`.
 
     Raises:
+        BadChildSpecError: At the start: the system does not know such a process.
         TypeError: The size is no whole number, or the initializer cannot be called.
         ValueError: The size is below 1.
 
@@ -383,10 +398,24 @@ class Pool(PoolTasks):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         grace: float = GRACE,
+        max_tasks_per_child: int | None = None,
+        max_age: float | None = None,
+        memory_limit: int | str | None = None,
+        threads: int | None = None,
+        nice: int | None = None,
+        cpu_affinity: Collection[int] | None = None,
         name: str | None = None,
     ) -> None:
         self.size = check_size("size", size)
         self.name = name
+        self._rules = recycling_rules(max_tasks_per_child, max_age)
+        self._lane_options = lane_options(
+            memory_limit=memory_limit,
+            nice=nice,
+            cpu_affinity=cpu_affinity,
+            threads=threads,
+            size=self.size,
+        )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"expected initializer to be a function, got {initializer!r:.60}")
         self._grace = check_grace(grace)
@@ -439,7 +468,9 @@ class Pool(PoolTasks):
         code = None if self._initializer is None else pack_function(self._initializer)
         # Two tasks at a time, so that one is there when the other is done.
         options = PoolOptions(size=self.size, in_flight=2)
-        lane = child(Lane, code, self._initargs).options(restart="permanent", shutdown=None)
+        lane = child(Lane, code, self._initargs).options(
+            restart="permanent", shutdown=None, **self._lane_options
+        )
         return server_pool(lane, options, id=self.name or "Pool", name=self.name)
 
     @staticmethod
@@ -479,7 +510,10 @@ class Pool(PoolTasks):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.stop()
+        if error is None:
+            await self.stop()
+        else:
+            await self.abort()
 
     async def start(self) -> None:
         """Start its processes on the current node; `async with` does it for you.
@@ -491,10 +525,13 @@ class Pool(PoolTasks):
         if self._lanes is not None:
             raise ConfigError("this pool was started before; make another")
         code = None if self._initializer is None else pack_function(self._initializer)
-        self._lanes = Lanes(self.size, code, self._initargs)
+        self._lanes = Lanes(self.size, code, self._initargs, **self._lane_options)
         client = await current.client_or_implicit(None)
         dispatcher = Dispatcher(client)
         dispatcher.grace = self._grace
+        if self._rules:
+            run = dispatcher.loop.create_task
+            dispatcher.recycler = Recycler(dispatcher, self._lanes, self._rules, run)
         for ref in await self._lanes.start():
             dispatcher.add(ref)
         self._dispatcher = dispatcher
@@ -505,3 +542,13 @@ class Pool(PoolTasks):
             await self._dispatcher.idle()
             self._dispatcher.fail_all(PoolStoppedError())
             await self._lanes.stop()
+
+    async def abort(self) -> None:
+        """Cancel what was given to it so far, and kill its processes.
+
+        So does `async with` when an exception leaves it, Ctrl-C among them.
+        """
+        if self._dispatcher is not None and self._lanes is not None:
+            self._dispatcher.give_up()
+            self._dispatcher.fail_all(PoolStoppedError())
+            await self._lanes.stop(at_once=True)

@@ -27,22 +27,13 @@ from pathlib import Path
 from typing import Final
 
 from noex_mp.core.reasons import Crash, Normal, Shutdown
+from noex_mp.core.thread_variables import THREAD_VARIABLES
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS, open_fds
 from noex_mp.wire import classes
 from noex_mp.wire.classes import MAIN_IN_WORKERS
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.zygote_packets import ZygoteConfig
-
-# Each library reads its variable once, when it is loaded.
-THREAD_VARIABLES: Final = (
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLIS_NUM_THREADS",
-)
 
 # What every worker needs, and what the standard library would import at the first use only.
 _RUNTIME: Final = (

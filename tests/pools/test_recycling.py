@@ -1,0 +1,166 @@
+"""Processes of a pool that are replaced, and what they are like: on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from noex_mp import Node, OutOfMemory, Pool, ProcessPoolExecutor, WorkerExitedError, sync
+from tests.pools.gates import Gate
+from tests.pools.tasks import die, double, pid, sleep_long, wait_for
+from tests.processes.harness import REPOSITORY
+
+
+def leak(megabytes: int) -> int:
+    leaked.append(bytearray(os.urandom(1024)) * 1024 * megabytes)
+    return os.getpid()
+
+
+leaked: list[bytearray] = []
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def nice() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+async def test_a_process_is_replaced_after_so_many_tasks() -> None:
+    async with Node(), Pool(size=1, max_tasks_per_child=2) as pool:
+        pids = [await pool.run(pid) for _ in range(10)]
+        assert len(set(pids)) == 5
+        assert pids[::2] == pids[1::2]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+async def test_many_tasks_at_once_are_all_done(size: int) -> None:
+    async with Node(), Pool(size=size, max_tasks_per_child=2) as pool:
+        results = await asyncio.gather(*(pool.run(double, n) for n in range(20)))
+        assert results == list(range(0, 40, 2))
+        assert await pool.map(double, range(20)) == list(range(0, 40, 2))
+
+
+async def test_a_process_is_replaced_when_it_is_old() -> None:
+    async with Node(), Pool(size=1, max_age=0.05) as pool:
+        first = await pool.run(pid)
+        # A task after the other, until one runs elsewhere.
+        while await pool.run(pid) == first:
+            pass
+
+
+async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with Node(), Pool(size=1, max_tasks_per_child=1) as pool:
+        first = pool.run(wait_for, *gate.arguments)
+        await gate.begun()
+        killed = pool.run(die)
+        rest = [pool.run(double, n) for n in range(5)]
+        await gate.open()
+        assert await first == "go"
+        with pytest.raises(WorkerExitedError):
+            await killed
+        assert await asyncio.gather(*rest) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+async def test_a_process_that_leaks_is_replaced_between_two_tasks() -> None:
+    async with Node(), Pool(size=1, memory_limit="300MB") as pool:
+        first = await pool.run(leak, 260)
+        for _ in range(500):
+            if await pool.run(pid) != first:
+                break
+            await asyncio.sleep(0.01)
+        else:
+            pytest.fail("it was not replaced")
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+async def test_a_task_that_takes_more_than_it_may_is_killed() -> None:
+    async with Node(), Pool(size=1, memory_limit="100MB") as pool:
+        with pytest.raises(WorkerExitedError) as failure:
+            await pool.run(_eat)
+        assert isinstance(failure.value.report.reason, OutOfMemory)
+        assert await pool.run(double, 2) == 4
+
+
+def _eat() -> None:
+    while True:
+        leak(10)
+
+
+async def test_processes_share_the_cpus_or_are_what_the_pool_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    async with Node():
+        async with Pool(size=2, nice=7) as pool:
+            share = max(1, len(os.sched_getaffinity(0)) // 2)
+            assert await pool.run(variable, "OMP_NUM_THREADS") == str(share)
+            assert await pool.run(nice) == 7
+        async with Pool(size=1, threads=3) as pool:
+            assert await pool.run(variable, "OMP_NUM_THREADS") == "3"
+
+
+def test_an_executor_replaces_its_processes_too() -> None:
+    # The standard library's hangs here, or did.
+    with ProcessPoolExecutor(max_workers=2, max_tasks_per_child=2) as executor:
+        futures = [executor.submit(pid) for _ in range(10)]
+        assert len({future.result() for future in futures}) >= 5
+    sync.shutdown()
+
+
+async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path) -> None:
+    async with Node():
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with Pool(size=1) as pool:
+                running = pool.run(sleep_long, tmp_path / "started")
+                waiting = pool.run(double, 2)
+                raise ZeroDivisionError
+        assert running.cancelled()
+        assert waiting.cancelled()
+
+
+_PROGRAM = """
+import asyncio, time
+from noex_mp import Pool
+
+async def main():
+    async with Pool(size=2) as pool:
+        await pool.run(abs, 1)
+        print("ready", flush=True)
+        await asyncio.gather(*(pool.run(time.sleep, 1000) for _ in range(10)))
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_program_with_a_pool_at_once_and_prints_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(_PROGRAM))
+    program = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    # As a terminal does it: to the whole group.
+    os.killpg(program.pid, signal.SIGINT)
+    out, err = program.communicate(timeout=15)
+    assert (out, err) == ("interrupted\n", "")
