@@ -120,11 +120,11 @@ def test_an_executor_replaces_its_processes_too() -> None:
 
 async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path) -> None:
     async with Node():
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012
-            async with Pool(size=1) as pool:
-                running = pool.run(sleep_long, tmp_path / "started")
-                waiting = pool.run(double, 2)
-                raise ZeroDivisionError
+        pool = Pool(size=1)
+        await pool.start()
+        running = pool.run(sleep_long, tmp_path / "started")
+        waiting = pool.run(double, 2)
+        await pool.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
         assert running.cancelled()
         assert waiting.cancelled()
 
