@@ -244,6 +244,7 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
 def noex_rehearse() -> None:
     """Run what each lane runs, before the first is forked; see `worker.rehearsal`."""
     lane = Lane()
-    lane.run("builtins:abs", 1)
-    lane.run_timed("builtins:abs", 1)
-    lane.run_chunk("builtins:abs", [1, 2])
+    # Assigned: what they return is awaited where the function is `async`.
+    _ = lane.run("builtins:abs", 1)
+    _ = lane.run_timed("builtins:abs", 1)
+    _ = lane.run_chunk("builtins:abs", [1, 2])
