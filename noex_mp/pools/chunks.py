@@ -127,9 +127,12 @@ class Source:
         self._taken += count
         if self._left is not None:
             self._left -= count
-        if count < size or self._left == 0:
+        if count < size:
             self.is_empty = True
             self.sink.exhausted(self._taken, error)
+        elif self._left is not None and self._left <= 0:
+            # A guess: the length of a data frame is that of its columns, and it yields their names.
+            self._left = None
         return _Chunk(self, start, columns) if count else None
 
     def abandon(self, error: BaseException) -> None:

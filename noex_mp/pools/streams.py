@@ -6,10 +6,25 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from noex_mp.pools.chunks import Failure
+
 __all__ = ["AsTheyCome", "Gathered", "Ordered", "Stream"]
 
 Report = Callable[[int], object]
 """Is told how many tasks are done."""
+
+
+def _reported(report: Report | None, done: int) -> Exception | None:
+    """Tell how many tasks are done; return what that has raised.
+
+    It is a function of the user's, and is called where replies are read: other calls go on.
+    """
+    try:
+        if report is not None:
+            report(done)
+    except Exception as error:
+        return error
+    return None
 
 
 class Gathered:
@@ -38,8 +53,7 @@ class Gathered:
             self._results.extend([None] * (end - len(self._results)))
         self._results[start:end] = results
         self._done += len(results)
-        if self._report is not None:
-            self._report(self._done)
+        error = error or _reported(self._report, self._done)
         if error is not None:
             self._fail(error)
         self._note_if_done()
@@ -116,8 +130,9 @@ class Stream:
 
     def _take(self, results: Sequence[Any]) -> None:
         self._ready += results
-        if self._report is not None:
-            self._report(self._given + len(self._ready))
+        if error := _reported(self._report, self._given + len(self._ready)):
+            self._report = None
+            self._ready.append(Failure(error))
         self._wake()
 
     def _wake(self) -> None:

@@ -192,3 +192,35 @@ async def test_a_stopped_pool_says_so() -> None:
 async def test_a_chunksize_is_a_number_of_tasks(pool: Pool, size: int) -> None:
     with pytest.raises(ValueError, match="chunksize"):
         await pool.map(double, range(3), chunksize=size)
+
+
+class Odd:
+    """Has more elements than it says, as a data frame has that is wider than long."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(5))
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2])
+async def test_a_length_is_only_a_guess_of_how_many_tasks_there_are(
+    pool: Pool, chunksize: int | None
+) -> None:
+    assert await pool.map(double, Odd(), chunksize=chunksize) == [0, 2, 4, 6, 8]
+
+
+async def test_a_progress_function_that_raises_ends_what_it_reports_on_and_nothing_else(
+    pool: Pool,
+) -> None:
+    def fail(done: int, total: int | None) -> None:
+        raise ValueError(f"{done} done")
+
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="done"):
+        await pool.map(double, range(100), progress=fail)
+    with pytest.raises(ValueError, match="1 done"):
+        await _take(pool.imap(double, range(100), chunksize=1, progress=fail), seen)
+    assert seen == [0]
+    assert await pool.map(double, range(3)) == [0, 2, 4]
