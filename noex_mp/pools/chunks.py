@@ -245,6 +245,14 @@ class _Chunk(Job):
         self.args = tuple([column[:begun] for column in self.args])
         return _Chunk(self._source, self._start + begun, rest)
 
+    def parts(self) -> Sequence[Job]:
+        """Return its tasks, each as a chunk; none if it is one."""
+        if len(self) == 1:
+            return ()
+        rows = zip(*self.args, strict=True)
+        each = [tuple([[value] for value in row]) for row in rows]
+        return [_Chunk(self._source, n, columns) for n, columns in enumerate(each, self._start)]
+
     def begin(self) -> bool:
         """Return whether anybody wants the results."""
         return not self._source.sink.is_over

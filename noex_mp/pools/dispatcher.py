@@ -7,7 +7,7 @@ and the next task: a `Job` stands where a call's future does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -117,6 +117,10 @@ class Job:
         """Return what of it had not begun when its lane ended, as another job."""
         return None
 
+    def parts(self) -> Sequence[Job]:
+        """Return its tasks, each as a job; none if it is one."""
+        return ()
+
     def cancel(self) -> None:
         """Note that it is not going to be run, as nobody wants it any more."""
         self.fail(CancelledError())
@@ -194,11 +198,13 @@ class _Nobody(Job):
 class JobRoute(Route):
     """A route whose calls have jobs for futures."""
 
-    __slots__ = ("job",)
+    __slots__ = ("_suspect", "job")
 
     def __init__(self, client: Client, sid: int, label: str) -> None:
         super().__init__(client, sid, label)
         self.job: Job | None = None
+        # What the last process would have begun next, if that has died and had nothing begun.
+        self._suspect: Job | None = None
         make = self._create_future
 
         def next_future() -> Any:
@@ -235,7 +241,28 @@ class JobRoute(Route):
                 self._remove(seq)
                 assert job.line is not None
                 job.line.dropped()
-        return super().ended(begun, report, cause)
+        culprit = self._culprit(begun, report)
+        lost = super().ended(begun, report, cause)
+        if culprit is not None:
+            error = ServerExitedError(report)
+            error.__cause__ = cause
+            culprit.set_exception(error)
+        return lost
+
+    def _culprit(self, begun: int, report: ExitReport) -> Job | None:
+        """Take out and return the task that ends each process which reads it.
+
+        Such a process dies of the code of an argument, before the task begins, and so would the
+        next. So its second death is the task's.
+        """
+        seq, job = next(((seq, job) for seq, job in self._jobs() if seq > begun), (0, None))
+        if report.message is not None or report.requested or self.link is None:
+            job = None
+        before, self._suspect = self._suspect, job
+        if job is None or job is not before:
+            return None
+        self._remove(seq)
+        return job
 
 
 class JobSender(Protocol):
@@ -326,19 +353,26 @@ class Line:
             self._untimed = 0
         self.in_flight += 1
         route = self.route
-        route.job = job
+        # Whoever is sending just now may send more: the code of a value that is packed does, or a
+        # signal handler.
+        outer, route.job = route.job, job
         try:
             route.invoke(operation, (job.code, *job.args), job.kwargs, None)
-        except Exception as error:
-            # It was not sent.
-            route.job = None
+        except BaseException as error:
+            if route.job is not job:
+                # It is on its way.
+                raise
             self.in_flight -= 1
-            job.fail(error)
+            self._dispatcher.not_sent(job, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
         else:
             if self.tasks_left is not None:
                 self.tasks_left -= 1
                 if not self.tasks_left:
                     self.retire()
+        finally:
+            route.job = outer
 
     def retire(self) -> None:
         """Give it no further task, and have it replaced."""
@@ -565,13 +599,16 @@ class Dispatcher:
 
     def feed(self, line: Line) -> None:
         """Give a lane as many tasks as it may have."""
+        self._feed_from_queue(line)
+        if self._sources and line.is_up:
+            self._feed_from_sources(line)
+        if self._idle_waiters and not self._queue:
+            self.note_if_idle()
+
+    def _feed_from_queue(self, line: Line) -> None:
         queue = self._queue
         while queue and line.in_flight < line.depth and line.is_up:
             line.send(queue.popleft())
-        if self._sources and line.is_up:
-            self._feed_from_sources(line)
-        if self._idle_waiters and not queue:
-            self.note_if_idle()
 
     def _feed_from_sources(self, line: Line, most: int = MAX_DEPTH) -> None:
         sources = self._sources
@@ -581,7 +618,10 @@ class Dispatcher:
                 if chunk is None:
                     break
                 line.send(chunk)
-            if source.is_empty:
+                # What could not be sent is there again, in parts.
+                self._feed_from_queue(line)
+            # It may be gone: a task that fails at once can have others sent, too.
+            if source.is_empty and source in sources:
                 sources.remove(source)
                 self._remember(source)
 
@@ -618,6 +658,16 @@ class Dispatcher:
             if rest is not None:
                 self.put_back(rest)
             self.note_if_idle()
+
+    def not_sent(self, job: Job, error: BaseException) -> None:
+        """Fail a task that could not be sent; if it is several, try them one by one."""
+        parts = job.parts()
+        if not parts or self._error is not None or isinstance(error, KeyboardInterrupt):
+            job.fail(error)
+            return
+        # Whoever wanted to send it sends them next.
+        for part in reversed(parts):
+            self._queue.appendleft(part)
 
     def put_back(self, job: Job) -> None:
         """Run a task ahead of all others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -74,6 +74,9 @@ class _FutureJob(Job):
 def _cancel(future: Future[Any]) -> None:
     if future.cancel():
         future.set_running_or_notify_cancel()
+    elif not future.done():
+        # It had begun, and was to be run again.
+        future.set_exception(CancelledError())
 
 
 def submit_on(

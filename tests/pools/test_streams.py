@@ -224,3 +224,20 @@ async def test_a_progress_function_that_raises_ends_what_it_reports_on_and_nothi
         await _take(pool.imap(double, range(100), chunksize=1, progress=fail), seen)
     assert seen == [0]
     assert await pool.map(double, range(3)) == [0, 2, 4]
+
+
+class Unsendable:
+    """Cannot be sent."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("it stays here")
+
+
+async def test_of_a_chunk_only_the_task_fails_that_cannot_be_sent(pool: Pool) -> None:
+    values: list[object] = [1, 2, Unsendable(), 4, 5]
+    sink = Collected()
+    source = Source(pack_function(repr), (values,), sink, chunksize=5)
+    pool.dispatcher.put_source(source)
+    results = await sink.all_of(5)
+    assert [n for n, each in enumerate(results) if isinstance(each, Failure)] == [2]
+    assert [results[n] for n in (0, 1, 3, 4)] == ["1", "2", "4", "5"]

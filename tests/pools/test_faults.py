@@ -1,0 +1,76 @@
+"""Tasks that harm their pool before they begin, or while they wait to begin once more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from noex_mp import Node, Pool, ProcessPoolExecutor, WorkerExitedError, sync
+from tests.pools.tasks import die_of, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _node() -> Iterator[None]:
+    yield
+    sync.shutdown()
+
+
+class Deadly:
+    """Ends each process that reads it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (3,)
+
+
+async def test_an_argument_that_ends_the_process_which_reads_it_fails_its_task() -> None:
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=1) as pool:
+        deadly = pool.run(repr, Deadly())
+        behind = pool.run(abs, -1)
+        with pytest.raises(WorkerExitedError, match="status 3"):
+            await asyncio.wait_for(deadly, 20)
+        assert await behind == 1
+
+
+async def test_a_value_may_use_the_pool_while_it_is_sent() -> None:
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=1) as pool:
+        inner: list[asyncio.Future[int]] = []
+
+        class Asking:
+            def __reduce__(self) -> tuple[object, tuple[int]]:
+                inner.append(pool.run(abs, -1))
+                return abs, (-2,)
+
+        # Short ones, so that the lane has several at a time.
+        await asyncio.gather(*(pool.run(abs, -n) for n in range(200)))
+        outer = pool.run(repr, Asking())
+        assert await asyncio.wait_for(outer, 20) == "2"
+        assert await asyncio.gather(*inner) == [1] * len(inner)
+
+
+def wait_the_second_time(before: Path, started: Path, gate: Path) -> None:
+    if before.exists():
+        wait_for(str(started), str(gate))
+    before.touch()
+
+
+def test_a_task_that_waits_to_be_run_again_is_cancelled(tmp_path: Path) -> None:
+    before, started, gate = tmp_path / "before", tmp_path / "started", tmp_path / "gate"
+    os.mkfifo(started)
+    os.mkfifo(gate)
+    prepare = (before, started, gate)
+    with ProcessPoolExecutor(1, initializer=wait_the_second_time, initargs=prepare) as pool:
+        future = pool.options(retries=1).submit(die_of, 1, 1, tmp_path / "died")
+        started.read_text()
+        pool.shutdown(wait=False, cancel_futures=True)
+        # Not blocking: the pool may have ended that process before it came so far.
+        with open(os.open(gate, os.O_RDWR), "w") as here:
+            here.write("go")
+        # It is run again if the pool has heard of the death only now.
+        with suppress(CancelledError):
+            assert future.result(20) == 1
