@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from time import monotonic
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, Final
 
 from noex_mp.core.black_box import ASKED
@@ -28,6 +28,9 @@ _COROUTINE: Final = 0x80
 
 # How many functions a lane remembers: of what has no name, each new one is another.
 _MANY: Final = 256
+
+# One with more code, in bytes, has data with it, and is not remembered.
+_LARGE: Final = 64 * 1024
 
 # What a task may return besides a plain value.
 _ODD: Final = OUTCOMES | {CoroutineType}
@@ -181,9 +184,12 @@ class Lane(GenServer, expected=(BaseException,)):
         """Return once it can run a task."""
 
     def _load(self, code: FunctionCode) -> Callable[..., Any]:
-        if len(self._functions) >= _MANY:
-            self._functions.clear()
-        function = self._functions[code] = load_function(code)
+        function = load_function(code)
+        # An object would remember in one task what it has done in another.
+        if isinstance(code, str) or (function.__class__ is FunctionType and len(code) <= _LARGE):
+            if len(self._functions) >= _MANY:
+                self._functions.clear()
+            self._functions[code] = function
         return function
 
 

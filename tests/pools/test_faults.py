@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -74,3 +76,32 @@ def test_a_task_that_waits_to_be_run_again_is_cancelled(tmp_path: Path) -> None:
         # It is run again if the pool has heard of the death only now.
         with suppress(CancelledError):
             assert future.result(20) == 1
+
+
+class Counter:
+    """Counts how often it was called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def functions_called(name: str) -> int:
+    found = (each for each in gc.get_objects() if isinstance(each, FunctionType))
+    return sum(1 for each in found if each.__name__ == name)
+
+
+async def test_a_lane_keeps_no_state_and_no_data_of_a_function_for_the_next_task() -> None:
+    data = bytes(1_000_000)
+
+    def with_data() -> int:
+        return len(data)
+
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=1) as pool:
+        counter = Counter()
+        assert [await pool.run(counter) for _ in range(3)] == [1, 1, 1]
+        assert await pool.run(with_data) == len(data)
+        assert await pool.run(functions_called, "with_data") == 0
