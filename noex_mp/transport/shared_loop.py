@@ -15,11 +15,12 @@ What is done for users (their callbacks may do anything) is done outside of the 
 from __future__ import annotations
 
 import contextlib
+import logging
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Coroutine
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
@@ -27,6 +28,8 @@ from noex_mp.transport.blocking_loop import BlockingLoop
 __all__ = ["Later", "SharedLoop"]
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("noex_mp")
 
 Later = deque[tuple[Callable[[Any], object], Any]]
 """What is to be called outside of a lock: functions, each with an argument."""
@@ -60,25 +63,29 @@ class SharedLoop(BlockingLoop):
         """Turn the loop until a future is done, and return its result."""
         poll, lock, ready, done = self._poll.poll, self.lock, self.ready, future.done
         lock.acquire()
-        while True:
-            if ready:
-                self.run_ready()
-            if done():
-                break
-            milliseconds = self._until_next_timer() if self._timers else None
-            # First this: whoever has something done without the lock looks at it.
-            self._sleeps = True
-            if ready:
-                milliseconds = 0
-            lock.release()
-            if self.later:
-                self.do_later()
-            events = poll(milliseconds)
-            lock.acquire()
+        try:
+            while True:
+                if ready:
+                    self.run_ready()
+                if done():
+                    break
+                milliseconds = self._until_next_timer() if self._timers else None
+                # First this: whoever has something done without the lock looks at it.
+                self._sleeps = True
+                if ready:
+                    milliseconds = 0
+                lock.release()
+                try:
+                    if self.later:
+                        self.do_later()
+                    events = poll(milliseconds)
+                finally:
+                    lock.acquire()
+                self._sleeps = False
+                self._handle(events)
+        finally:
             self._sleeps = False
-            self._handle(events)
-        lock.release()
-        self._sleeps = False
+            lock.release()
         self.do_later()
         return future.result()
 
@@ -92,7 +99,12 @@ class SharedLoop(BlockingLoop):
         later = self.later
         while later:
             function, argument = later.popleft()
-            function(argument)
+            try:
+                function(argument)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # of a user's callback, which is to end nobody's tasks
+                _log.exception("a callback of a future has raised")
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine that waits for nothing but futures of this loop; with the lock."""

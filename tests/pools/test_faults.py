@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -105,3 +106,19 @@ async def test_a_lane_keeps_no_state_and_no_data_of_a_function_for_the_next_task
         assert [await pool.run(counter) for _ in range(3)] == [1, 1, 1]
         assert await pool.run(with_data) == len(data)
         assert await pool.run(functions_called, "with_data") == 0
+
+
+def test_a_callback_that_raises_what_it_likes_ends_no_pool(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    os.mkfifo(started)
+    os.mkfifo(gate)
+    with ProcessPoolExecutor(1) as pool:
+        future = pool.submit(wait_for, str(started), str(gate))
+        future.add_done_callback(lambda _: sys.exit("from a callback"))
+        started.read_text()
+        gate.write_text("go")
+        assert future.result(20) == "go"
+        assert pool.submit(abs, -2).result(20) == 2
+    assert "from a callback" in caplog.text
