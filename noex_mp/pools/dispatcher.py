@@ -47,6 +47,7 @@ RUN: Final = _operation(Lane.run)
 RUN_CHUNK: Final = _operation(Lane.run_chunk)
 
 RUN_TIMED: Final = _operation(Lane.run_timed)
+RUN_LIMITED: Final = _operation(Lane.run_limited)
 
 # So much work lies ahead in a lane, in seconds: what it does while a reply and the next task are on
 # their way. More would only wait behind a long task, and fail to go where a lane is free.
@@ -345,19 +346,22 @@ class Line:
         if not job.begin():
             return
         job.line = self
-        operation = job.operation
+        operation, args = job.operation, (job.code, *job.args)
         self._untimed += 1
         job.is_timed = self._untimed > SAMPLE and operation is RUN
         if job.is_timed:
             operation = RUN_TIMED
             self._untimed = 0
+        if job.options is not NONE and job.options.memory_limit is not None:
+            args = (job.options.memory_limit, operation.name, *args)
+            operation = RUN_LIMITED
         self.in_flight += 1
         route = self.route
         # Whoever is sending just now may send more: the code of a value that is packed does, or a
         # signal handler.
         outer, route.job = route.job, job
         try:
-            route.invoke(operation, (job.code, *job.args), job.kwargs, None)
+            route.invoke(operation, args, job.kwargs, None)
         except BaseException as error:
             if route.job is not job:
                 # It is on its way.

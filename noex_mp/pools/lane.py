@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from time import monotonic
 from types import CoroutineType, FunctionType
@@ -180,6 +182,23 @@ class Lane(GenServer, expected=(BaseException,)):
         return Stop() if isinstance(message, MemoryPressure) else None
 
     @call
+    def run_limited(self, limit: int, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Do what another method does, but let the system refuse memory beyond a limit.
+
+        Args:
+            limit: How much it may take, in bytes, beyond what there is.
+            method: Its name.
+        """
+        before = _limit_data(limit)
+        result: Any = None
+        try:
+            result = getattr(self, method)(*args, **kwargs)
+        finally:
+            if not hasattr(result, "__await__"):
+                resource.setrlimit(resource.RLIMIT_DATA, before)
+        return _with_limit(result, before) if hasattr(result, "__await__") else result
+
+    @call
     def ready(self) -> None:
         """Return once it can run a task."""
 
@@ -229,6 +248,24 @@ async def _run_chunk_later(
             errors.append((len(results), error))
             results.append(None)
     return [monotonic() - start, results, errors]
+
+
+def _limit_data(limit: int) -> tuple[int, int]:
+    """Let this process get no more than so many bytes; return the limits it had."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[5])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + limit
+    known = [each for each in before if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), before[1]))
+    return before
+
+
+async def _with_limit(result: Awaitable[Any], before: tuple[int, int]) -> Any:
+    try:
+        return await result
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 async def _as_value(result: Awaitable[Any]) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Final, TypedDict
+
+from noex_mp.core.memory_sizes import in_bytes
 
 __all__ = ["NONE", "TaskOptions", "TaskOptionsDict", "task_options"]
 
@@ -25,8 +28,8 @@ class TaskOptions:
         timeout: How long it may run, in seconds; None is for ever.
         retries: How often it is run again after the death of a process that had begun it.
         priority: Tasks of a higher one begin before those of a lower one that wait.
-        memory_limit: How much private memory its process may have while it runs, in bytes or as
-            `"500MB"`; None leaves that to the pool.
+        memory_limit: How much memory it may take, beyond what its process has, in bytes or as
+            `"500MB"`: a task that asks for more fails with `MemoryError`. None sets no limit.
     """
 
     timeout: float | None = None
@@ -55,6 +58,14 @@ def task_options(options: TaskOptionsDict) -> TaskOptions:
         raise ValueError(f"expected timeout to be seconds above 0, or None, got {timeout!r:.60}")
     if not _is_int(retries) or retries < 0:
         raise ValueError(f"expected retries to be a whole number from 0 on, got {retries!r:.60}")
+    if checked.memory_limit is not None:
+        if sys.platform != "linux":
+            raise ValueError("only Linux has memory_limit=; leave it out")
+        given = checked.memory_limit
+        limit = in_bytes(given)
+        if limit is None or limit <= 0:
+            raise ValueError(f'expected memory_limit as bytes or "500MB", got {given!r:.60}')
+        checked = replace(checked, memory_limit=limit)
     if not _is_int(priority):
         raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
     return checked

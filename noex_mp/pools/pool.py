@@ -444,7 +444,8 @@ class Pool(PoolTasks):
             retries: How often it is run again after the death of a process that had begun it.
             priority: Tasks of a higher one begin before those of a lower one that wait; 0 by
                 default.
-            memory_limit: How much private memory its process may have while it runs.
+            memory_limit: How much memory it may take, beyond what its process has, in bytes or as
+                `"500MB"`; a task that asks for more fails with `MemoryError`.
 
         Raises:
             TypeError: There is no such option, or it is of another type.

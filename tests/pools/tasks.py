@@ -21,6 +21,7 @@ __all__ = [
     "die",
     "die_of",
     "double",
+    "fill",
     "halve",
     "hold_on",
     "keep_the_gil",
@@ -47,6 +48,10 @@ def pid() -> int:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill(size: int) -> int:
+    return len(bytearray(size))
 
 
 def sum_in_a_pool(count: int) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noex_mp import ConfigError, Node, Pool, WorkerExitedError
-from tests.pools.tasks import die, double, later, pid, wait_for
+from tests.pools.tasks import die, double, fill, later, pid, wait_for
 
 
 async def test_tasks_run_in_other_processes() -> None:
@@ -75,11 +76,28 @@ async def test_a_higher_priority_goes_first(tmp_path: Path) -> None:
         ({"retries": -1}, "retries"),
         ({"priority": "high"}, "priority"),
         ({"colour": 1}, "no option colour"),
+        ({"memory_limit": "much"}, "memory_limit"),
+        ({"memory_limit": 0}, "memory_limit"),
     ],
 )
 async def test_options_are_checked(options: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         Pool(size=1).options(**options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the data of a process")
+async def test_a_task_that_takes_more_than_its_limit_fails_alone() -> None:
+    async with Node(), Pool(size=1) as pool:
+        limited = pool.options(memory_limit="64MB")
+        before = await pool.run(pid)
+        with pytest.raises(MemoryError):
+            await limited.run(fill, 100_000_000)
+        assert await limited.run(fill, 1_000_000) == 1_000_000
+        assert await limited.map(fill, [10, 20]) == [10, 20]
+        assert await limited.run(later, 5) == 5
+        # It is the task's, not the process's.
+        assert await pool.run(fill, 100_000_000) == 100_000_000
+        assert await pool.run(pid) == before
 
 
 async def test_a_pool_that_was_not_started_says_so() -> None:
