@@ -7,6 +7,7 @@ is left, so that all lanes end together), bounded by how long tasks have taken s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -25,6 +26,10 @@ CHUNK_SECONDS: Final = 500e-6
 
 MAX_CHUNK: Final = 8192
 """So many tasks are in a chunk at most."""
+
+
+CHUNK_BYTES: Final = 4 * 2**20
+"""So many bytes of arguments travel together at most, but for a single task with more."""
 
 
 class Failure:
@@ -95,6 +100,10 @@ class Source:
         self.options = options
         self._taken = 0
         self.pace = 0.0
+        # How many bytes the arguments of a task have, as far as it can be seen.
+        self._weight = 0
+        if len(iterables) == 1 and iterables[0].__class__ in _SAFE and count:
+            self._weight = _weight(iterables, 0)
         self.is_empty = False
 
     def depth(self, depth: int) -> int:
@@ -118,12 +127,14 @@ class Source:
             self.is_empty = True
         if self.is_empty or not self.sink.wants_more:
             return None
-        size = self._chunksize or chunk_size(self.pace, self._left, lanes)
+        size = self._chunksize or chunk_size(self.pace, self._left, lanes, self._weight)
         if self._left is not None and size * lanes >= self._left:
             # All that is left, a chunk for each lane.
             self._chunksize = size
         columns, error = self._columns(size)
         start, count = self._taken, len(columns[0]) if columns else 0
+        if count:
+            self._weight = max(_weight(columns, 0), _weight(columns, -1))
         self._taken += count
         if self._left is not None:
             self._left -= count
@@ -186,22 +197,35 @@ def _read(
     return tuple([list(column) for column in zip(*tasks, strict=True)]), error
 
 
-def chunk_size(pace: float, left: int | None, lanes: int) -> int:
+def _weight(columns: Sequence[Any], row: int) -> int:
+    # What lies in a list or an object is not seen: to look for it would cost more than the task.
+    try:
+        return sum(
+            getattr(column[row], "nbytes", 0) or sys.getsizeof(column[row]) for column in columns
+        )
+    except Exception:  # the user's own code may answer
+        return 1
+
+
+def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> int:
     """Return how many tasks the next chunk has.
 
     Args:
         pace: How long a task takes, in seconds; 0 if nobody knows.
         left: How many tasks are left, if that is known.
         lanes: How many lanes share them.
+        weight: How many bytes the arguments of a task have; 0 if nobody knows.
 
     >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
     (1, 100, 15)
     >>> chunk_size(1.0, 1000, 2), chunk_size(1e-9, None, 2)
     (1, 8192)
+    >>> chunk_size(1e-9, None, 2, weight=1_000_000), chunk_size(1e-9, None, 2, weight=0)
+    (4, 1)
     """
-    if not pace:
+    if not pace or not weight:
         return 1
-    size = min(MAX_CHUNK, CHUNK_SECONDS / pace)
+    size = min(MAX_CHUNK, CHUNK_SECONDS / pace, CHUNK_BYTES / weight)
     if left is not None:
         share = -(-left // max(1, lanes))
         # While more than a chunk each is left, a half is kept for who is done first.

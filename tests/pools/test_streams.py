@@ -241,3 +241,15 @@ async def test_of_a_chunk_only_the_task_fails_that_cannot_be_sent(pool: Pool) ->
     results = await sink.all_of(5)
     assert [n for n, each in enumerate(results) if isinstance(each, Failure)] == [2]
     assert [results[n] for n in (0, 1, 3, 4)] == ["1", "2", "4", "5"]
+
+
+async def test_large_arguments_do_not_pile_up_in_one_message() -> None:
+    blobs = [bytes(1_000_000)] * 64
+    for tasks in (blobs, iter(blobs)):
+        source = Source("builtins:len", [tasks], Collected(), count=64)
+        source.pace = 1e-9
+        counts: list[int] = []
+        while (chunk := source.take(2)) is not None:
+            counts.append(len(chunk.args[0]))
+        assert sum(counts) == 64
+        assert max(counts) == 4
