@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 JOBS   ?= 2
+# What `make test-all` makes on every Python.
+EACH   ?= test
 
 PY      := $(VENV)/bin/python
 READY   := $(VENV)/.ready
@@ -71,10 +73,16 @@ test-all: ## run all tests on every supported Python
 	    failed="$$failed $$version"; continue; \
 	  fi; \
 	  echo "Python $$version: $$python"; \
-	  $(MAKE) --no-print-directory test VENV=.venvs/$$version PYTHON="$$python" \
+	  $(MAKE) --no-print-directory $(EACH) VENV=.venvs/$$version PYTHON="$$python" \
 	    || failed="$$failed $$version"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "Failed on Python:$$failed" >&2; exit 1; fi
+
+conformance: ## run CPython's own tests of its process pool against ours, on every supported Python
+	@$(MAKE) --no-print-directory test-all EACH=conformance-here
+
+conformance-here: $(READY)
+	@$(PY) -m tests.conformance $(ARGS)
 
 check: $(READY) $(PYRIGHT) ## format, lint, types and fast tests, all at once
 	@$(MAKE) --no-print-directory --jobs=4 --keep-going $(SYNC) \

@@ -15,19 +15,26 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from noex_mp.client import current
 from noex_mp.client.supervisors import speaker
-from noex_mp.errors import NoexError, NoNodeError, PoolDownError, PoolStoppedError, PreloadError
+from noex_mp.errors import (
+    ConfigError,
+    NoexError,
+    NoNodeError,
+    PoolDownError,
+    PoolStoppedError,
+    PreloadError,
+)
 from noex_mp.node.implicit import blocking_implicit_node
+from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
 from noex_mp.pools.recycling import NEVER, Recycler, RecyclingRules
-from noex_mp.transport.shared_loop import Later, SharedLoop
+from noex_mp.transport.shared_loop import Later, SharedLoop, do_later
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -74,7 +81,8 @@ class Background:
         # Why there are no processes.
         self._error: BaseException | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._over: asyncio.Future[None] | None = None
+        # What it waits for now, and no longer once it is to stop.
+        self._awaited: asyncio.Future[None] | None = None
         _all.add(self)
 
     # --- from any thread -----------------------------------------------------------------
@@ -89,6 +97,7 @@ class Background:
         Raises:
             RuntimeError: The executor has been shut down, or the interpreter ends.
             PoolDownError: No task can be run any more.
+            PreloadError: A module starts it that is only imported for worker processes.
             NoNodeError: This process was forked from that of the executor.
         """
         with self._lock:
@@ -124,7 +133,7 @@ class Background:
 
         Args:
             cancel: Those that wait are cancelled.
-            stop: Those that run are ended too, with their processes.
+            stop: Those that run are ended too, with their processes: after Ctrl-C.
         """
         if self._is_of_parent:
             return
@@ -158,6 +167,8 @@ class Background:
         self._is_of_parent = True
 
     def _start(self, module: str | None) -> None:
+        # Here, where whoever imports a script without a main guard hears of it.
+        refuse_while_preloading()
         thread = threading.Thread(
             target=self._run, args=(module,), name="noex-mp pool", daemon=True
         )
@@ -181,7 +192,7 @@ class Background:
             finally:
                 client.close()
                 loop.close()
-        except BaseException as error:
+        except Exception as error:
             self._fail(error)
 
     def _find_node(self, module: str | None) -> str:
@@ -207,24 +218,43 @@ class Background:
         if self._rules:
             dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()
+        self._dispatcher, self._loop = dispatcher, loop
+        early, self._early = self._early, []
+        _give(dispatcher, early)
         try:
-            for ref in await lanes.start():
-                dispatcher.add(ref)
-            self._dispatcher, self._loop = dispatcher, loop
-            early, self._early = self._early, []
-            _give(dispatcher, early)
-            self._end_if_shut()
+            await self._unless_stopped(loop.start(_add_lanes(dispatcher, lanes)))
             await self._ended
-            self._over = dispatcher.idle()
-            self._end_if_shut()
-            await self._over
+            await self._unless_stopped(dispatcher.idle())
+        except Exception as error:
+            self._error = error
+            dispatcher.fail_all(_down(error))
+            raise
         finally:
             self._loop = None
             if self._is_stopped:
+                _log.warning("Ctrl-C: the pool has stopped, with the tasks that it ran")
                 dispatcher.fail_all(PoolStoppedError())
             # The node may have been stopped before.
             with contextlib.suppress(NoexError):
                 await lanes.stop(at_once=self._is_stopped)
+
+    async def _unless_stopped(self, work: asyncio.Future[None]) -> None:
+        """Wait for something, but no longer than until all is to stop."""
+        assert self._loop is not None
+        awaited = self._awaited = self._loop.create_future()
+
+        def note_end(work: asyncio.Future[None]) -> None:
+            error = work.exception()
+            if awaited.done():
+                return
+            if error is None:
+                awaited.set_result(None)
+            else:
+                awaited.set_exception(error)
+
+        work.add_done_callback(note_end)
+        self._end_if_shut()
+        await awaited
 
     def _end_if_shut(self) -> None:
         if not self._is_shut or self._dispatcher is None:
@@ -232,29 +262,36 @@ class Background:
         if self._is_cancelled:
             for job in self._dispatcher.cancel_waiting():
                 job.cancel()
-        for future in (self._ended, self._over if self._is_stopped else None):
+        for future in (self._ended, self._awaited if self._is_stopped else None):
             if future is not None and not future.done():
                 future.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
-        """Fail the tasks that wait, and refuse all that come: there are no processes."""
+        """Fail what waits, and refuse what comes: there is nothing that could run it."""
         with self._lock:
             self._error = error
             jobs, self._early = self._early, []
         for job in jobs:
             if isinstance(job, Source):
-                job.abandon(CancelledError() if self._is_cancelled else _down(error))
-            elif self._is_cancelled:
-                job.cancel()
+                job.abandon(_down(error))
             elif job.begin():
                 job.fail(_down(error))
-        if not isinstance(error, Exception):
-            raise error
+        do_later(self.later)
 
 
-def _down(error: BaseException) -> PoolDownError:
+async def _add_lanes(dispatcher: Dispatcher, lanes: Lanes) -> None:
+    for ref in await lanes.start():
+        dispatcher.add(ref)
+
+
+def _down(error: BaseException) -> NoexError:
+    """Return the error of a task that no process is going to run."""
+    # Where it went through us is of no use to anybody.
+    cause = error.with_traceback(None) if isinstance(error, NoexError) else error
+    if isinstance(cause, ConfigError):
+        return cause
     failure = PoolDownError(str(error) or type(error).__name__)
-    failure.__cause__ = error
+    failure.__cause__ = cause
     return failure
 
 

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from noex_mp.client.route import Route
 from noex_mp.core.operations import operation_info
-from noex_mp.errors import NodeDownError, NoServerError, ServerExitedError, WorkerExitedError
+from noex_mp.errors import (
+    NodeDownError,
+    NoServerError,
+    ServerExitedError,
+    WorkerExitedError,
+)
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.options import NONE, TaskOptions
 from noex_mp.pools.task_queue import TaskQueue
@@ -250,6 +255,12 @@ class JobRoute(Route):
             culprit.set_exception(error)
         return lost
 
+    def is_about_lane(self, error: BaseException) -> bool:
+        """Return whether an error is the lane's own, and not what a task has raised."""
+        if isinstance(error, ServerExitedError):
+            return error.report is self.report
+        return not self.thread
+
     def _culprit(self, begun: int, report: ExitReport) -> Job | None:
         """Take out and return the task that ends each process which reads it.
 
@@ -267,7 +278,11 @@ class JobRoute(Route):
 
 
 class JobSender(Protocol):
-    """The way to a lane."""
+    """The way to a lane.
+
+    Attributes:
+        job: What the next call has for a future.
+    """
 
     job: Job | None
 
@@ -284,6 +299,10 @@ class JobSender(Protocol):
     @property
     def link(self) -> Link | None:
         """The link to its process, while there is one."""
+        ...
+
+    def is_about_lane(self, error: BaseException) -> bool:
+        """Return whether an error says what became of the lane, and not of some other server."""
         ...
 
     def number_of(self, job: Job) -> int | None:
@@ -420,12 +439,14 @@ class Line:
 
     def failed(self, job: Job, error: BaseException) -> None:
         """Note that a task has failed; that may have been the end of the process."""
-        if isinstance(error, ServerExitedError):
+        route = self.route
+        # Those may also be what the task has raised, of some other server.
+        if isinstance(error, ServerExitedError) and route.is_about_lane(error):
             self.in_flight -= 1
             self._note_if_idle()
             self._went_down()
             self._dispatcher.retry_or_fail(job, error)
-        elif isinstance(error, (NoServerError, NodeDownError)):
+        elif isinstance(error, (NoServerError, NodeDownError)) and route.is_about_lane(error):
             self.in_flight -= 1
             # First this: the lane is not to get it again.
             self.gone(error)
@@ -691,7 +712,7 @@ class Dispatcher:
     def fail_all(self, error: BaseException) -> None:
         """Fail what waits, and whatever comes: no lane is left."""
         # A pool that was stopped before says so.
-        self._error = self._error or error
+        self._error = error = self._error or error
         while self._queue:
             job = self._queue.popleft()
             if job.begin():

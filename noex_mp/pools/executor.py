@@ -19,6 +19,7 @@ from noex_mp.pools.background import Background
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
+from noex_mp.pools.initializing import initializing
 from noex_mp.pools.lanes import Lanes, check_size, lane_options
 from noex_mp.pools.limits import recycling_rules
 from noex_mp.pools.mapped import MapJob, Results, as_raised, in_order
@@ -118,7 +119,7 @@ def map_on(
     code = pack_function(fn)
 
     def start(tasks: list[tuple[Any, ...]]) -> Results:
-        results = Results(len(tasks))
+        results = Results(len(tasks), background.later)
         background.put(_to_run(code, tasks, results, chunksize, options), module)
         return results
 
@@ -368,6 +369,5 @@ def _lanes(
     initargs: tuple[Any, ...],
     memory_limit: int | str | None,
 ) -> Lanes:
-    code = None if initializer is None else pack_function(initializer)
     options = lane_options(memory_limit=memory_limit, size=size)
-    return Lanes(size, code, initargs, **options)
+    return Lanes(size, *initializing(initializer, initargs), **options)

@@ -15,6 +15,7 @@ from noex_mp.pools.chunks import Failure
 from noex_mp.pools.dispatcher import RUN, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import TaskOptions
+from noex_mp.transport.shared_loop import Later
 from noex_mp.wire.exceptions import REMOTE_TRACEBACK
 
 __all__ = ["MapJob", "Results", "as_raised", "in_order"]
@@ -26,6 +27,10 @@ _NOTHING: Final[dict[str, Any]] = {}
 class Results:
     """The results of a map, in their order: a sink for its tasks.
 
+    Args:
+        count: How many there are to be.
+        later: Takes what wakes whoever waits.
+
     Attributes:
         is_over: Whether nobody wants any further result.
         wants_more: Whether there is room for further results.
@@ -33,8 +38,9 @@ class Results:
 
     wants_more = True
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, later: Later) -> None:
         self._values: list[Any] = [_EMPTY] * count
+        self._later = later
         self._awaited = -1
         self._arrived = threading.Semaphore(0)
         self.is_over = False
@@ -49,7 +55,8 @@ class Results:
         self._values[start:end] = results
         if start <= self._awaited < end:
             self._awaited = -1
-            self._arrived.release()
+            # Whoever takes it is to have it alone, and here others have it on their stacks.
+            self._later.append((threading.Semaphore.release, self._arrived))
 
     def exhausted(self, count: int, error: BaseException | None) -> None:
         """Note that no more results come than so many."""

@@ -127,6 +127,10 @@ class _ToRouter:
         future.add_done_callback(self._done)
         return future
 
+    def is_about_lane(self, error: BaseException) -> bool:
+        """Return True: the router hands on what has become of its lanes as of any call."""
+        return True
+
     def _done(self, future: asyncio.Future[Any]) -> None:
         job = self._calls.pop(future)
         if future.cancelled():

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from noex_mp.transport import fds
 from noex_mp.transport.blocking_loop import BlockingLoop
 
-__all__ = ["Later", "SharedLoop"]
+__all__ = ["Later", "SharedLoop", "do_later"]
 
 T = TypeVar("T")
 
@@ -96,15 +96,7 @@ class SharedLoop(BlockingLoop):
 
     def do_later(self) -> None:
         """Call what was to be called outside of the lock."""
-        later = self.later
-        while later:
-            function, argument = later.popleft()
-            try:
-                function(argument)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # of a user's callback, which is to end nobody's tasks
-                _log.exception("a callback of a future has raised")
+        do_later(self.later)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine that waits for nothing but futures of this loop; with the lock."""
@@ -162,3 +154,15 @@ class SharedLoop(BlockingLoop):
         super().close()
         self._ours.close()
         self._wakes.close()
+
+
+def do_later(later: Later) -> None:
+    """Call what was to be called outside of a lock, in its order."""
+    while later:
+        function, argument = later.popleft()
+        try:
+            function(argument)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # of a user's callback, which is to end nobody's tasks
+            _log.exception("a callback of a future has raised")

@@ -26,6 +26,10 @@ MAIN_IN_WORKERS: Final = "__noex_main__"
 
 # How this process imports the user's script when somebody first asks for it, if it can.
 _import_main: Callable[[], object] | None = None
+
+# The module of the user's program, and how others import it.
+_last_main: tuple[ModuleType, MainProgram] | None = None
+
 # Verdicts, each for as long as the module is the same object.
 _importable: dict[str, tuple[ModuleType, bool]] = {}
 
@@ -64,6 +68,7 @@ def main_program() -> MainProgram | None:
     A folder or an archive with a `__main__.py` is run for what it does, and mostly has no main
     guard. An interactive session, a notebook and standard input have no file at all.
     """
+    global _last_main
     main = sys.modules[MAIN]
     if hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect:
         return None
@@ -75,7 +80,14 @@ def main_program() -> MainProgram | None:
     path: str | None = getattr(main, "__file__", None)
     # Standard input calls itself "<stdin>", and has a class for a loader.
     has_code = hasattr(loader, "get_code") and not isinstance(loader, type)
-    return MainProgram(None, path) if path is not None and has_code else None
+    if path is None and _last_main is not None and _last_main[0] is main:
+        # Python takes it off when the script has ended, while threads and exit hooks go on.
+        return _last_main[1]
+    if path is None or not has_code:
+        return None
+    found = MainProgram(None, path)
+    _last_main = main, found
+    return found
 
 
 def import_main_on_demand(import_main: Callable[[], object]) -> None:

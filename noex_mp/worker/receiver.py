@@ -254,6 +254,9 @@ class Receiver:
             inline.target = outer
             if running is not None:
                 times[cell] = 0.0
+            if target is not None and mailbox.idle:
+                # Arguments may be large, and the server have nothing to do for long.
+                target.frame = _NO_FRAME
             # What is done leaves, also ahead of the end of a link that is of no more use.
             if outbox.end:
                 if held is not None:
@@ -289,6 +292,9 @@ class Receiver:
         if not link.closed and not link.rest_until_drained(self._resume):
             link.arrived = link.unpacker
             self.on_messages(link)
+
+
+_NO_FRAME: Final[list[Any]] = []
 
 
 def _undecodable(target: Target | None, frame: list[Any], failures: list[Any]) -> None:

@@ -1,0 +1,112 @@
+"""Our executor as CPython's tests look at theirs: below the surface, too.
+
+Where a test asks for an inside of theirs, and means something that ours promises as well, this
+answers for ours. Nothing here changes what an executor does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psutil
+
+import noex_mp
+from noex_mp import RemoteProtocolError, UnencodableError, WorkerExitedError
+from noex_mp.pools.background import Background
+
+__all__ = ["ERRORS", "ProcessPoolExecutor"]
+
+ERRORS: Final = {
+    # A process has died, or what was sent cannot be read: the task fails, and not the pool.
+    "BrokenProcessPool": (WorkerExitedError, RemoteProtocolError),
+    "PicklingError": UnencodableError,
+}
+"""What stands for the errors that the suite expects."""
+
+
+class Processes:
+    """The processes of an executor, by their pids; also when they have ended."""
+
+    def __init__(self) -> None:
+        self._all: dict[int, Process] = {}
+
+    def note(self, background: Background) -> None:
+        """Wait until an executor has its processes, if it has begun, and remember them."""
+        inside = vars(background)
+        while (thread := inside["_thread"]) is not None and thread.is_alive():
+            dispatcher = inside["_dispatcher"]
+            if dispatcher is not None and dispatcher.refs:
+                break
+            time.sleep(0.001)
+        here = psutil.Process()
+        for child in here.children(recursive=True):
+            if child.ppid() != here.pid:
+                self._all.setdefault(child.pid, Process(child))
+
+    def values(self) -> list[Process]:
+        return list(self._all.values())
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+class Process:
+    """One of them, as `multiprocessing` has it."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+
+    def join(self) -> None:
+        self._process.wait(10)
+
+    def terminate(self) -> None:
+        self._process.kill()
+
+
+class _NoQueue:
+    """What is between an executor and its processes: sockets, which leave nothing to be joined."""
+
+    def join_thread(self) -> None:
+        """Do nothing."""
+
+
+class ProcessPoolExecutor(noex_mp.ProcessPoolExecutor):
+    """Ours, with the insides that the suite looks at."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seen = Processes()
+        self._call_queue = _NoQueue()
+
+    @property
+    def _processes(self) -> Processes:
+        self._seen.note(self._background)
+        return self._seen
+
+    @property
+    def _executor_manager_thread(self) -> Any:
+        return vars(self._background)["_thread"]
+
+    def map(self, *args: Any, **options: Any) -> Iterator[Any]:
+        return _once_let_go(super().map(*args, **options), vars(self._background)["_lock"])
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._seen.note(self._background)
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _once_let_go(results: Iterator[Any], lock: Any) -> Iterator[Any]:
+    # The suite looks at once who still has a result, and the thread may just be letting it go.
+    while True:
+        try:
+            yield _next(results, lock)
+        except StopIteration:
+            return
+
+
+def _next(results: Iterator[Any], lock: Any) -> Any:
+    result = next(results)
+    with lock:
+        return result
