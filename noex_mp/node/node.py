@@ -182,7 +182,8 @@ class Node:
         specs = servers_of(self.tree) if self.tree else ()
         servers = [spec.server for spec in specs if spec.start != "exec"]
         names = [server.__module__ for server in servers if goes_by_name(server)]
-        modules = dict.fromkeys((*self._preload, *names, *ANYWAY))
+        # First ours: a thread that a module leaves may begin only while the next is imported.
+        modules = dict.fromkeys((*ANYWAY, *self._preload, *names))
         return RootConfig(
             name=name or self.name,
             preload=[module for module in modules if module != "__main__"],
