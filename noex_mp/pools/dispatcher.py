@@ -7,7 +7,7 @@ and the next task: a `Job` stands where a call's future does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -575,16 +575,6 @@ class Dispatcher:
             line.send(job)
         else:
             self._wait(job)
-
-    def put_all(self, jobs: Iterable[Job]) -> None:
-        """Run many tasks."""
-        if self._error is not None:
-            for job in jobs:
-                self._wait(job)
-            return
-        for job in jobs:
-            self._queue.append(job)
-        self.feed_all()
 
     def _wait(self, job: Job) -> None:
         if self._error is None:

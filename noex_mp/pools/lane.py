@@ -105,7 +105,7 @@ class Lane(GenServer, expected=(BaseException,)):
         return [monotonic() - start, result]
 
     def _call(self, code: FunctionCode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        function = self._functions.get(code) or self._load(code)
+        function = self._function(code)
         return function(*args, **kwargs)
 
     @call
@@ -123,7 +123,7 @@ class Lane(GenServer, expected=(BaseException,)):
         return self._go_on(result) if result.__class__ is CoroutineType else result
 
     def _run_columns(self, code: FunctionCode, columns: Sequence[Sequence[Any]]) -> Any:
-        function = self._functions.get(code) or self._load(code)
+        function = self._function(code)
         if _is_coroutine_function(function):
             return _run_chunk_later(function, columns)
         results: list[Any] = []
@@ -201,6 +201,9 @@ class Lane(GenServer, expected=(BaseException,)):
     @call
     def ready(self) -> None:
         """Return once it can run a task."""
+
+    def _function(self, code: FunctionCode) -> Callable[..., Any]:
+        return self._functions.get(code) or self._load(code)
 
     def _load(self, code: FunctionCode) -> Callable[..., Any]:
         function = load_function(code)

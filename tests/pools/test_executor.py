@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import pytest
 
-from noex_mp import ProcessPoolExecutor, WorkerExitedError, sync
+from noex_mp import ProcessPoolExecutor, WorkerExitedError
 from tests.pools.tasks import die, double, pid, sum_in_a_pool
 
-
-@pytest.fixture(autouse=True)
-def _node() -> Iterator[None]:
-    yield
-    sync.shutdown()
+pytestmark = pytest.mark.usefixtures("own_node")
 
 
 def test_tasks_run_in_other_processes() -> None:

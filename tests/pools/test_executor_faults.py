@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -34,7 +33,6 @@ from noex_mp import (
     ServerExitedError,
     UnencodableError,
     WorkerExitedError,
-    sync,
 )
 from tests.pools.executor_tasks import (
     DiesWhenRead,
@@ -47,11 +45,7 @@ from tests.pools.executor_tasks import (
 from tests.pools.tasks import double, pid
 from tests.processes.harness import REPOSITORY, wait_for_ends
 
-
-@pytest.fixture(autouse=True)
-def _node() -> Iterator[None]:
-    yield
-    sync.shutdown()
+pytestmark = pytest.mark.usefixtures("own_node")
 
 
 @pytest.fixture

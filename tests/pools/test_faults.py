@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +13,10 @@ from types import FunctionType
 
 import pytest
 
-from noex_mp import Node, Pool, ProcessPoolExecutor, WorkerExitedError, sync
+from noex_mp import Node, Pool, ProcessPoolExecutor, WorkerExitedError
 from tests.pools.tasks import die_of, wait_for
 
-
-@pytest.fixture(autouse=True)
-def _node() -> Iterator[None]:
-    yield
-    sync.shutdown()
+pytestmark = pytest.mark.usefixtures("own_node")
 
 
 class Deadly:

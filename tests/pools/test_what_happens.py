@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,11 @@ from bench.faults.tasks import (
     returns_a_lock,
     same,
 )
-from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError, sync
+from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError
 from tests.pools.tasks import asks, asks_another
 from tests.processes.harness import REPOSITORY, wait_for_ends
 
-
-@pytest.fixture(autouse=True)
-def _node() -> Iterator[None]:
-    yield
-    sync.shutdown()
+pytestmark = pytest.mark.usefixtures("own_node")
 
 
 def fails(task: Callable[[], Any], error: type[Exception], says: str) -> None:
