@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -31,6 +30,7 @@ from noex_mp.errors import (
 from noex_mp.node.implicit import blocking_implicit_node
 from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.pools.chunks import Source
+from noex_mp.pools.ctrl_c import say_stopped, was_last_error
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
 from noex_mp.pools.recycling import NEVER, Recycler, RecyclingRules
@@ -78,6 +78,8 @@ class Background:
         self._is_cancelled = False
         self._is_stopped = False
         self._is_of_parent = False
+        # How many tasks ran, and how many waited, when all was to stop.
+        self._tasks: tuple[int, int] | None = None
         # Why there are no processes.
         self._error: BaseException | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -232,7 +234,7 @@ class Background:
         finally:
             self._loop = None
             if self._is_stopped:
-                _log.warning("Ctrl-C: the pool has stopped, with the tasks that it ran")
+                say_stopped(self._tasks or dispatcher.count())
                 dispatcher.fail_all(PoolStoppedError())
             # The node may have been stopped before.
             with contextlib.suppress(NoexError):
@@ -259,6 +261,8 @@ class Background:
     def _end_if_shut(self) -> None:
         if not self._is_shut or self._dispatcher is None:
             return
+        if self._is_stopped and self._tasks is None:
+            self._tasks = self._dispatcher.count()
         if self._is_cancelled:
             for job in self._dispatcher.cancel_waiting():
                 job.cancel()
@@ -308,7 +312,7 @@ def _end_with_interpreter() -> None:
     global _is_exiting
     _is_exiting = True
     for each in list(_all):
-        each.shut(stop=_was_interrupted())
+        each.shut(stop=was_last_error())
     try:
         for each in list(_all):
             each.join()
@@ -317,11 +321,6 @@ def _end_with_interpreter() -> None:
             each.shut(stop=True)
         for each in list(_all):
             each.join()
-
-
-def _was_interrupted() -> bool:
-    # At a prompt, the last error may be an old one.
-    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
 
 
 def _leave_all_to_parent() -> None:

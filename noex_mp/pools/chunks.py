@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from typing_extensions import override
+
 from noex_mp.pools.dispatcher import RUN_CHUNK, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import NONE, TaskOptions
@@ -120,6 +122,11 @@ class Source:
     def is_wanted(self) -> bool:
         """Whether tasks are left, and somebody wants their results now."""
         return not self.is_empty and not self.sink.is_over and self.sink.wants_more
+
+    @property
+    def left(self) -> int:
+        """How many tasks are left, as far as that is known."""
+        return self._left or 0
 
     def take(self, lanes: int) -> Job | None:
         """Return the next chunk; None if there is none, or nobody wants results now."""
@@ -243,8 +250,8 @@ class _Chunk(Job):
         self._source = source
         self._start = start
 
+    @override
     def __len__(self) -> int:
-        """Return how many tasks it has."""
         return len(self.args[0])
 
     def set_result(self, result: Any) -> None:

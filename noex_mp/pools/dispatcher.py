@@ -105,6 +105,10 @@ class Job:
 
     is_task = True
 
+    def __len__(self) -> int:
+        """Return how many tasks it is."""
+        return 1
+
     # --- for whoever waits: to be overridden --------------------------------------------
 
     def begin(self) -> bool:
@@ -710,6 +714,13 @@ class Dispatcher:
         while self._sources:
             self._sources.popleft().abandon(error)
         self.note_if_idle()
+
+    def count(self) -> tuple[int, int]:
+        """Return how many tasks run, one in each lane that has any, and how many wait."""
+        running = sum(bool(line.in_flight) for line in self._lines)
+        sent = sum(len(job) for line in self._lines for _, job in line.route.jobs_of(None))
+        queued = sum(map(len, self._queue)) + sum(source.left for source in self._sources)
+        return running, sent - running + queued
 
     def cancel_waiting(self) -> list[Job]:
         """Take out what waits, and return it."""

@@ -13,6 +13,7 @@ from noex_mp.client import current
 from noex_mp.core.specs import ServerPool, child
 from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
 from noex_mp.pools.chunks import Failure, Sink, Source
+from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lane import Lane
@@ -513,8 +514,11 @@ class Pool(PoolTasks):
     ) -> None:
         if error is None:
             await self.stop()
-        else:
-            await self.abort()
+            return
+        tasks = self.dispatcher.count()
+        await self.abort()
+        if is_from_ctrl_c(error):
+            say_stopped(tasks)
 
     async def start(self) -> None:
         """Start its processes on the current node; `async with` does it for you.

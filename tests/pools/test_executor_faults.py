@@ -378,7 +378,7 @@ def test_an_interrupt_ends_a_pool_at_once_with_one_line(script: Path, fifo: Path
     finally:
         for each in pidfds:
             os.close(each)
-    assert err.count("Ctrl-C: the pool has stopped") == 1
+    assert err.count("Ctrl-C: the pool has stopped (tasks ended: 1, cancelled: ") == 1
     assert err.count("Traceback") == (how != "at exit")
     if how != "at exit":
         # That of the program's own main thread, which nobody has caught.

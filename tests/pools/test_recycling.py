@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ import pytest
 from noex_mp import Node, OutOfMemory, Pool, ProcessPoolExecutor, WorkerExitedError, sync
 from tests.pools.gates import Gate
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
-from tests.processes.harness import REPOSITORY
 
 
 def leak(megabytes: int) -> int:
@@ -127,40 +122,3 @@ async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path)
         await pool.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
         assert running.cancelled()
         assert waiting.cancelled()
-
-
-_PROGRAM = """
-import asyncio, time
-from noex_mp import Pool
-
-async def main():
-    async with Pool(size=2) as pool:
-        await pool.run(abs, 1)
-        print("ready", flush=True)
-        await asyncio.gather(*(pool.run(time.sleep, 1000) for _ in range(10)))
-
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-"""
-
-
-def test_ctrl_c_ends_a_program_with_a_pool_at_once_and_prints_nothing(tmp_path: Path) -> None:
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(_PROGRAM))
-    program = subprocess.Popen(
-        [sys.executable, script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        start_new_session=True,
-    )
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    # As a terminal does it: to the whole group.
-    os.killpg(program.pid, signal.SIGINT)
-    out, err = program.communicate(timeout=15)
-    assert (out, err) == ("interrupted\n", "")

@@ -120,35 +120,56 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys
-from noex_mp import ProcessPoolExecutor
+import asyncio, os, sys
+from noex_mp import Pool, ProcessPoolExecutor
 from tests.pools.tasks import wait_for
 
+async def with_a_pool(size, tasks, where):
+    async with Pool(size=size) as pool:
+        await asyncio.gather(*(pool.run(wait_for, *where) for _ in range(tasks)))
+
+def with_an_executor(size, tasks, where):
+    with ProcessPoolExecutor(max_workers=size) as pool:
+        list(pool.map(wait_for, *zip(*[where] * tasks)))
+
 if __name__ == "__main__":
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        waiting = [pool.submit(wait_for, *sys.argv[1:]) for _ in range(8)]
-        waiting[0].result()
+    how, terminal, *where = sys.argv[1:]
+    # Whoever leads a session and has no terminal gets the one that it opens.
+    os.open(terminal, os.O_RDWR)
+    if how == "executor":
+        with_an_executor(2, 8, where)
+    else:
+        asyncio.run(with_a_pool(2, 8, where))
 """
 
 
-def test_ctrl_c_ends_a_program_that_waits_for_its_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["executor", "pool"])
+def test_ctrl_c_ends_a_program_that_waits_for_its_tasks_with_one_line(
+    how: str, tmp_path: Path
+) -> None:
     begun, gate, script = tmp_path / "begun", tmp_path / "gate", tmp_path / "program.py"
     os.mkfifo(begun)
     os.mkfifo(gate)
     script.write_text(INTERRUPTED)
+    keyboard, terminal = os.openpty()
     program = subprocess.Popen(
-        [sys.executable, str(script), str(begun), str(gate)],
+        [sys.executable, str(script), how, os.ttyname(terminal), str(begun), str(gate)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         assert begun.read_text()
-        os.killpg(program.pid, signal.SIGINT)
+        os.write(keyboard, b"\x03")
         _, said = program.communicate(timeout=10)
     finally:
         program.kill()
         program.communicate()
+        os.close(keyboard)
+        os.close(terminal)
     assert program.returncode == -signal.SIGINT
-    # The program's own, since it does not catch it; the workers have nothing to add.
-    assert said.count("Traceback") == 1
-    assert said.endswith("KeyboardInterrupt\n")
+    # What follows is the program's own, since it does not catch it; the workers have nothing to
+    # add. In an event loop that is the end of its task, and what `asyncio.run` makes of it.
+    line, _, rest = said.partition("\n")
+    assert line == "Ctrl-C: the pool has stopped (tasks ended: 2, cancelled: 6)"
+    assert rest.count("Traceback") == (1 if how == "executor" else 2)
+    assert rest.endswith("KeyboardInterrupt\n")
