@@ -43,7 +43,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         f"pools.round_trip.{name}": Measurement(_run("round_trip", name))
         for name in ("ours", "executor", "loky")
     },
-    "pools.maps.ours": _free("maps_of_ours"),
+    "pools.maps.ours": _free("maps_of_ours", loop=True),
     "pools.maps.executor": _free("maps", "executor"),
     "pools.maps.multiprocessing": _free("maps", "multiprocessing"),
     "pools.in_flight.ours": _free("in_flight_of_ours", loop=True),

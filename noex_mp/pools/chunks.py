@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from typing_extensions import override
 
-from noex_mp.pools.dispatcher import RUN_CHUNK, Job
+from noex_mp.pools.dispatcher import RUN, RUN_CHUNK, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import NONE, TaskOptions
 
 if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
 
-__all__ = ["Failure", "Sink", "Source", "chunk_size"]
+__all__ = ["Failure", "Single", "Sink", "Source", "chunk_size"]
 
-CHUNK_SECONDS: Final = 500e-6
+CHUNK_SECONDS: Final = 1e-3
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""
 
 MAX_CHUNK: Final = 8192
@@ -95,9 +95,13 @@ class Source:
     ) -> None:
         self.sink = sink
         self.code = code
-        self._columns = _columns_of(iterables)
         # Each has its time for itself.
         self._chunksize = chunksize if options.timeout is None else 1
+        self._rows: Iterator[tuple[Any, ...]] | None = None
+        if self._chunksize == 1:
+            self._rows = zip(*iterables, strict=False)
+        else:
+            self._columns = _columns_of(iterables)
         self._left = count
         self.options = options
         self._taken = 0
@@ -134,6 +138,8 @@ class Source:
             self.is_empty = True
         if self.is_empty or not self.sink.wants_more:
             return None
+        if self._rows is not None:
+            return self._next_of(self._rows)
         size = self._chunksize or chunk_size(self.pace, self._left, lanes, self._weight)
         if self._left is not None and size * lanes >= self._left:
             # All that is left, a chunk for each lane.
@@ -153,6 +159,24 @@ class Source:
             self._left = None
         return _Chunk(self, start, columns) if count else None
 
+    def _next_of(self, rows: Iterator[tuple[Any, ...]]) -> Job | None:
+        """Return the next task by itself: it is less than a chunk of one."""
+        error: BaseException | None = None
+        try:
+            row = next(rows)
+        except StopIteration:
+            pass
+        except Exception as caught:  # of the user's own iterator
+            error = caught
+        else:
+            self._taken += 1
+            if self._left:
+                self._left -= 1
+            return Single(self.sink, self._taken - 1, self.code, row, self.options)
+        self.is_empty = True
+        self.sink.exhausted(self._taken, error)
+        return None
+
     def abandon(self, error: BaseException) -> None:
         """Fail what is left: no lane is."""
         self.is_empty = True
@@ -165,7 +189,7 @@ class Source:
         self.pace = pace if pace > self.pace else (3 * self.pace + pace) / 4
 
 
-_Columns = Callable[[int], tuple[tuple[list[Any], ...], BaseException | None]]
+_Columns = Callable[[int], tuple[tuple[Sequence[Any], ...], BaseException | None]]
 """Reads so many tasks: their arguments in columns, and what the reading has raised then."""
 
 
@@ -179,10 +203,12 @@ def _columns_of(iterables: Sequence[Iterable[Any]]) -> _Columns:
 def _slices(values: Any) -> _Columns:
     start = 0
 
-    def read(size: int) -> tuple[tuple[list[Any], ...], None]:
+    def read(size: int) -> tuple[tuple[Sequence[Any], ...], None]:
         nonlocal start
         first, start = start, start + size
-        return (list(values[first:start]),), None
+        part = values[first:start]
+        # A part of a range is a range: three numbers to send.
+        return (list(part) if part.__class__ is tuple else part,), None
 
     return read
 
@@ -224,7 +250,7 @@ def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> in
         weight: How many bytes the arguments of a task have; 0 if nobody knows.
 
     >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
-    (1, 100, 15)
+    (1, 200, 15)
     >>> chunk_size(1.0, 1000, 2), chunk_size(1e-9, None, 2)
     (1, 8192)
     >>> chunk_size(1e-9, None, 2, weight=1_000_000), chunk_size(1e-9, None, 2, weight=0)
@@ -232,12 +258,63 @@ def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> in
     """
     if not pace or not weight:
         return 1
-    size = min(MAX_CHUNK, CHUNK_SECONDS / pace, CHUNK_BYTES / weight)
+    size, most = CHUNK_SECONDS / pace, min(MAX_CHUNK, CHUNK_BYTES / weight)
     if left is not None:
         share = -(-left // max(1, lanes))
-        # While more than a chunk each is left, a half is kept for who is done first.
-        size = min(size, share if share <= size else share / 2)
-    return max(1, int(size))
+        # While more than two chunks each are left, a half is kept for who is done first.
+        size = share if share <= 2 * size else min(size, share / 2)
+    return max(1, int(min(size, most)))
+
+
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+class Single(Job):
+    """One of the tasks of a sink, by itself.
+
+    Args:
+        sink: Takes its result.
+        index: Its number there.
+        code, args, options: As of any job.
+    """
+
+    __slots__ = ("_index", "_sink")
+
+    def __init__(
+        self,
+        sink: Sink,
+        index: int,
+        code: FunctionCode,
+        args: tuple[Any, ...],
+        options: TaskOptions,
+    ) -> None:
+        # As that of a job, without the call.
+        self.operation = RUN
+        self.code = code
+        self.args = args
+        self.kwargs = _NOTHING
+        self.options = options
+        self.deaths = 0
+        self.line = None
+        self.is_timed = False
+        self._sink = sink
+        self._index = index
+
+    def begin(self) -> bool:
+        """Return whether anybody wants the results."""
+        return not self._sink.is_over
+
+    def is_of(self, future: object) -> bool:
+        """Return whether this is a task of a sink."""
+        return self._sink is future
+
+    def succeed(self, result: Any) -> None:
+        """Hand the result over."""
+        self._sink.put(self._index, (result,))
+
+    def fail(self, error: BaseException) -> None:
+        """Hand the error over."""
+        self._sink.put(self._index, (Failure(error),), error)
 
 
 class _Chunk(Job):
@@ -245,7 +322,7 @@ class _Chunk(Job):
 
     __slots__ = ("_source", "_start")
 
-    def __init__(self, source: Source, start: int, columns: tuple[list[Any], ...]) -> None:
+    def __init__(self, source: Source, start: int, columns: tuple[Sequence[Any], ...]) -> None:
         super().__init__(source.code, columns, {}, source.options, operation=RUN_CHUNK)
         self._source = source
         self._start = start

@@ -16,13 +16,13 @@ from typing_extensions import ParamSpec, Unpack, override
 
 from noex_mp.client import current
 from noex_mp.pools.background import Background
-from noex_mp.pools.chunks import Source
+from noex_mp.pools.chunks import Single, Source
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
 from noex_mp.pools.lanes import Lanes, check_size, lane_options
 from noex_mp.pools.limits import recycling_rules
-from noex_mp.pools.mapped import MapJob, Results, as_raised, in_order
+from noex_mp.pools.mapped import Results, as_raised, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.transport.shared_loop import Later
 
@@ -139,7 +139,7 @@ def _to_run(
     options: TaskOptions,
 ) -> Iterable[Job | Source]:
     if chunksize == 1:
-        return [MapJob(results, n, code, args, options) for n, args in enumerate(tasks)]
+        return [Single(results, n, code, args, options) for n, args in enumerate(tasks)]
     count = len(tasks)
     each = tuple([list(column) for column in zip(*tasks, strict=True)])
     return (Source(code, each, results, chunksize=chunksize, count=count, options=options),)

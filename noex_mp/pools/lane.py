@@ -221,20 +221,16 @@ class Lane(GenServer, expected=(BaseException,)):
 def _run_each(
     function: Callable[[Any], Any], values: Iterator[Any], results: list[Any], begun: Begun
 ) -> None:
-    append, count = results.append, len(results)
-    for value in values:
-        count += 1
-        begun[0] = count
+    append = results.append
+    for begun[0], value in enumerate(values, len(results) + 1):
         append(function(value))
 
 
 def _run_rows(
     function: Callable[..., Any], rows: Iterator[Any], results: list[Any], begun: Begun
 ) -> None:
-    append, count = results.append, len(results)
-    for row in rows:
-        count += 1
-        begun[0] = count
+    append = results.append
+    for begun[0], row in enumerate(rows, len(results) + 1):
         append(function(*row))
 
 

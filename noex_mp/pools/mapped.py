@@ -12,16 +12,12 @@ from time import monotonic
 from typing import Any, Final
 
 from noex_mp.pools.chunks import Failure
-from noex_mp.pools.dispatcher import RUN, Job
-from noex_mp.pools.functions import FunctionCode
-from noex_mp.pools.options import TaskOptions
 from noex_mp.transport.shared_loop import Later
 from noex_mp.wire.exceptions import REMOTE_TRACEBACK
 
-__all__ = ["MapJob", "Results", "as_raised", "in_order"]
+__all__ = ["Results", "as_raised", "in_order"]
 
 _EMPTY: Final[Any] = object()
-_NOTHING: Final[dict[str, Any]] = {}
 
 
 class Results:
@@ -82,44 +78,6 @@ class Results:
         if value.__class__ is Failure:
             raise as_raised(value.error)
         return value
-
-
-class MapJob(Job):
-    """One of the tasks of a map."""
-
-    __slots__ = ("index", "results")
-
-    def __init__(
-        self,
-        results: Results,
-        index: int,
-        code: FunctionCode,
-        args: tuple[Any, ...],
-        options: TaskOptions,
-    ) -> None:
-        # As that of a job, without the call.
-        self.operation = RUN
-        self.code = code
-        self.args = args
-        self.kwargs = _NOTHING
-        self.options = options
-        self.deaths = 0
-        self.line = None
-        self.is_timed = False
-        self.results = results
-        self.index = index
-
-    def begin(self) -> bool:
-        """Return whether the map goes on."""
-        return not self.results.is_over
-
-    def succeed(self, result: Any) -> None:
-        """Note the result."""
-        self.results.put(self.index, (result,))
-
-    def fail(self, error: BaseException) -> None:
-        """Note the error."""
-        self.results.put(self.index, (Failure(error),))
 
 
 def in_order(results: Results, end: float | None) -> Iterator[Any]:
