@@ -53,10 +53,11 @@ from noex_mp.transport.shared_file import (
 
 __all__ = ["WARM", "Arena"]
 
-WARM: Final = 192 * 2**20
+WARM: Final = 208 * 2**20
 """How much memory a process keeps for its next values at most, in bytes.
 
-Two of 64 MiB, and some: while others are just letting go of the last one, the next needs a place.
+Three of 64 MiB, and some: one that is kept, the last one, and the next, which needs a place while
+others are just letting go of that.
 """
 
 # So many places that others still read are tried, at most, before another is taken.
@@ -333,7 +334,10 @@ class Arena:
         self._blocks[block.offset] = block
         insort(self._by_address, (address, block.offset))
 
-    def _on_end(self, block: _Block) -> None:
+    def _on_end(self, block: _Block, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # This module may be empty by then, and the kernel ends the leases of a process.
+        if is_finalizing():
+            return
         self._ended.append(block)
         self._see_to_ends()
 

@@ -322,6 +322,27 @@ print([name for name in ("ctypes", "noex_mp.transport.arena") if name in sys.mod
     assert run.stdout.strip() == "[]"
 
 
+@on_linux
+def test_a_value_that_outlives_the_program_ends_without_a_word(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import numpy as np
+from noex_mp import ProcessPoolExecutor, shared
+
+def total(values):
+    return values.sum()
+
+if __name__ == "__main__":
+    values = shared(np.ones(50_000))
+    with ProcessPoolExecutor(1) as pool:
+        print(pool.submit(total, values).result())
+""")
+    run = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    assert (run.stdout, run.stderr) == ("50000.0\n", "")
+
+
 @pytest.mark.slow
 def test_the_example_of_the_page_says_what_stands_there(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "shared.md").read_text()
