@@ -209,9 +209,9 @@ def _add_reload(reload: argparse.ArgumentParser) -> None:
 
 def _add_run(run: argparse.ArgumentParser) -> None:
     run.description = (
-        "Run a tree until a signal stops it: TERM, HUP or Ctrl-C in reverse order, a second one "
-        "at once. Exit status: 0 stopped on request, 1 the tree gave up or did not start, 2 bad "
-        "command line or target, 70 a fault of noex-mp."
+        "Run a tree until a signal stops it: TERM, HUP or Ctrl-C in reverse order, Ctrl-C after "
+        "that at once. Exit status: 0 stopped on request, 1 the tree gave up or did not start, "
+        "2 bad command line or target, 70 a fault of noex-mp."
     )
     run.add_argument(
         "target",

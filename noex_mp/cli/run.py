@@ -128,6 +128,8 @@ def _say_what_to_change(error: ConfigError, node: str, log_format: str) -> None:
     log.close()
 
 
+_AT_ONCE: Final = "SIGINT (Ctrl-C) stops at once"
+
 _FAULT: Final = (
     "noex-mp failed by a fault of its own, not of your servers; please report it, with this:"
 )
@@ -179,7 +181,9 @@ class _Run:
         self._reloading: asyncio.Task[None] | None = None
         self._notifier = notifier
         self._probes = probes
-        self.signals = StopRequests(loop, self._stop_in_order, self._stop_at_once)
+        self.signals = StopRequests(
+            loop, self._stop_in_order, self._stop_at_once, self._say_that_it_stops
+        )
         self._node = node
         self._tree = tree
         self._debug = debug
@@ -333,7 +337,7 @@ class _Run:
         if number == signal.SIGINT and self._log.on_terminal:
             self._log.say_at_terminal("stopping", "stopping; Ctrl-C again to stop at once")
         else:
-            what = f"stopping on {number.name}; a second signal stops at once"
+            what = f"stopping on {number.name}; {_AT_ONCE}"
             self._say("info", "stopping", what, signal=number.name)
 
     def _stop_at_once(self, number: signal.Signals) -> None:
@@ -343,6 +347,10 @@ class _Run:
         if not self._in_a_hurry:
             self._in_a_hurry = True
             self._say("info", "stopping", "stopping at once", signal=number.name)
+
+    def _say_that_it_stops(self, number: signal.Signals) -> None:
+        what = f"{number.name} changes nothing: the node is stopping; {_AT_ONCE}"
+        self._say("info", "stopping", what, signal=number.name)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -77,18 +77,24 @@ def run_with_signals(
 
 
 class StopRequests:
-    """What the signals mean: the first one stops in order, the second one at once."""
+    """What the signals mean: the first one stops in order, SIGINT after that at once.
+
+    Any other after the first changes nothing: who runs us may send TERM more than once, and a
+    terminal that goes away adds HUP, without wanting anything but the stop that goes on.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_first: Callable[[signal.Signals], None],
-        on_second: Callable[[signal.Signals], None],
+        in_order: Callable[[signal.Signals], None],
+        at_once: Callable[[signal.Signals], None],
+        again: Callable[[signal.Signals], None],
     ) -> None:
-        """Take what to do at the first and at every further signal."""
+        """Take what to do at the first, at SIGINT after it, and at any other after it."""
         self._loop = loop
-        self._on_first = on_first
-        self._on_second = on_second
+        self._in_order = in_order
+        self._at_once = at_once
+        self._again = again
         self._first: signal.Signals | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -98,14 +104,16 @@ class StopRequests:
             # Nothing shows until this time is over, so that nobody can answer it before.
             self._first = number
             self._timer = self._loop.call_later(ECHO, self._stop)
-        elif self._timer is None:
-            self._on_second(number)
-        elif number != self._first:
+            return
+        if self._timer is not None:
+            if number == self._first:
+                return
             self._timer.cancel()
             self._stop()
-            self._on_second(number)
+        further = self._at_once if number == signal.SIGINT else self._again
+        further(number)
 
     def _stop(self) -> None:
         assert self._first is not None
         self._timer = None
-        self._on_first(self._first)
+        self._in_order(self._first)

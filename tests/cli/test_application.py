@@ -92,18 +92,29 @@ def test_a_function_that_fails_to_make_the_tree_is_told_as_the_users() -> None:
     assert [line.partition(", line")[0] for line in files] == [f'  File "{HERE / "shop.py"}"']
 
 
-def test_a_second_signal_ends_prep_stop_and_breaks_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_after_it_ends_prep_stop_and_breaks_nothing() -> None:
     with running("shop:shop", "--set", "slow=60") as run:
         run.send(TERM)
         run.until("doors close$", in_="out")
         began = time.monotonic()
-        run.send(TERM)
+        run.send(signal.SIGINT)
         assert run.status() == 0
         # It may take 2 s of its own.
         assert time.monotonic() - began < 1.5
     assert "info    stopping at once" in texts(run.err)
     assert texts(run.err)[-1] == "info    node shop has stopped"
     assert not [line for line in run.err if "Traceback" in line]
+
+
+def test_a_second_sigterm_does_not_break_the_first() -> None:
+    with running("shop:shop", "--set", "slow=0.5") as run:
+        run.send(TERM)
+        run.until("doors close$", in_="out")
+        run.send(TERM)
+        run.until("SIGTERM changes nothing")
+        assert run.status() == 0
+    assert said(run.out) == DAY
+    assert texts(run.err)[-1] == "info    node shop has stopped"
 
 
 def test_nothing_outlives_a_root_that_is_killed_in_the_stop() -> None:

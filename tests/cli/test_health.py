@@ -120,7 +120,7 @@ def test_probes_follow_the_life_of_a_node(tmp_path: Path) -> None:
         run.until("doors close$", in_="out")
         assert get(port, "/healthz")[0] == 200
         assert get(port, "/readyz")[1]["status"] == "stopping"
-        run.send(signal.SIGTERM)
+        run.send(signal.SIGINT)
         assert run.status() == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from signal import SIGINT, SIGTERM, Signals
+from signal import SIGHUP, SIGINT, SIGTERM, Signals
 
 from noex_mp.cli.signals import StopRequests
 
@@ -14,7 +14,8 @@ class Stops:
     def __init__(self) -> None:
         self.log: list[tuple[str, Signals]] = []
         self.stopping = asyncio.Event()
-        self.requests = StopRequests(asyncio.get_running_loop(), self._in_order, self._at_once)
+        loop = asyncio.get_running_loop()
+        self.requests = StopRequests(loop, self._in_order, self._at_once, self._again)
 
     def _in_order(self, number: Signals) -> None:
         self.log.append(("in order", number))
@@ -23,13 +24,18 @@ class Stops:
     def _at_once(self, number: Signals) -> None:
         self.log.append(("at once", number))
 
+    def _again(self, number: Signals) -> None:
+        self.log.append(("again", number))
 
-async def test_the_first_stops_in_order_and_the_next_at_once() -> None:
+
+async def test_the_first_stops_in_order_and_ctrl_c_after_it_at_once() -> None:
     stops = Stops()
     stops.requests.receive(SIGINT)
     await stops.stopping.wait()
-    stops.requests.receive(SIGINT)
-    assert stops.log == [("in order", SIGINT), ("at once", SIGINT)]
+    for number in (SIGTERM, SIGHUP, SIGINT):
+        stops.requests.receive(number)
+    further = [("again", SIGTERM), ("again", SIGHUP), ("at once", SIGINT)]
+    assert stops.log == [("in order", SIGINT), *further]
 
 
 async def test_a_signal_that_comes_by_two_ways_counts_once() -> None:
