@@ -91,6 +91,11 @@ class From(Generic[R_contra]):
         """Who it is: the event loop, or the thread, that called, told from all others by `==`."""
         return None
 
+    @property
+    def number(self) -> int | None:
+        """Which of its caller's messages to this server it is; None where nobody counts them."""
+        return None
+
     def when_cancelled(self, then: Callable[[], object]) -> None:
         """Call a function once the caller has cancelled the call, or is gone.
 

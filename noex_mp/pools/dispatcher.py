@@ -7,7 +7,7 @@ and the next task: a `Job` stands where a call's future does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -240,7 +240,24 @@ class JobRoute(Route):
         jobs = self._jobs()
         return [(n, j) for n, j in jobs if j.is_of(future) or (future is None and j.is_task)]
 
-    def stand_in(self, seq: int, job: Job) -> None:
+    def stop(self, future: object, stoppable: Callable[[Job], Stoppable]) -> bool:
+        """Stop the tasks of a future; return whether there are any."""
+        found = self.jobs_of(future)
+        for seq, job in found:
+            stopping = stoppable(job)
+            self._stand_in(seq, stopping)
+            stopping.stop()
+        return bool(found)
+
+    def give_up(self) -> None:
+        """Cancel all tasks, before their lane is killed."""
+        for seq, job in self.jobs_of(None):
+            nobody = _Nobody(job.code, (), {})
+            nobody.line, nobody.is_timed = job.line, job.is_timed
+            self._stand_in(seq, nobody)
+            job.cancel()
+
+    def _stand_in(self, seq: int, job: Job) -> None:
         """Let another job take the reply to a task."""
         self.pending[seq] = (cast(Any, job), *self.pending[seq][1:])
 
@@ -314,11 +331,19 @@ class JobSender(Protocol):
         ...
 
     def jobs_of(self, future: object) -> list[tuple[int, Job]]:
-        """Return the tasks of a future that can be stopped, each behind its number."""
+        """Return the tasks of a future that have no reply yet, each behind its number."""
         ...
 
-    def stand_in(self, seq: int, job: Job) -> None:
-        """Let another job take the reply to a task."""
+    def stop(self, future: object, stoppable: Callable[[Job], Stoppable]) -> bool:
+        """Stop the tasks of a future; return whether there are any.
+
+        Args:
+            stoppable: Makes what stands for a task while it is stopped.
+        """
+        ...
+
+    def give_up(self) -> None:
+        """Cancel all tasks, before their lane is killed."""
         ...
 
 
@@ -365,7 +390,7 @@ class Line:
     def send(self, job: Job) -> None:
         """Give it a task, unless nobody wants that any more."""
         if job.options is not NONE and job.options.timeout is not None:
-            job = self._dispatcher.stoppable(job)
+            job = self._dispatcher.limited(job)
         if not job.begin():
             return
         job.line = self
@@ -461,20 +486,7 @@ class Line:
 
     def stop(self, future: object) -> bool:
         """Stop its tasks of a future; return whether there are any."""
-        found = self.route.jobs_of(future)
-        for seq, job in found:
-            stoppable = self._dispatcher.stoppable(job)
-            self.route.stand_in(seq, stoppable)
-            stoppable.stop()
-        return bool(found)
-
-    def give_up(self) -> None:
-        """Cancel its tasks, before it is killed."""
-        for seq, job in self.route.jobs_of(None):
-            nobody = _Nobody(job.code, (), {})
-            nobody.line, nobody.is_timed = self, job.is_timed
-            self.route.stand_in(seq, nobody)
-            job.cancel()
+        return self.route.stop(future, self._dispatcher.stoppable)
 
     def dropped(self) -> None:
         """Note that a task that it had is not going to be run."""
@@ -655,6 +667,10 @@ class Dispatcher:
         found = [line.stop(future) for line in self._lines]
         return any(found)
 
+    def limited(self, job: Job) -> Job:
+        """Return what stands for a task that has a time limit."""
+        return self.stoppable(job)
+
     def stoppable(self, job: Job) -> Stoppable:
         """Return what stands for a task that may have to be stopped."""
         # Few tasks are.
@@ -736,7 +752,7 @@ class Dispatcher:
         for job in self.cancel_waiting():
             job.cancel()
         for line in self._lines:
-            line.give_up()
+            line.route.give_up()
 
     def idle(self) -> asyncio.Future[None]:
         """Return a future that is done once no task waits or runs."""

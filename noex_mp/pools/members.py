@@ -74,6 +74,7 @@ class Work:
         is_bound: It is for the member that it was meant for, or for nobody.
         member: Who has it, or had it last.
         place: Its place in the backlog, in which it waits or has waited.
+        limit: How long its task may run, in seconds; None: for ever.
         key: What keeps it in its order with others, or None.
         is_late: Nobody waits any more, and the member has it still.
         is_over: Its caller has got what there was to get.
@@ -89,6 +90,7 @@ class Work:
         "is_over",
         "key",
         "kwargs",
+        "limit",
         "member",
         "operation",
         "place",
@@ -119,6 +121,7 @@ class Work:
         self.is_message = is_message
         self.member: Member | None = None
         self.place: Place[Work] | None = None
+        self.limit: float | None = None
         self.key: bytes | None = None
         self.is_late = False
         self.is_over = False
@@ -127,6 +130,13 @@ class Work:
     def is_wanted(self) -> bool:
         """Whether somebody waits for it still."""
         return not self.is_over and (self.sender is None or not self.sender.cancelled)
+
+    def sent(self) -> None:
+        """Note that a member has it."""
+
+    def stop(self) -> None:
+        """Note that nobody waits any more. A member that has it is told by its route."""
+        self.end()
 
     def end(self, error: BaseException | None = None) -> None:
         """Note that it is done, or that it never will be; its caller gets the error."""
@@ -231,6 +241,10 @@ class MemberRoute(Route):
         pending: dict[int, tuple[Any, ...]] = {**self.pending}
         return {seq: e[0] for seq, e in pending.items() if isinstance(e[0], Work | _Free)}
 
+    def number_of(self, work: Work) -> int | None:
+        """Return the number of a message that has no reply yet."""
+        return next((seq for seq, found in self._ours().items() if found is work), None)
+
     def ask_whether_it_is_free(self) -> None:
         """Send what is answered when all that was sent before is done."""
         self._next = _Free(self._member)
@@ -316,10 +330,16 @@ class Member:
             self.in_flight -= 1
             work.end(error)
             return
+        work.sent()
         if work.is_message:
             # It has no reply: it is done when what follows it is.
             work.end()
             self.is_late()
+
+    def place_of(self, work: Work) -> tuple[int, Link | None, int] | None:
+        """Return where a message is: its server, the link, its number there; None if nowhere."""
+        number = self._route.number_of(work)
+        return None if number is None else (self.ref.sid, self._route.link, number)
 
     # --- what has happened ----------------------------------------------------------------
 

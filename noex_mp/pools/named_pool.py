@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from noex_mp.client import current
 from noex_mp.client.registry import whereis
 from noex_mp.core.ref import Ref, SentOperation, route_to
-from noex_mp.errors import ConfigError, NoServerError
+from noex_mp.errors import NoServerError, TaskCancelledError
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.options import NONE, TaskOptionsDict, task_options
 from noex_mp.pools.pool import PoolTasks
-from noex_mp.pools.requests import SAID
+from noex_mp.pools.requests import SAID, TO_POOL, StopTask
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -79,23 +80,21 @@ class NamedPool(PoolTasks):
         return known
 
     def options(self, **options: Unpack[TaskOptionsDict]) -> PoolTasks:
-        """Return the same pool for tasks with options: `retries`, `priority`; see `Pool.options`.
+        """Return the same pool for tasks with options; see `Pool.options`."""
+        return PoolTasks(self, task_options(options))
 
-        Raises:
-            ConfigError: A time or memory limit, which only a pool of the program's own has.
-        """
-        checked = task_options(options)
-        if checked.timeout is not None or checked.memory_limit is not None:
-            raise ConfigError(
-                "a pool that the whole node shares takes the options retries and priority\n"
-                "For a time or memory limit, use a pool of your own: async with Pool() as pool."
-            )
-        return PoolTasks(self, checked)
+
+class _Dispatcher(Dispatcher):
+    """Sends tasks to where the router sees to their time."""
+
+    @override
+    def limited(self, job: Job) -> Job:
+        return job
 
 
 def _dispatcher_to(client: Client, ref: Ref[Lane]) -> Dispatcher:
-    dispatcher = Dispatcher(client)
-    route = _ToRouter(ref)
+    dispatcher = _Dispatcher(client)
+    route = _ToRouter(client, ref)
     for _ in range(LINES):
         dispatcher.add(ref, route)
     return dispatcher
@@ -104,9 +103,12 @@ def _dispatcher_to(client: Client, ref: Ref[Lane]) -> Dispatcher:
 class _ToRouter:
     """The way to the router of a pool, on which all its lanes are reached."""
 
-    def __init__(self, ref: Ref[Lane]) -> None:
+    def __init__(self, client: Client, ref: Ref[Lane]) -> None:
+        self._client = client
         self._ref = ref
         self._calls: dict[asyncio.Future[Any], Job] = {}
+        # Those that the router was asked to stop.
+        self._stopping: set[Job] = set()
         self.job: Job | None = None
         self.link: Link | None = None
 
@@ -117,11 +119,12 @@ class _ToRouter:
         kwargs: dict[str, Any],
         timeout: float | None,
     ) -> object:
-        """Send a task, with its priority."""
+        """Send a task, with its priority and its time limit."""
         job, self.job = self.job, None
         assert job is not None
-        if job.options.priority:
-            kwargs = {**kwargs, SAID: [job.options.priority, None, None]}
+        priority, limit = job.options.priority, job.options.timeout
+        if priority or limit is not None:
+            kwargs = {**kwargs, SAID: [priority, None, None, limit]}
         future = route_to(self._ref).invoke(operation, args, kwargs, timeout)
         self._calls[future] = job
         future.add_done_callback(self._done)
@@ -133,23 +136,48 @@ class _ToRouter:
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         job = self._calls.pop(future)
-        if future.cancelled():
-            assert job.line is not None
+        assert job.line is not None
+        error = None if future.cancelled() else future.exception()
+        if job in self._stopping:
+            self._stopping.discard(job)
             job.line.free()
-        elif (error := future.exception()) is None:
+            # It may have been done when the router was asked.
+            job.stopped(
+                error if isinstance(error, TaskCancelledError) else TaskCancelledError("token")
+            )
+        elif future.cancelled():
+            job.line.free()
+        elif error is None:
             job.set_result(future.result())
         else:
             job.set_exception(error)
 
     def jobs_of(self, future: object) -> list[tuple[int, Job]]:
-        """Cancel the calls of a future: from there on it is for the router to have them stopped."""
-        for call in [call for call, job in self._calls.items() if job.is_of(future)]:
-            call.cancel()
-        return []
+        """Return the tasks of a future that have no reply yet, each behind its number."""
+        calls = ((seq, self._calls.get(call)) for seq, call in self._pending())
+        return [(n, j) for n, j in calls if j is not None and (future is None or j.is_of(future))]
 
     def number_of(self, job: Job) -> int | None:
-        """Return None: its number is known to the router, and to the lane that has it."""
-        return None
+        """Return the number of a task that has no reply yet."""
+        return next((seq for seq, call in self._pending() if self._calls.get(call) is job), None)
 
-    def stand_in(self, seq: int, job: Job) -> None:
-        """Do nothing: `jobs_of` finds no tasks."""
+    def _pending(self) -> Iterator[tuple[int, asyncio.Future[Any]]]:
+        pending: dict[int, tuple[Any, ...]] = {**self._client.way_to(self._ref).pending}
+        yield from ((seq, entry[0]) for seq, entry in pending.items())
+
+    def stop(self, future: object, stoppable: object) -> bool:
+        """Have the router stop the tasks of a future; return whether there are any."""
+        found = self.jobs_of(future)
+        for number, job in found:
+            # All lanes are reached on this one way, and each asks for it.
+            if job not in self._stopping:
+                self._stopping.add(job)
+                asked = route_to(self._ref).invoke(TO_POOL, (StopTask(number),), {}, None)
+                # Should the router die, the task's own call fails as well.
+                asked.add_done_callback(lambda answer: answer.exception())
+        return bool(found)
+
+    def give_up(self) -> None:
+        """Cancel all calls: the router has the tasks stopped."""
+        for call in list(self._calls):
+            call.cancel()

@@ -469,7 +469,7 @@ class Pool(PoolTasks):
         """
         code = None if self._initializer is None else pack_function(self._initializer)
         # Two tasks at a time, so that one is there when the other is done.
-        options = PoolOptions(size=self.size, in_flight=2)
+        options = PoolOptions(size=self.size, in_flight=2, grace=self._grace)
         lane = child(Lane, code, self._initargs).options(
             restart="permanent", shutdown=None, **self._lane_options
         )

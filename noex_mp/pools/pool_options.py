@@ -28,6 +28,8 @@ class PoolOptions:
         limit: How many messages may wait.
         discard: Which goes where more do.
         ttl: How long a message may wait, in seconds.
+        grace: How long a task that is to stop has after each step, in seconds; None where members
+            run no tasks.
     """
 
     size: int
@@ -39,6 +41,7 @@ class PoolOptions:
     limit: int | None = None
     discard: Discard = "newest"
     ttl: float | None = None
+    grace: float | None = None
 
 
 def packed_routing(routing: object) -> Routing | FunctionCode:

@@ -117,7 +117,7 @@ class PoolRef(Generic[S]):
             ```
         """
         check_limit("ttl", ttl, "seconds")
-        ref, said = self.ref, {SAID: [priority, ttl, key]}
+        ref, said = self.ref, {SAID: [priority, ttl, key, None]}
         return Ref(ref.node, ref.sid, ref.name, ref.timeout, ref.label, said)
 
     def drain(self) -> asyncio.Future[None]:

@@ -19,11 +19,15 @@ __all__ = [
     "PoolStatistics",
     "Resize",
     "RestartAll",
+    "StopTask",
     "ToPool",
 ]
 
 SAID: Final = "noex_mp.pool"
-"""The keyword argument in which a message says what its sender wants of the pool."""
+"""The keyword argument in which a message says what its sender wants of the pool.
+
+That is a list: its priority, how long it may wait, its key, and how long its task may run.
+"""
 
 
 class ToPool:
@@ -89,9 +93,15 @@ class LimitQueue(Call[None], frozen=True):
     discard: Discard
 
 
+class StopTask(Call[None], frozen=True):
+    """Stop a task, wherever it is; its own call says then how far one had to go."""
+
+    number: int
+
+
 class GetStatistics(Call[PoolStatistics], frozen=True):
     """How the pool is."""
 
 
-PoolRequest = Resize | RestartAll | Drain | Broadcast | LimitQueue | GetStatistics
+PoolRequest = Resize | RestartAll | Drain | Broadcast | LimitQueue | StopTask | GetStatistics
 """All of these."""

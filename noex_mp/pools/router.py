@@ -39,6 +39,7 @@ from noex_mp.pools.crew import Crew
 from noex_mp.pools.functions import FunctionCode, load_function
 from noex_mp.pools.members import Member, Work
 from noex_mp.pools.pool_options import PoolOptions
+from noex_mp.pools.pooled_task import PooledTask
 from noex_mp.pools.requests import (
     SAID,
     Broadcast,
@@ -49,6 +50,7 @@ from noex_mp.pools.requests import (
     PoolStatistics,
     Resize,
     RestartAll,
+    StopTask,
     ToPool,
 )
 from noex_mp.pools.routing import ROUTINGS, by_key, least_busy, next_in_turn, scaled
@@ -59,6 +61,7 @@ __all__ = ["MEMBERS", "Router"]
 MEMBERS: Final = "members"
 """The id of the supervisor of a pool's members."""
 
+_NOTHING_SAID: Final = (0, None, None, None)
 _LATER: Final = NoReply()
 _OURS: Final = (Down, Exit, MemoryPressure, Timeout)
 
@@ -105,6 +108,8 @@ class Router(GenServer):
         self._backlog: Backlog[Work] = Backlog()
         # All that have not left the pool, in the order in which they came.
         self._open: dict[Work, None] = {}
+        # The tasks among them, by who has sent them, and their number there.
+        self._numbered: dict[tuple[object, int | None], Work] = {}
         # Where keys with messages are, and how many each has.
         self._keys: dict[bytes, tuple[int, int]] = {}
         self._callers: OrderedDict[object, int] = OrderedDict()
@@ -167,20 +172,24 @@ class Router(GenServer):
         """Return the work that a call is, which is told if it is cancelled."""
         left = sender.time_left
         due = inf if left is None else monotonic() + left
-        work = Work(self, operation, args, kwargs, sender, due=due, caller=sender.caller)
+        grace = self._options.grace
+        if grace is None:
+            work = Work(self, operation, args, kwargs, sender, due=due, caller=sender.caller)
+        else:
+            work = PooledTask(self._client, grace, self, operation, args, kwargs, sender, due=due)
+            self._numbered[sender.caller, sender.number] = work
         sender.when_cancelled(partial(self._cancelled, work))
         return work
 
     def _cancelled(self, work: Work) -> None:
         if work.place is not None and work.place.waits:
             self._backlog.remove(work.place)
-        # A member that has it is told by its route.
-        work.end()
+        work.stop()
 
     def take(self, work: Work) -> None:
         """Take a message: send it, or let it wait."""
         now = monotonic()
-        priority, ttl, key = work.kwargs.pop(SAID, None) or (0, None, None)
+        priority, ttl, key, work.limit = work.kwargs.pop(SAID, None) or _NOTHING_SAID
         if ttl is None:
             ttl = self._options.ttl
         self._open[work] = None
@@ -339,6 +348,8 @@ class Router(GenServer):
     def finished(self, work: Work) -> None:
         """Note that a message has left the pool."""
         self._open.pop(work, None)
+        if isinstance(work, PooledTask) and work.sender is not None:
+            self._numbered.pop((work.caller, work.sender.number), None)
         self._done += 1
         if work.key is not None:
             number, count = self._keys[work.key]
@@ -403,6 +414,11 @@ class Router(GenServer):
             case LimitQueue(limit, discard):
                 self._limit, self._discard = limit, discard
                 self._keep_limit()
+                return request.reply(None)
+            case StopTask(number):
+                task = self._numbered.get((sender.caller, number))
+                if task is not None:
+                    self._cancelled(task)
                 return request.reply(None)
             case GetStatistics():
                 return request.reply(self._statistics())

@@ -95,6 +95,8 @@ class Links:
     def _on_closed(self, link: Link, problem: Exception | None) -> None:
         # Its cells are kept until the root has asked for them (UNLINK).
         self._orphans.discard(link)
+        for target in link.targets.values():
+            target.mailbox.caller_is_gone(target)
         if problem is not None:
             self._complaints.say(f"link closed: {problem}")
             if isinstance(problem.__cause__, MemoryError):

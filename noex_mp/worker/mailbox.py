@@ -402,11 +402,15 @@ class Mailbox:
     def drop(self, target: Target) -> None:
         """Drop the messages of a link that have not begun."""
         self._parked.pop(target, None)
-        for key in [key for key in self._late if key[0] is target]:
-            self._late.pop(key)()
+        self.caller_is_gone(target)
         for place, (sender, item) in reversed(list(enumerate(self.queue))):
             if sender is target and not has_begun(item):
                 del self.queue[place]
+
+    def caller_is_gone(self, target: Target) -> None:
+        """Note that nobody waits for the replies to a link's calls which come later."""
+        for key in [key for key in self._late if key[0] is target]:
+            self._late.pop(key)()
 
     def kill(self, reason: ExitReason) -> None:
         """End the server without its `terminate`; what it awaits is cancelled."""

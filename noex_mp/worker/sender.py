@@ -59,6 +59,11 @@ class Sender(From[Any]):
     def caller(self) -> object:
         return self._target.link.state
 
+    @property
+    @override
+    def number(self) -> int | None:
+        return self._seq
+
     @override
     def when_cancelled(self, then: Callable[[], object]) -> None:
         def cancelled() -> None:

@@ -15,15 +15,18 @@ from noex_mp import (
     NoServerError,
     Pool,
     Supervisor,
+    TaskTimedOutError,
     WorkerExitedError,
     call,
+    cast,
     child,
     pool_of,
     spawn,
     stop,
 )
 from tests.nodes.observed import Whistles
-from tests.pools.tasks import die, double, later, pid
+from tests.pools.gates import LADDER, there
+from tests.pools.tasks import die, double, fill, later, pid, sleep_long
 from tests.servers.hashing import Hasher
 
 cpu = Pool.named("cpu")
@@ -39,6 +42,14 @@ class Client(GenServer):
     @call
     async def where(self) -> set[int]:
         return set(await asyncio.gather(*(cpu.run(pid) for _ in range(40))))
+
+    @cast
+    async def sleeps(self, started: Path) -> None:
+        self.task = cpu.run(sleep_long, started)
+
+    @cast
+    def die(self) -> None:
+        die()
 
 
 def refuse(text: str) -> None:
@@ -124,9 +135,63 @@ async def test_what_is_cancelled_does_not_run(whistles: Whistles, tmp_path: Path
         assert await cpu.run(double, 2) == 4
 
 
-async def test_limits_are_for_pools_of_ones_own() -> None:
-    with pytest.raises(ConfigError, match="takes the options retries and priority"):
-        cpu.options(timeout=1.0)
+async def test_a_task_that_runs_is_stopped_rung_by_rung(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu", grace=0.05))):
+        for number, (task, rung) in enumerate(LADDER):
+            started = tmp_path / f"{number}"
+            future = cpu.run(task, started)
+            await there(started)
+            assert future.cancel()
+            assert await future.stopped() == rung, task.__name__
+        assert await cpu.run(double, 2) == 4
+
+
+async def test_a_time_limit_stops_a_task_in_the_same_way(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu", grace=0.05))):
+        causes: list[BaseException | None] = []
+        for task, rung in LADDER[1::2]:
+            # The time in which the process imports the task is the task's.
+            await cpu.run(pid)
+            with pytest.raises(TaskTimedOutError) as failure:
+                await cpu.options(timeout=0.1).run(task, tmp_path / task.__name__)
+            assert (failure.value.rung, failure.value.limit) == (rung, 0.1)
+            causes.append(failure.value.__cause__)
+        assert isinstance(causes[-1], WorkerExitedError)
+        assert causes[-1].report.rule == "task_stop"
+        limited = cpu.options(timeout=60)
+        assert await limited.map(double, range(100)) == list(range(0, 200, 2))
+
+
+async def test_a_task_that_waits_for_its_turn_uses_no_time(
+    whistles: Whistles, tmp_path: Path
+) -> None:
+    coming, going, diary = whistles(), whistles(), str(tmp_path / "diary")
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        cpu.run(gated, coming.path, going.path, diary, "first")
+        await coming.heard()
+        # The first of them lies ahead in the process, the others wait in the pool.
+        limited = [cpu.options(timeout=0.05).run(double, n) for n in range(3)]
+        # Several times their limit.
+        await asyncio.sleep(0.3)
+        assert not any(each.done() for each in limited)
+        going.blow()
+        assert await asyncio.gather(*limited) == [0, 2, 4]
+
+
+async def test_what_the_program_that_has_sent_it_leaves_behind_is_stopped(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu", grace=0.05))):
+        client = await spawn(Client)
+        await Client.sleeps(client, tmp_path / "started")
+        await there(tmp_path / "started")
+        await Client.die(client)
+        assert await cpu.run(double, 2) == 4
+
+
+async def test_a_task_that_asks_for_more_memory_than_its_limit_fails_alone() -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        with pytest.raises(MemoryError):
+            await cpu.options(memory_limit="20MB").run(fill, 200 * 2**20)
+        assert await cpu.run(double, 2) == 4
 
 
 async def test_it_is_resized_and_restarted_as_any_pool() -> None:
