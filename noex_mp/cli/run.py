@@ -7,9 +7,12 @@ way in, the log is the only way out, and the exit status says how it ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -44,6 +47,10 @@ from noex_mp.node.sources import own_files
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
+
+# How long threads and functions of the application may hold up the end of this process after
+# everything has stopped, in seconds. A service manager waits for it.
+LINGER: Final = 0.8
 
 # After a fault of our own nobody knows what state the servers are in; they get this long to end,
 # in seconds, and the end of this process ends the rest.
@@ -90,6 +97,7 @@ def run(
         _say_what_to_change(error, name or target_text, log_format)
         return statuses.USAGE
     log = Log(names[0], standard_streams(), FORMATS[log_format], log_level)
+    status = statuses.SOFTWARE
     try:
         loop = new_event_loop()
         asyncio.set_event_loop(loop)
@@ -106,16 +114,33 @@ def run(
             debug=debug,
             reload=reload,
         )
-        return run_with_signals(loop, run.serve(), run.signals.receive)
+        status = run_with_signals(loop, run.serve(), run.signals.receive)
     except Exception:
         log.say("error", "fault", _FAULT, traceback=traceback.format_exc())
-        return statuses.SOFTWARE
     finally:
         node.close_listeners()
         notifier.close()
         if probes is not None:
             probes.close()
         log.close()
+    _end_soon(status, log.node, log_format)
+    return status
+
+
+def _end_soon(status: int, node: str, log_format: str) -> None:
+    """Let the process be gone soon, whatever the application's modules have left running in it."""
+
+    def end() -> None:
+        time.sleep(LINGER)
+        main = threading.main_thread()
+        left = [each.name for each in threading.enumerate() if each != main and not each.daemon]
+        what = f"the threads {', '.join(left)}" if left else "a function that atexit runs"
+        _say_without_log("warning", "cut_off", f"ends without waiting for {what}", node, log_format)
+        os._exit(status)
+
+    # Where there is no room for one more thread, it ends when it ends.
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=end, name="noex-mp end", daemon=True).start()
 
 
 def _say_what_to_change(error: ConfigError, node: str, log_format: str) -> None:
@@ -123,8 +148,12 @@ def _say_what_to_change(error: ConfigError, node: str, log_format: str) -> None:
         print(f"noex-mp: {error}", file=sys.stderr)
         return
     # Whoever asked for JSON reads nothing else. No log is open yet: no node has a name.
-    log = Log(node, standard_streams(), FORMATS[log_format], "error")
-    log.say("error", "not_started", str(error))
+    _say_without_log("error", "not_started", str(error), node, log_format)
+
+
+def _say_without_log(level: Level, event: str, what: str, node: str, log_format: str) -> None:
+    log = Log(node, standard_streams(), FORMATS[log_format], level)
+    log.say(level, event, what)
     log.close()
 
 

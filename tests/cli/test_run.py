@@ -232,6 +232,35 @@ def test_a_signal_stops_a_program_that_still_imports(
     assert not _tracebacks(run)
 
 
+@pytest.mark.parametrize(
+    ("leaves", "what"),
+    [
+        (
+            "threading.Thread(target=time.sleep, args=(100,), name='mine').start()",
+            "the threads mine",
+        ),
+        ("atexit.register(time.sleep, 100)", "a function that atexit runs"),
+    ],
+)
+def test_what_a_module_leaves_in_the_root_does_not_hold_up_the_end(
+    tmp_path: Path, leaves: str, what: str
+) -> None:
+    (tmp_path / "leaves.py").write_text(
+        "import atexit, sys, threading, time\n"
+        "from noex_mp import GenServer, Supervisor, child\n"
+        "class A(GenServer): pass\n"
+        "tree = Supervisor(child(A))\n"
+        f"if 'noex_mp.cli.main' in sys.modules:\n    {leaves}\n"
+    )
+    with running("leaves:tree", folder=tmp_path) as run:
+        run.send(TERM)
+        assert run.status() == 0
+    assert texts(run.err)[-2:] == [
+        "info    node leaves has stopped",
+        f"warning ends without waiting for {what}",
+    ]
+
+
 def test_nohup_means_what_it_says() -> None:
     program = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command()]
     with running("app:tree", program=program) as run:
