@@ -24,8 +24,10 @@ import enum
 import math
 import types
 import typing
+from collections import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -102,6 +104,9 @@ def sort_arguments(
 
 
 _MANY: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
+
+# What an option gets that only says how it will be used.
+_MADE_AS: Final[dict[Any, Any]] = {abc.Sequence: list, abc.Set: frozenset, abc.Mapping: dict}
 
 _UNRESOLVED: Final = (
     "the types of {} cannot be looked up: {}\n"
@@ -382,12 +387,12 @@ def _convert(hint: Any, value: Any, place: _Place) -> Any:
         _WrongError: Says what was expected.
         _WrongTableError: Says what is wrong inside of it.
     """
+    if isinstance(hint, typing.NewType):
+        return _convert(hint.__supertype__, value, place)
     origin: Any = get_origin(hint)
     arguments = get_args(hint)
     if hint is Any or hint is object:
         return value
-    if origin is typing.Annotated:
-        return _convert(arguments[0], value, place)
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value, place)
     if origin is Literal:
@@ -407,7 +412,8 @@ def _convert(hint: Any, value: Any, place: _Place) -> Any:
 
 
 def _kind_of(hint: Any) -> Any:
-    return get_origin(hint) or hint
+    kind = get_origin(hint) or hint
+    return _MADE_AS.get(kind, kind)
 
 
 def _convert_union(hint: Any, value: Any, place: _Place) -> Any:
@@ -496,9 +502,18 @@ def _is_fixed(kind: Any, arguments: Sequence[Any]) -> bool:
 
 def _convert_dict(hint: Any, arguments: Any, value: Any, place: _Place) -> Any:
     table = _table_at(hint, value, place)
-    of: Any = arguments[1] if arguments else Any
-    made = _convert_each([(of, each, f".{key}") for key, each in table.items()], place)
-    return dict(zip(table, made, strict=True))
+    key_hint, of = arguments or (Any, Any)
+    try:
+        # A key is text in any file.
+        texts = replace(place, is_text=True)
+        keys = [_convert(key_hint, key, texts) for key in table]
+    except _WrongError as wrong:
+        raise _WrongError(f"a table with {wrong} for each key") from None
+    try:
+        made = _convert_each([(of, each, f".{key}") for key, each in table.items()], place)
+    except _WrongError as wrong:
+        raise _WrongError(f"a table with {wrong} for each value") from None
+    return dict(zip(keys, made, strict=True))
 
 
 def _table_at(hint: Any, value: Any, place: _Place) -> Mapping[str, Any]:
@@ -511,6 +526,8 @@ def _table_at(hint: Any, value: Any, place: _Place) -> Mapping[str, Any]:
 def _convert_plain(hint: Any, value: Any, *, is_text: bool) -> Any:
     if is_text and hint in (bool, int, float):
         value = _from_text(hint, value)
+    if hint is timedelta:
+        return _seconds(value, is_text=is_text)
     if hint is Path and isinstance(value, str) and value:
         return Path(value)
     if hint is float and type(value) is int:
@@ -519,6 +536,13 @@ def _convert_plain(hint: Any, value: Any, *, is_text: bool) -> Any:
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise _WrongError(_expected(hint))
+
+
+def _seconds(value: Any, *, is_text: bool) -> timedelta:
+    try:
+        return timedelta(seconds=_convert_plain(float, value, is_text=is_text))
+    except (_WrongError, OverflowError, ValueError):
+        raise _WrongError(_expected(timedelta)) from None
 
 
 def _from_text(hint: Any, text: str) -> Any:
@@ -542,12 +566,18 @@ _NAMES: Final[dict[Any, str]] = {
     float: "a number",
     bool: "true or false",
     Path: "a path",
+    timedelta: "a number of seconds",
+    datetime: "a date with its time",
+    date: "a date",
+    time: "a time of day",
     types.NoneType: "nothing",
 }
 
 
 def _expected(hint: Any) -> str:
     """Return what to call a type in front of people."""
+    if isinstance(hint, typing.NewType):
+        return _expected(hint.__supertype__)
     origin: Any = get_origin(hint)
     arguments = get_args(hint)
     if origin in (Union, types.UnionType):
@@ -564,4 +594,5 @@ def _expected(hint: Any) -> str:
         return f"a list of {_expected(of[0])}" if of else "a list"
     if kind is dict or _dataclass_in(hint) is not None:
         return "a table"
-    return _NAMES.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    name = getattr(kind, "__name__", kind)
+    return _NAMES.get(kind) or f"of a type that options can have, and not a {name}"

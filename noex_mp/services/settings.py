@@ -34,6 +34,9 @@ def configured(entry: T, file: str | Path | None, arguments: Sequence[str]) -> T
     names = list(classes)
     said, mistakes = sort_arguments(arguments, names)
     tables = _tables(file, names, mistakes) if file is not None else {}
+    if tables is None:
+        # Else all that stands in there would be missed as well.
+        raise _wrong(names, mistakes)
     made: dict[str, Any] = {}
     for name, cls in classes.items():
         sources = Sources(tables.get(name, {}), str(file), os.environ, said.get(name, {}))
@@ -42,9 +45,13 @@ def configured(entry: T, file: str | Path | None, arguments: Sequence[str]) -> T
         except BadConfigError as error:
             mistakes += error.mistakes
     if mistakes:
-        raise BadConfigError(" and ".join(names) or "the node", tuple(mistakes))
+        raise _wrong(names, mistakes)
     with_them: T = _with_configs(entry, made)
     return with_them
+
+
+def _wrong(names: Sequence[str], mistakes: Sequence[str]) -> BadConfigError:
+    return BadConfigError(" and ".join(names) or "the node", tuple(mistakes))
 
 
 def _applications_in(entry: Any) -> Iterator[Application[Any]]:
@@ -64,13 +71,13 @@ def _with_configs(entry: Any, made: Mapping[str, Any]) -> Any:
     return entry
 
 
-def _tables(file: str | Path, names: Sequence[str], mistakes: list[str]) -> dict[str, Any]:
-    """Return what a file says; note what is wrong with it."""
+def _tables(file: str | Path, names: Sequence[str], mistakes: list[str]) -> dict[str, Any] | None:
+    """Return what a file says, or None if it cannot be read; note what is wrong with it."""
     try:
         tables = tomllib.loads(Path(file).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         mistakes.append(f"{file} cannot be read: {error}")
-        return {}
+        return None
     for table in tables:
         if table not in names:
             near = difflib.get_close_matches(table, names, n=1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NewType
 
 import pytest
 from hypothesis import given
@@ -20,6 +23,9 @@ from tests.servers.counters import Counter
 class Color(enum.Enum):
     RED = "red"
     BLUE = 2
+
+
+Ident = NewType("Ident", int)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,12 @@ class Config:
     prices: dict[str, float] = field(default_factory=dict[str, float])
     note: Annotated[str, "for people"] = ""
     password: str | int = field(default="", repr=False)
+    patience: timedelta = timedelta(0)
+    ident: Ident = Ident(0)
+    day: date = date(2000, 1, 1)
+    names: Sequence[str] = ()
+    doors: Mapping[int, str] = field(default_factory=dict[int, str])
+    cost: Decimal = Decimal(1)
     database: Database = Database("memory")
     spare: Database | None = None
 
@@ -168,6 +180,9 @@ def test_an_argument_of_nobody_is_told(argument: str, applications: list[str], t
         ("range", "b, 2", ("b", 2)),
         ("note", "a note", "a note"),
         ("password", "1", "1"),
+        ("patience", "1.5", timedelta(seconds=1.5)),
+        ("ident", "7", 7),
+        ("names", "a, b", ["a", "b"]),
     ],
 )
 def test_a_text_is_read_as_the_option_is_typed(option: str, text: str, value: object) -> None:
@@ -190,6 +205,11 @@ def test_a_text_is_read_as_the_option_is_typed(option: str, text: str, value: ob
         ("range", ["b", 2], ("b", 2)),
         ("prices", {"tea": 2}, {"tea": 2.0}),
         ("password", 1, 1),
+        ("patience", 2, timedelta(seconds=2)),
+        ("ident", 7, 7),
+        ("day", date(2026, 1, 1), date(2026, 1, 1)),
+        ("names", ["a"], ["a"]),
+        ("doors", {"1": "front"}, {1: "front"}),
     ],
 )
 def test_toml_says_of_which_type_a_value_is(option: str, said: object, value: object) -> None:
@@ -219,6 +239,25 @@ def test_toml_says_of_which_type_a_value_is(option: str, said: object, value: ob
         ("hosts", [1], "expected hosts to be a list of text, got [1]"),
         ("range", ["b"], "expected range to be a list of 2: text, a whole number, got ['b']"),
         ("prices", 1, "expected prices to be a table in the file, got 1"),
+        (
+            "prices",
+            {"tea": "2"},
+            "expected prices to be a table with a number for each value, got {'tea': '2'}",
+        ),
+        (
+            "doors",
+            {"a": "front"},
+            "expected doors to be a table with a whole number for each key, got {'a': 'front'}",
+        ),
+        ("patience", "soon", "expected patience to be a number of seconds, got 'soon'"),
+        ("patience", 1e300, "expected patience to be a number of seconds, got 1e+300"),
+        ("ident", "a", "expected ident to be a whole number, got 'a'"),
+        ("day", "now", "expected day to be a date, got 'now'"),
+        (
+            "cost",
+            "5",
+            "expected cost to be of a type that options can have, and not a Decimal, got '5'",
+        ),
         ("database", 1, "expected database to be a table, got 1"),
     ],
 )
@@ -321,8 +360,11 @@ def test_a_file_that_cannot_be_read_is_told(
     file = tmp_path / "shop.toml"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(BadConfigError, match=f"shop.toml cannot be read: .*{text}"):
-        shop().configured(file=file)
+    asks = Application("db", Supervisor(child(Counter)), config=Database)
+    with pytest.raises(BadConfigError, match=f"shop.toml cannot be read: .*{text}") as failure:
+        asks.configured(file=file)
+    # What could stand in the file is not missed.
+    assert len(failure.value.mistakes) == 1
 
 
 def test_a_program_may_give_the_configuration_itself(monkeypatch: pytest.MonkeyPatch) -> None:
