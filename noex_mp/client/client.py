@@ -21,7 +21,7 @@ from weakref import WeakSet
 from noex_mp.client import current
 from noex_mp.client.named import NOBODY_YET
 from noex_mp.client.route import Route, died_in_words
-from noex_mp.core.reasons import RootDied, with_size
+from noex_mp.core.reasons import RootDied
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NodeDownError, RemoteError, RemoteProtocolError
 from noex_mp.transport import fds, lifeline
@@ -53,7 +53,6 @@ from noex_mp.wire.envelopes import (
     REQUEST,
     RESPONSE,
     RESPONSES,
-    SIZE,
     STOPPED,
     TAKEN,
 )
@@ -437,7 +436,7 @@ class Client:
                 self._release(sid)
 
     def _on_down(self, frame: list[Any]) -> None:
-        _, sid, incarnation, link_id, begun, report, error, asks_for_size = frame
+        _, sid, incarnation, link_id, begun, report, error = frame
         if self._asks_again:
             # It does not hear of it if another server has them afterwards.
             self._forget_names_of(sid)
@@ -451,10 +450,6 @@ class Client:
         self._marks.discard(mark)
         cause = unpack_error(error, allow_pickle=self._allow_pickle)
         route = self.routes[sid]
-        size = route.sent_size(begun) if asks_for_size else None
-        if size is not None:
-            report = with_size(report, size)
-            self._control.post([SIZE, sid, incarnation, size])
         lost = route.ended(begun, report, cause)
         if lost:
             self._control.post([LOST, sid, incarnation, lost])

@@ -359,7 +359,7 @@ class Route:
 
     def _send(self, link: Link, seq: int, data: Any, size: int) -> None:
         window = self._window
-        window.add(size, seq)
+        window.add(size)
         weighs = size >= self._weighed_from
         if data.__class__ is bytes:
             link.out.append(data)
@@ -662,14 +662,6 @@ class Route:
             self._send_waiting()
         elif self.pending and self.incarnation == 0:
             self._client.locate(self)
-
-    def sent_size(self, seq: int) -> int | None:
-        """Return how many bytes a message had that was sent; None if nobody knows any more.
-
-        A call is kept until its reply, and of a cast the window knows the size, unless it is small.
-        """
-        entry = self.pending.get(seq)
-        return self._window.size_of(seq) if entry is None else size_of(entry[1])
 
     def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
         """Sort the pending calls after the death of an incarnation.

@@ -81,8 +81,8 @@ class Window:
         self._sent = 0
         self._acked = 0
         self._asked = 0
-        # The heavy ones that are on their way: count, size, and the sender's number.
-        self._heavy: deque[tuple[int, int, int]] = deque()
+        # The heavy ones that are on their way: count and size.
+        self._heavy: deque[tuple[int, int]] = deque()
         self._heavy_bytes = 0
         self._unasked_bytes = 0
 
@@ -121,16 +121,11 @@ class Window:
         small = self._sent - self._acked - len(self._heavy)
         return self._bytes - self._heavy_bytes - small * self.weighed_from
 
-    def add(self, size: int, seq: int = 0) -> None:
-        """Count a message that was sent.
-
-        Args:
-            size: Its size in bytes.
-            seq: The number that its sender has given it.
-        """
+    def add(self, size: int) -> None:
+        """Count a message that was sent, of `size` bytes."""
         self._sent += 1
         if size >= self.weighed_from:
-            self._heavy.append((self._sent, size, seq))
+            self._heavy.append((self._sent, size))
             self._heavy_bytes += size
             self._unasked_bytes += size
 
@@ -159,10 +154,6 @@ class Window:
     def has_asked(self) -> bool:
         """Whether an answer is on its way that covers all that was sent."""
         return self._asked == self._sent
-
-    def size_of(self, seq: int) -> int | None:
-        """Return the size of a message that is on its way, in bytes; None if it is a small one."""
-        return next((size for _, size, number in self._heavy if number == seq), None)
 
     def ask(self) -> tuple[int, int]:
         """Return what an ASK behind the last message says.

@@ -4,9 +4,10 @@ One memory file per node, a slot per worker. The worker maps only its own slot; 
 it once the worker is dead.
 
 ```text
-slot:       [cells] [outbox] [names] [steps] [arguments] [stop requests] [crash text]
-cell:       link id | sid | begun | operation | since | size | sized | received
+slot:       [cells] [outbox] [inbox] [names] [steps] [arguments] [stop requests] [crash text]
+cell:       link id | sid | begun | operation | since | size | ran | received
 outbox:     link id | end | replies     two of them, and packed frames up to `end`; 0: none
+inbox:      link id | end | messages    as they came, up to `end`
 names:      texts of UTF-8, each with a zero behind it
 steps:      sid | seq | count           how far a handler is that says so
 arguments:  sid | seq | text            of the message that began last; with `debug=True`
@@ -17,16 +18,19 @@ Every word is an unsigned integer of eight bytes, but for `since`, which is a fl
 
 * A **cell** says, for one link and server, which message began last. While that is worked on,
   `since` is not 0: it is when it began, by the monotonic clock. `operation` is the place of its
-  name in the names, counted from 1; `size` how many bytes the message `sized` had; `received` the
-  last message that had to wait.
+  name in the names, counted from 1; `size` how many bytes it had, if a cell knows it;
+  `received` the last message that had to wait.
 * The **own cell** of a server with a `hang_timeout` stands under the link `OWN`: since when the
   server works on anything at all, also on what no client has sent, and exactly. Its other words
   are what the worker answers when it is asked (`WITNESS_SIGNAL`): `begun` counts the questions
-  that it has heard, `sized` those after which it went on in Python, and `size` is 1 if the server
+  that it has heard, `ran` those after which it went on in Python, and `size` is 1 if the server
   only awaited something then.
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
+* The **inbox** holds messages of a link that came together and are handled where they were read:
+  to measure each for its cell would cost more than to keep all. A cell has the size of one that
+  came alone, or waited.
 * The **stop requests** are written by the root, and read by the worker: which calls are to come to
   their end, and how far that may go (see `core.stop_requests`). They lie in a ring: `asked` says
   how many there have been. `heard` is what the worker answers: how many there were when Python
@@ -50,6 +54,9 @@ __all__ = [
     "END",
     "FIRST_REQUEST",
     "HEARD",
+    "INBOX_HEADER",
+    "INBOX_OFFSET",
+    "INBOX_SIZE",
     "LINK_ID",
     "NAMES_OFFSET",
     "NAMES_SIZE",
@@ -58,6 +65,7 @@ __all__ = [
     "OUTBOX_OFFSET",
     "OUTBOX_SIZE",
     "OWN",
+    "RAN",
     "RECEIVED",
     "REQUESTS",
     "REQUESTS_OFFSET",
@@ -67,7 +75,6 @@ __all__ = [
     "SID",
     "SINCE",
     "SIZE",
-    "SIZED",
     "SLOT_SIZE",
     "STEPS_OFFSET",
     "STEPS_SIZE",
@@ -83,7 +90,9 @@ SLOT_SIZE: Final = 17 * 1024 * 1024
 CELLS_SIZE: Final = 16 * 1024 * 1024
 OUTBOX_OFFSET: Final = CELLS_SIZE
 OUTBOX_SIZE: Final = 128 * 1024
-NAMES_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
+INBOX_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
+INBOX_SIZE: Final = 68 * 1024
+NAMES_OFFSET: Final = INBOX_OFFSET + INBOX_SIZE
 NAMES_SIZE: Final = 60 * 1024 - 32
 STEPS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
 STEPS_SIZE: Final = 32
@@ -105,14 +114,16 @@ BEGUN: Final = 2
 OPERATION: Final = 3
 SINCE: Final = 4
 SIZE: Final = 5
-SIZED: Final = 6
+RAN: Final = 6
 RECEIVED: Final = 7
 
 # The link id of a server's own cell; no link has it.
 OWN: Final = 2**64 - 1
 
-# The words of the outbox (LINK_ID as above), and their size in bytes. The end counts them in.
+# The words of the outbox and of the inbox (LINK_ID as above), and their size in bytes. The end
+# counts them in.
 END: Final = 1
+INBOX_HEADER: Final = 2 * WORD
 OUTBOX_HEADER: Final = 2 * WORD
 
 # The words in front of the arguments, and those of the steps (SID as above).

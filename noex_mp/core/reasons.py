@@ -16,7 +16,7 @@ Promise: plain data and pure functions, no I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "Verdict",
     "is_abnormal",
     "render",
-    "with_size",
 ]
 
 # A message longer than this would bury the rest of a log line.
@@ -370,8 +369,7 @@ class Begun:
 
     Attributes:
         operation: The name of the operation, or of the callback (`handle_call`).
-        size: How many bytes it had on its way here, or None if that is not known, or not yet: see
-            `docs/exits.md`.
+        size: How many bytes it had on its way here; None if that is not known, see `docs/exits.md`.
         age: How long ago it had begun, in seconds. Messages that are handled in a row have one time
             for all, so it may be 0.2 ms too long, and more after casts of which one was slow.
         attempts: At how many ends of the server it was this message that it worked on: more than 1
@@ -466,10 +464,3 @@ class ExitReport:
         from noex_mp.core.report_text import text_of
 
         return text_of(self)
-
-
-def with_size(report: ExitReport, size: int) -> ExitReport:
-    """Return a report that says how many bytes the message had that the server worked on."""
-    if report.message is None:
-        return report
-    return replace(report, message=replace(report.message, size=size))

@@ -21,6 +21,9 @@ from noex_mp.core.black_box import (
     END,
     FIRST_REQUEST,
     HEARD,
+    INBOX_HEADER,
+    INBOX_OFFSET,
+    INBOX_SIZE,
     LINK_ID,
     NAMES_OFFSET,
     NAMES_SIZE,
@@ -28,6 +31,7 @@ from noex_mp.core.black_box import (
     OUTBOX_HEADER,
     OUTBOX_OFFSET,
     OWN,
+    RAN,
     RECEIVED,
     REQUEST_WORDS,
     REQUESTS,
@@ -36,7 +40,6 @@ from noex_mp.core.black_box import (
     SID,
     SINCE,
     SIZE,
-    SIZED,
     SLOT_SIZE,
     STEPS_OFFSET,
     STEPS_SIZE,
@@ -46,6 +49,7 @@ from noex_mp.core.black_box import (
 )
 from noex_mp.transport import fds
 from noex_mp.transport.platform import FALLBACKS
+from noex_mp.wire.stream import size_in
 
 __all__ = [
     "BlackBox",
@@ -247,7 +251,7 @@ class _Cells:
                 link_id=cell[LINK_ID],
                 seq=seq,
                 operation=_name(self._slot, cell[OPERATION]),
-                size=cell[SIZE] if cell[SIZED] == seq else None,
+                size=cell[SIZE] or _size(self._slot, cell[LINK_ID], sid, seq),
                 age=age,
                 arguments=_arguments(self._slot, sid, seq),
                 steps=_steps(self._slot, sid, seq),
@@ -304,12 +308,20 @@ def own_cell(slot: Slot, place: int, sid: int) -> OwnCell:
     if words[LINK_ID] != OWN or words[SID] != sid:
         return OwnCell(0.0, "", 0, 0, is_waiting=False)
     callback = _name(slot, words[OPERATION]) if words[OPERATION] else ""
-    return OwnCell(times[SINCE], callback, words[BEGUN], words[SIZED], bool(words[SIZE]))
+    return OwnCell(times[SINCE], callback, words[BEGUN], words[RAN], bool(words[SIZE]))
 
 
 def _name(slot: Slot, number: int) -> str:
     data = os.pread(slot.fd, NAMES_SIZE - number + 1, slot.offset + NAMES_OFFSET + number - 1)
     return data.partition(b"\0")[0].decode(errors="replace")
+
+
+def _size(slot: Slot, link_id: int, sid: int, seq: int) -> int | None:
+    data = os.pread(slot.fd, INBOX_SIZE, slot.offset + INBOX_OFFSET)
+    words = memoryview(data)[:INBOX_HEADER].cast("Q")
+    if words[LINK_ID] != link_id:
+        return None
+    return size_in(data[INBOX_HEADER : words[END]], sid, seq)
 
 
 def _arguments(slot: Slot, sid: int, seq: int) -> str:

@@ -45,7 +45,6 @@ class Child(Member):
         evidence: What else it said, for the report.
         attempts: The last messages that it worked on when it ended: how often, by whose they were
             and their numbers there.
-        unsized: Who has sent the message that it worked on when it ended, and alone knows its size.
         killed_after: The limit, in seconds, after which we ended it by force, or None.
         killed_on_request: We killed it without asking it first: `"brutal_kill"`.
         killed_in_a_hurry: We killed it because somebody lost patience, before or in its last act.
@@ -83,7 +82,6 @@ class Child(Member):
         "struck",
         "task_stopped",
         "traps",
-        "unsized",
         "watch",
         "watchers",
         "worker",
@@ -111,7 +109,6 @@ class Child(Member):
         self.begun: dict[int, int] | None = None
         self.evidence: dict[str, Any] = {}
         self.attempts: dict[tuple[Connection, int], int] = {}
-        self.unsized: Connection | None = None
         self.killed_after: float | None = None
         self.killed_on_request = False
         self.killed_in_a_hurry = False

@@ -121,8 +121,7 @@ class Directory:
         """Tell all clients that an incarnation has ended, and which messages had begun."""
         for connection in list(child.watchers or ()):
             mark, begun = _begun_of(child, worker, connection)
-            asks = child.unsized is connection
-            connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error, asks])
+            connection.post([DOWN, child.sid, child.incarnation, mark, begun, report, error])
             if connection.asks_again:
                 self._unwatch(connection, child)
 
@@ -245,7 +244,7 @@ class Directory:
                     self._complain(connection, child, problem)
                 report = _broken(child, problem)
                 last = begun.get(child.sid, 0)
-                connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b"", False])
+                connection.post([DOWN, child.sid, child.incarnation, 0, last, report, b""])
                 if connection.asks_again:
                     self._unwatch(connection, child)
                 else:

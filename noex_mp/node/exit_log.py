@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from noex_mp.core.reasons import ExitReport, with_size
+from noex_mp.core.reasons import ExitReport
 
 if TYPE_CHECKING:
     from noex_mp.node.members import Member
@@ -43,19 +43,11 @@ class ExitLog:
 
     def lost(self, sid: int, incarnation: int, count: int) -> None:
         """Note that casts to an incarnation were lost: their senders say so after its end."""
-        self._correct(sid, incarnation, lambda r: replace(r, casts_lost=r.casts_lost + count))
-
-    def sized(self, sid: int, incarnation: int, size: int) -> None:
-        """Note how many bytes the message had that an incarnation worked on: its sender says so."""
-        self._correct(sid, incarnation, lambda report: with_size(report, size))
-
-    def _correct(
-        self, sid: int, incarnation: int, corrected: Callable[[ExitReport], ExitReport]
-    ) -> None:
         for place, entry in enumerate(self._entries):
             report = entry.report
             if (report.sid, report.incarnation) == (sid, incarnation):
-                self._entries[place] = entry._replace(report=corrected(report))
+                lost = replace(report, casts_lost=report.casts_lost + count)
+                self._entries[place] = entry._replace(report=lost)
 
     def last_of(self, sid: object) -> ExitReport | None:
         """Return the last report of a server or supervisor, by its number; None if not known."""

@@ -183,15 +183,12 @@ def _message(member: Member, worker: Worker) -> Begun | None:
     """Return what a server was working on; count how often that has been so of this message."""
     if not isinstance(member, Child):
         return None
-    member.unsized = None
     said = member.evidence.get("message")
     last = Message(*said) if said else worker.last_words.messages.get(member.sid)
     if last is None:
         return None
     whose = worker.links.get(last.link_id) or _lost(worker, last.link_id)
     attempts = _attempts(member, whose, last.seq) if whose is not None else 1
-    if last.size is None:
-        member.unsized = whose
     return Begun(
         operation=last.operation,
         size=last.size,

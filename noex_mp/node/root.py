@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from noex_mp.core.health import Health
-from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown, with_size
+from noex_mp.core.reasons import ExitReason, ExitReport, Normal, Shutdown
 from noex_mp.errors import (
     MaxRestartsExceededError,
     RemoteProtocolError,
@@ -64,7 +64,6 @@ from noex_mp.wire.envelopes import (
     READY,
     REQUEST,
     REQUESTS,
-    SIZE,
     STOPPED,
     TIE,
     TRAP,
@@ -165,7 +164,6 @@ class Root:
             EXITED: self._on_exited,
             LOCATE: self._on_locate,
             LOST: self._on_lost,
-            SIZE: self._on_size,
             DROPPED: self._on_dropped,
             LINK_LOST: self._on_link_lost,
             UNLINKED: self._on_unlinked,
@@ -427,13 +425,6 @@ class Root:
             os_pid=report.os_pid if report else 0,
             count=count,
         )
-
-    def _on_size(self, connection: Connection, frame: list[Any]) -> None:
-        _, sid, incarnation, size = frame
-        self._supervision.exits.sized(sid, incarnation, size)
-        child = self._directory.known(sid)
-        if child is not None and child.report and child.report.incarnation == incarnation:
-            child.report = with_size(child.report, size)
 
     def _on_dropped(self, connection: Connection, frame: list[Any]) -> None:
         child = self._directory.known(frame[1])

@@ -333,13 +333,13 @@ class Link:
         reader = self.reader
         try:
             reader.feed(data)
+            if reader.next_at is None and not reader.head:
+                reader.head_at, reader.head = reader.fed, data
             reader.fed += len(data)
             if len(data) < self.few:
-                self.arrived = reader.few()
+                self.arrived = reader.few(data)
             else:
-                self.arrived = self.unpacker
-                if reader.first_at is None:
-                    reader.first_at = reader.fed - len(data)
+                self.arrived, reader.data = self.unpacker, data
         except Exception as error:
             self.close(self.reader.translate(error))
             return False

@@ -90,8 +90,6 @@ DEMONITOR: Final = 32  # number
 TIE: Final = 33  # sid, incarnation, target: the end of one is to be the end of the other
 UNTIE: Final = 34  # sid, incarnation, target
 TRAP: Final = 35  # sid, incarnation, traps: exit signals are to come as messages, or not
-# sid, incarnation, size: so many bytes had the message of mine on which it worked when it ended.
-SIZE: Final = 38
 # number, registry, key: tell me (CHANGED) now, and whenever something changes under that key.
 WATCH_KEY: Final = 36
 UNWATCH_KEY: Final = 37  # number
@@ -112,9 +110,8 @@ UNLINK: Final = 45
 # sid, incarnation, link_id, is_new, mailbox (messages, bytes, when full, senders); with an fd where
 # it is new.
 LOCATED: Final = 46
-# sid, incarnation, link_id, begun, report, error, asks_for_size: sort the calls. With a link_id,
-# its worker lives on: first read the link up to the END. Who is asked has sent the message on
-# which the server worked, and nobody else knows how large it was: see SIZE.
+# sid, incarnation, link_id, begun, report, error: sort the calls. With a link_id, its worker lives
+# on: first read the link up to the END.
 DOWN: Final = 47
 # link_id, replies that were not sent: the worker is dead, or the link broken. Drain the link, take
 # the replies, close the link; a DOWN follows for each server that was behind it.

@@ -32,11 +32,11 @@ from noex_mp.errors import (
     RemoteProtocolError,
     TruncatedFrameError,
 )
-from noex_mp.wire.codec import Decoder
-from noex_mp.wire.envelopes import BUFFERS
+from noex_mp.wire.codec import Decoder, pack_plain
+from noex_mp.wire.envelopes import BUFFERS, CALL_KW
 from noex_mp.wire.values import MAX_FRAME_SIZE, new_unpacker
 
-__all__ = ["MAX_BUFFER_SIZE", "MAX_FRAME_SIZE", "FrameReader"]
+__all__ = ["MAX_BUFFER_SIZE", "MAX_FRAME_SIZE", "FrameReader", "size_in"]
 
 MAX_BUFFER_SIZE: Final = 16 * 2**30
 """The largest sum of the buffers of one frame, in bytes."""
@@ -95,8 +95,14 @@ class FrameReader:
         self.feed = self.unpacker.feed
         # How many bytes were fed; whoever wants `few` counts them.
         self.fed = 0
-        # Where the first frame of what was fed last begins, where somebody wants to know its size.
-        self.first_at: int | None = None
+        # What was fed last, if several frames may be in it.
+        self.data = b""
+        # Of whoever wants to know sizes: where the next frame begins, if that is known ...
+        self.next_at: int | None = 0
+        # ... and else where it begins if nobody was stopped in the middle of one, and what was fed
+        # there.
+        self.head_at = 0
+        self.head = b""
         # The buffers still to come, the last one first.
         self._announced: list[tuple[bool, int]] = []
         # How much of a buffer there was no memory for is still to come, in bytes.
@@ -128,7 +134,7 @@ class FrameReader:
             else:
                 yield frame
 
-    def few(self) -> Iterable[list[Any]]:
+    def few(self, data: bytes) -> Iterable[list[Any]]:
         """Return what has arrived, where that is little: for a lone frame, it alone.
 
         To find out by another try that there is no more costs an exception, inside of msgpack:
@@ -140,12 +146,23 @@ class FrameReader:
             return ()
         if unpacker.tell() == self.fed:
             return (first,)
+        self.data = data
         return chain((first,), unpacker)
 
-    def size_of_first(self) -> int:
-        """Return the size of the frame that has just come out, which began at `first_at`."""
-        first_at, self.first_at = self.first_at or 0, None
-        return max(0, self.unpacker.tell() - first_at)
+    def mark(self) -> None:
+        """Note that the next frame begins here."""
+        self.next_at, self.head = self.unpacker.tell(), b""
+
+    def size_of(self, frame: list[Any]) -> int:
+        """Return the size of a message that has just come out, or 0 if that is not known.
+
+        The next one begins here.
+        """
+        at, head, end = self.next_at, self.head, self.unpacker.tell()
+        self.next_at, self.head = end, b""
+        if at is not None:
+            return end - at
+        return end - self.head_at if head and _begins_with(head, frame) else 0
 
     def begin(self, frame: list[Any]) -> None:
         """Take a BUFFERS frame, and what has already arrived of its buffers.
@@ -158,14 +175,14 @@ class FrameReader:
         self._decoder.buffers.clear()
         self._announced = sizes[::-1]
         # They belong to the next frame, and do not pass through the unpacker.
-        first_at = self.unpacker.tell() if self.first_at is None else self.first_at
-        self.first_at = first_at - sum(size for _, size in sizes)
+        self.next_at = self.unpacker.tell() - sum(size for _, size in sizes)
+        self.head = b""
         self._next_buffer()
         while self.wanted is not None:
             chunk = self.unpacker.read_bytes(len(self.wanted))
             if not chunk:
                 return
-            self.first_at = (self.first_at or 0) + len(chunk)
+            self.next_at += len(chunk)
             self.wanted[: len(chunk)] = chunk
             self.advance(len(chunk))
 
@@ -263,6 +280,47 @@ class FrameReader:
             return next(self.unpacker, self) is not None
         except Exception:
             return True
+
+
+def size_in(data: bytes, sid: int, seq: int) -> int | None:
+    """Return the size of a message that lies among others, or None if it is not there.
+
+    Args:
+        data: Frames, the last of which may be cut off.
+        sid: Whom it was for.
+        seq: Its number.
+    """
+    unpacker = new_unpacker(_Unread, max_size=len(data) or 1, first_buffer=_FIRST_BUFFER)
+    unpacker.feed(data)
+    begins = 0
+    try:
+        for frame in unpacker:
+            if frame[0] == BUFFERS:
+                unpacker.read_bytes(sum(size for _, size in frame[1]))
+            elif frame[1:3] == [sid, seq] and frame[0] <= CALL_KW:
+                return unpacker.tell() - begins
+            begins = unpacker.tell()
+    except Exception:
+        # What somebody else has written there while it was read.
+        return None
+    return None
+
+
+class _Unread:
+    """Stands for a value of which only the size matters."""
+
+    def __init__(self, code: int, data: bytes) -> None:
+        """Take what the unpacker has found."""
+
+
+def _begins_with(data: bytes, frame: list[Any]) -> bool:
+    """Return whether a message begins where some bytes begin, and not before."""
+    length = _LONGER.get(data[0], 1)
+    return data.startswith(pack_plain(frame[:3])[1:], length)
+
+
+# How long the head of a list is that does not fit into one byte, by its first.
+_LONGER: Final = {0xDC: 3, 0xDD: 5}
 
 
 def _new_array(size: int) -> tuple[Any, memoryview]:

@@ -19,12 +19,12 @@ from noex_mp.core.black_box import (
     NAMES_OFFSET,
     NAMES_SIZE,
     OPERATION,
+    RAN,
     RECEIVED,
     SEQ,
     SID,
     SINCE,
     SIZE,
-    SIZED,
     STEPS_OFFSET,
     STEPS_SIZE,
     WORD,
@@ -32,13 +32,13 @@ from noex_mp.core.black_box import (
 from noex_mp.wire.envelopes import CALL, CALL_KW, CAST_KW
 from noex_mp.wire.values import shortened
 
-__all__ = ["AT_OPERATION", "AT_RECEIVED", "AT_SINCE", "AT_SIZE", "AT_SIZED", "BegunRecord"]
+__all__ = ["AT_OPERATION", "AT_RAN", "AT_RECEIVED", "AT_SINCE", "AT_SIZE", "BegunRecord"]
 
 # Where the words of a cell stand, from its started cell on.
 AT_OPERATION: Final = OPERATION - BEGUN
 AT_SINCE: Final = SINCE - BEGUN
 AT_SIZE: Final = SIZE - BEGUN
-AT_SIZED: Final = SIZED - BEGUN
+AT_RAN: Final = RAN - BEGUN
 AT_RECEIVED: Final = RECEIVED - BEGUN
 
 # What there is no room for has this name.
@@ -103,18 +103,18 @@ class BegunRecord:
 
     def empty(self, cell: int) -> None:
         """Let a cell say that nothing has begun."""
-        for at in (0, AT_OPERATION, AT_SINCE, AT_SIZE, AT_SIZED, AT_RECEIVED):
+        for at in (0, AT_OPERATION, AT_SINCE, AT_SIZE, AT_RAN, AT_RECEIVED):
             self.cells[cell + at] = 0
 
     def describe(self, sid: int, cell: int, operation: str) -> list[Any]:
         """Return what is known of the message that has begun last: for the report of an end.
 
-        It is its number, its operation, its size or None, its age in seconds, its arguments.
+        It is its number, its operation, its size or 0, its age in seconds, its arguments.
         """
         seq = self.cells[cell]
         known = self._words[SID] == sid and self._words[SEQ] == seq
         age = monotonic() - self.times[cell]
-        size = self.cells[cell + AT_SIZE] if self.cells[cell + AT_SIZED] == seq else None
+        size = self.cells[cell + AT_SIZE]
         return [seq, operation, size, age, self._text if known else ""]
 
     def note_arguments(self, sid: int, frame: list[Any]) -> None:

@@ -23,6 +23,8 @@ from noex_mp.client import current, monitors, timers
 from noex_mp.client.local_names import LocalNames
 from noex_mp.core import current_call, stop_requests
 from noex_mp.core.black_box import (
+    INBOX_OFFSET,
+    INBOX_SIZE,
     OUTBOX_OFFSET,
     OUTBOX_SIZE,
     REQUESTS_OFFSET,
@@ -65,6 +67,7 @@ from noex_mp.worker.cells import Cells
 from noex_mp.worker.clients import Clients
 from noex_mp.worker.complaints import Complaints
 from noex_mp.worker.ends import Ends
+from noex_mp.worker.inbox import Inbox
 from noex_mp.worker.links import Links
 from noex_mp.worker.mailbox import Mailbox
 from noex_mp.worker.outbox import Outbox
@@ -97,6 +100,7 @@ class Host:
         loop: Its event loop.
         encoder: Packs replies.
         record: The worker's part of the black box: which messages have begun.
+        inbox: Its part for what has just arrived.
         complaints: What people are to hear.
         memory_limit: How much private memory the process may have, in bytes, or None.
     """
@@ -112,6 +116,7 @@ class Host:
         slot: int = boot.fields["slot"]
         mine = memoryview(mmap.mmap(boot.black_box_fd, TEXT_OFFSET, offset=slot))
         self.record = BegunRecord(mine, with_arguments=boot.fields["debug"])
+        self.inbox = Inbox(mine[INBOX_OFFSET : INBOX_OFFSET + INBOX_SIZE])
         self._outbox = Outbox(mine[OUTBOX_OFFSET : OUTBOX_OFFSET + OUTBOX_SIZE])
         self._requests = mine[REQUESTS_OFFSET : REQUESTS_OFFSET + REQUESTS_SIZE].cast("Q")
         self._mailboxes: dict[int, Mailbox] = {}
@@ -131,7 +136,7 @@ class Host:
         )
         give_back_buffer(self._control.unpacker)
         self._receiver = Receiver(
-            loop, self.record, self._outbox, self.encoder, shared=self._shared
+            loop, self.record, self.inbox, self._outbox, self.encoder, shared=self._shared
         )
         self._cells = Cells(self.record)
         self._links = Links(
@@ -225,6 +230,7 @@ class Host:
         self._receiver.abandon()
         for mailbox in self._mailboxes.values():
             mailbox.abandon()
+        self.inbox.abandon()
         self._outbox.abandon()
         self.loop.stop()
 

@@ -35,7 +35,7 @@ from noex_mp.wire.envelopes import (
     REPLY,
 )
 from noex_mp.worker.activation import Activation, activation, inline
-from noex_mp.worker.begun import AT_OPERATION, AT_RECEIVED, AT_SIZE, AT_SIZED
+from noex_mp.worker.begun import AT_OPERATION, AT_RECEIVED, AT_SIZE
 from noex_mp.worker.handlers import Handler, find_callback, find_operation
 from noex_mp.worker.parked import Parked
 from noex_mp.worker.probing import Probing
@@ -542,8 +542,7 @@ class Mailbox:
             args.insert(1 if name == CALLBACK else 0, sender)
         cells, cell = self._cells, target.cell
         cells[cell] = frame[2]
-        if target.measured is frame:
-            cells[cell + AT_SIZE], cells[cell + AT_SIZED] = target.size, frame[2]
+        cells[cell + AT_SIZE] = frame[1]
         self._times[cell] = now
         if target.handler is not handler:
             target.handler = handler
@@ -728,9 +727,15 @@ class Mailbox:
         self._crash(error)
 
     def _evidence(self, target: Target, frame: list[Any]) -> dict[str, Any]:
-        message = self._host.record.describe(self.sid, target.cell, callback_of(frame))
+        seq, operation, size, *rest = self._host.record.describe(
+            self.sid, target.cell, callback_of(frame)
+        )
+        size = size or self._host.inbox.size_of(target.link, self.sid, seq)
         waiting = len(self.queue) + sum(map(len, self._parked.values()))
-        return {"message": [target.link.state, *message], "waiting": waiting}
+        return {
+            "message": [target.link.state, seq, operation, size, *rest],
+            "waiting": waiting,
+        }
 
     def refuse(self, target: Target, frame: list[Any], error: BaseException) -> None:
         """Let the caller have an error; of a cast, which has none, the log hears."""

@@ -1,7 +1,8 @@
 """What stands in the queue of a server: messages of links, and what comes from its own process.
 
-A message stands there as its frame, beside the `Target` that says whose it is. When its handler
-has begun and waits for something, an `Awaited` takes the place of the operation's name.
+A message stands there as its frame, beside the `Target` that says whose it is; its size, or 0 if
+that is not known, has the place of the server's number. When its handler has begun and waits for
+something, an `Awaited` takes the place of the operation's name.
 """
 
 from __future__ import annotations
@@ -38,12 +39,10 @@ class Target:
         cell: The place of the started cell: the number of the last message begun.
         is_server: Whether a server sends them, and not a program.
         handler: What the name stands for that the root would find.
-        measured: A message that had to wait, and whose size is known ...
-        size: ... in bytes.
         frame: The message that was begun last where it was read.
     """
 
-    __slots__ = ("cell", "frame", "handler", "is_server", "link", "mailbox", "measured", "size")
+    __slots__ = ("cell", "frame", "handler", "is_server", "link", "mailbox")
 
     def __init__(self, mailbox: Mailbox, link: Link, cell: int, *, is_server: bool) -> None:
         self.mailbox = mailbox
@@ -52,8 +51,6 @@ class Target:
         self.is_server = is_server
         self.frame: list[Any] = []
         self.handler: object = None
-        self.measured: list[Any] | None = None
-        self.size = 0
 
 
 class Awaited(NamedTuple):

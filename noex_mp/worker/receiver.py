@@ -19,7 +19,8 @@ from noex_mp.transport.link import Link
 from noex_mp.wire.codec import BIG, Encoder
 from noex_mp.wire.envelopes import BUFFERS, CALL, CALL_KW, CAST, REPLY
 from noex_mp.worker.activation import inline
-from noex_mp.worker.begun import AT_OPERATION, AT_SIZE, AT_SIZED, BegunRecord
+from noex_mp.worker.begun import AT_OPERATION, AT_SIZE, BegunRecord
+from noex_mp.worker.inbox import Inbox
 from noex_mp.worker.outbox import Outbox
 from noex_mp.worker.queued import Target
 from noex_mp.worker.results import ODD_RESULTS
@@ -43,6 +44,7 @@ class Receiver:
     Args:
         loop: The worker's event loop.
         record: Where it is written down what runs.
+        inbox: Where what has arrived outlives this process.
         outbox: Where replies wait for the end of their batch.
         encoder: Packs them.
         shared: Whether several servers live in this process.
@@ -52,6 +54,7 @@ class Receiver:
         self,
         loop: asyncio.AbstractEventLoop,
         record: BegunRecord,
+        inbox: Inbox,
         outbox: Outbox,
         encoder: Encoder,
         *,
@@ -59,6 +62,7 @@ class Receiver:
     ) -> None:
         self._loop = loop
         self._record = record
+        self._inbox = inbox
         self._outbox = outbox
         self._encoder = encoder
         self.on_other: Callable[[Link, list[Any]], None] = _refuse
@@ -89,7 +93,7 @@ class Receiver:
         The hot path of every call. It is made once, since a lone message would pay more for
         looking up all these than for its handler.
         """
-        cells, outbox = self._record.cells, self._outbox
+        cells, outbox, inbox = self._record.cells, self._outbox, self._inbox
         times, numbers = self._record.times, self._record.numbers
         pack, buffers = self._encoder.pack, self._encoder.buffers
         clock, shared, loop = time.monotonic, self._shared, self._loop
@@ -127,8 +131,8 @@ class Receiver:
                     kind = frame[0]
                     if kind > CALL_KW:
                         self.on_other(link, frame)
-                        if kind != BUFFERS and reader.first_at is not None:
-                            reader.first_at = link.unpacker.tell()
+                        if kind != BUFFERS and (reader.head or reader.next_at is not None):
+                            reader.mark()
                         last_sid = 0
                         continue
                     # Messages in a row mostly go to the same server.
@@ -143,7 +147,7 @@ class Receiver:
                             mailbox, cell = target.mailbox, target.cell
                     if failures or target is None:
                         _undecodable(target, frame, failures)  # pyright: ignore[reportUnknownArgumentType]
-                        reader.first_at = None
+                        reader.mark()
                         last_sid = 0
                         continue
                     handler = mailbox.inline.get(frame[3])
@@ -151,8 +155,10 @@ class Receiver:
                         # Bound at its first use.
                         handler = None if handler else mailbox.bind(frame[3])
                         if handler is None or not mailbox.idle:
-                            if reader.first_at is not None:
-                                target.measured, target.size = frame, reader.size_of_first()
+                            if running is not None:
+                                running = None
+                                times[cell] = 0.0
+                            frame[1] = reader.size_of(frame)
                             mailbox.put(target, frame)
                             continue
                     if held is not None:
@@ -170,11 +176,13 @@ class Receiver:
                         if stale:
                             now, stale = clock(), False
                         if frame[4] < now:
-                            reader.first_at = None
+                            if running is None:
+                                reader.mark()
                             continue
                     if backlog:
                         # Replies that the socket has not taken would be lost with us: begin no
                         # more. The server's task comes back to it.
+                        frame[1] = reader.size_of(frame)
                         mailbox.put(target, frame)
                         continue
                     cells[cell] = frame[2]
@@ -184,9 +192,16 @@ class Receiver:
                         if handler is not target.handler:  # pyright: ignore[reportUnknownMemberType]
                             target.handler = handler
                             cells[cell + AT_OPERATION] = numbers[frame[3]]
-                        if reader.first_at is not None:
-                            cells[cell + AT_SIZE] = reader.size_of_first()
-                            cells[cell + AT_SIZED] = frame[2]
+                        at = reader.next_at
+                        if at is not None and link.arrived.__class__ is tuple:
+                            # Alone.
+                            cells[cell + AT_SIZE] = reader.fed - at
+                            reader.next_at = reader.fed
+                        else:
+                            size = cells[cell + AT_SIZE] = inbox.hold(link, frame)
+                            if size:
+                                # It is not that of the next.
+                                running = inbox
                     target.frame = frame
                     stale = True
                     try:
@@ -243,6 +258,7 @@ class Receiver:
                         if self.draining:
                             continue
                         link.resuming = True
+                        reader.mark()
                         loop.call_soon(self._resume, link)
                         if shared:
                             # What follows for this server waits in its queue, and what follows

@@ -27,7 +27,7 @@ from noex_mp.core.black_box import TEXT_SIZE
 from noex_mp.transport.platform import WITNESS_SIGNAL
 from noex_mp.wire.envelopes import callback_name
 from noex_mp.worker.activation import Activation, inline
-from noex_mp.worker.begun import AT_OPERATION, AT_SIZE, AT_SIZED
+from noex_mp.worker.begun import AT_OPERATION, AT_RAN, AT_SIZE
 from noex_mp.worker.bootstrap import Boot
 from noex_mp.worker.mailbox import Mailbox
 from noex_mp.worker.queued import Awaited, Target, callback_of
@@ -121,7 +121,7 @@ class WatchedMailbox(Mailbox):
 
     def goes_on(self) -> None:
         """Say in the own cell that another instruction of Python has run."""
-        self._cells[self.own + AT_SIZED] += 1
+        self._cells[self.own + AT_RAN] += 1
 
     def _frames(self) -> Iterator[tuple[str, int, str]]:
         assert self.task is not None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noex_mp import (
-    CallError,
     Crash,
     ExitReport,
     InitTimedOut,
@@ -28,6 +28,7 @@ from noex_mp import (
     spawn,
     stop,
     supervisor,
+    watch,
 )
 from noex_mp.node import stacks
 from noex_mp.node.branches import SPAWNED, Branch
@@ -35,6 +36,7 @@ from noex_mp.node.exit_log import ExitLog
 from noex_mp.node.oom import OomCounter
 from noex_mp.node.root import Root
 from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
+from noex_mp.wire.codec import pack_plain
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty, Start
@@ -89,68 +91,39 @@ def size_in(report: ExitReport | None) -> int | None:
     return report.message.size
 
 
+# What is sent ahead of a message in one go: nothing; what is handled where it is read; what lets
+# the rest wait in the queue.
+AHEAD: list[Callable[[Ref[Reported]], Sequence[Awaitable[Any]]]] = [
+    lambda ref: [],
+    lambda ref: [Reported.echo(ref, 1), Reported.note(ref, 2), Reported.echo(ref, 3)],
+    lambda ref: [Reported.echo(ref, 1), Reported.echo_slowly(ref, 2), Reported.note(ref, 3)],
+    # The last has its size by itself, and those behind it come in the same read.
+    lambda ref: [Reported.echo(ref, 1), Reported.give(ref, b"x" * 200_000)],
+]
+
+
 @on_both_loops
-async def test_the_size_of_a_small_message_and_of_one_among_others(whistles: Whistles) -> None:
+async def test_the_size_of_any_message_is_known_at_once(whistles: Whistles) -> None:
+    deeds = ("kill", "kill_slowly", "crash", "crash_slowly")
     async with ObservedNode(preload=("tests.servers.reported",)) as node:
-        for deed in (Reported.kill, Reported.kill_slowly, Reported.crash, Reported.crash_slowly):
+        for ahead, deed in itertools.product(AHEAD, (*deeds, "kill_by_cast")):
             ref = await spawn(Reported)
             assert await Reported.echo(ref, 1) == 1
-            size = size_in(await death_of(deed(ref, b"")))
-            assert size is not None
-            assert 16 < size < 48, deed
-            assert size_in((await node.exits())[-1]) == size
-
-
-@pytest.mark.parametrize("out_of_time", [False, True])
-async def test_the_size_of_a_message_that_came_with_others(
-    whistles: Whistles, out_of_time: bool
-) -> None:
-    async with ObservedNode(preload=("tests.servers.reported",)) as node:
-        ref = await spawn(Reported)
-        # Another client, which knows nothing of the message.
-        assert await asyncio.to_thread(lambda: Reported.echo.sync(ref, 1)) == 1
-        started, go_on = whistles(), whistles()
-        holding = Reported.hold(ref.within(None), started.path, go_on.path)
-        await started.heard()
-        # What comes while it works is read together. One that is out of time does not begin.
-        ahead = Reported.crash(ref.within(1e-6), b"x" * 5000) if out_of_time else None
-        noted = Reported.note(ref, 1) if ahead is None else asyncio.sleep(0)
-        death = asyncio.ensure_future(death_of(Reported.kill(ref, b"x" * 1000)))
-        behind = Reported.echo(ref, 2)
-        await noted
-        go_on.blow()
-        await holding
-        size = size_in(await death)
-        assert size is not None
-        assert 1000 < size < 1100
-        assert size_in((await node.exits())[-1]) == size
-        assert await behind == 2
-        if ahead is not None:
-            with pytest.raises(CallError):
-                await ahead
-
-
-async def test_the_size_of_a_cast_among_others(whistles: Whistles) -> None:
-    async with ObservedNode(preload=("tests.servers.reported",)) as node:
-        for large, known in ((b"x" * 10_000, True), (b"", False)):
-            ref = await spawn(Reported)
-            started, go_on = whistles(), whistles()
-            holding = Reported.hold(ref.within(None), started.path, go_on.path)
-            await started.heard()
-            casts = [
-                Reported.note(ref, 1),
-                Reported.kill_by_cast(ref, large),
-                Reported.note(ref, 2),
-            ]
-            await asyncio.gather(*casts)
-            go_on.blow()
-            await holding
-            lost = await node.event("messages_lost", ref)
-            size = size_in(lost.report)
-            assert size == size_in((await node.exits())[-1])
-            # Nobody keeps the small ones that are sent.
-            assert (10_000 < (size or 0) < 10_100) == known
-            assert (size is None) == (not known)
+            downs = watch(ref)
+            sent = ahead(ref)
+            dying = getattr(Reported, deed)(ref, b"fatal")
+            behind = Reported.note(ref, 9)
+            died, *_ = await asyncio.gather(dying, behind, *sent, return_exceptions=True)
+            down = await anext(downs)
+            crashed = await node.event("crashed", ref)
+            reports = [down.report, crashed.report, (await node.exits())[-1]]
+            head: list[Any] = [0, ref.sid, 1, deed]
+            if deed != "kill_by_cast":
+                assert isinstance(died, ServerExitedError)
+                reports.append(died.report)
+                head = [*head, 1.0]
+            size = len(pack_plain([*head, b"fatal"]))
+            assert [size_in(report) for report in reports] == [size] * len(reports)
 
 
 async def test_the_age_of_a_message_and_what_waited_behind_it(whistles: Whistles) -> None:

@@ -37,6 +37,10 @@ class Reported(GenServer, expected=(ValueError,)):
         return NoReply()
 
     @call
+    def give(self, data: bytes) -> int:
+        return len(data)
+
+    @call
     def refuse(self) -> None:
         raise ValueError("expected")
 

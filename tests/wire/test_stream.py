@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import itertools
 import random
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +23,10 @@ from noex_mp.errors import (
     RemoteProtocolError,
     TruncatedFrameError,
 )
-from noex_mp.wire.codec import BIG, Encoder
-from noex_mp.wire.envelopes import BUFFERS
-from noex_mp.wire.stream import FrameReader
+from noex_mp.transport.link import Link
+from noex_mp.wire.codec import BIG, Encoder, pack_plain
+from noex_mp.wire.envelopes import BUFFERS, CALL, CAST, GRANT
+from noex_mp.wire.stream import FrameReader, size_in
 from tests.wire.samples import Point
 
 
@@ -61,6 +65,72 @@ def test_frames_survive_any_cut_of_the_stream(bodies: list[list[Any]], cuts: lis
     sizes = iter(cuts * (len(stream) + 1))
     assert list(receive(reader, stream, sizes)) == frames
     reader.receive_eof()
+
+
+messages = st.tuples(
+    st.sampled_from([CAST, CALL]), st.sampled_from([7, 300]), st.sampled_from(["note", "n" * 200])
+)
+
+
+@settings(max_examples=60)
+@given(
+    kinds=st.lists(messages, min_size=1, max_size=20),
+    cuts=st.lists(st.integers(1, 400), min_size=1, max_size=10),
+    asks=st.lists(st.booleans(), min_size=1, max_size=5),
+)
+def test_a_message_has_its_size_or_none_however_the_stream_was_cut(
+    kinds: list[tuple[int, int, str]], cuts: list[int], asks: list[bool]
+) -> None:
+    frames: list[list[Any]] = [
+        [kind, sid, seq, name] for seq, (kind, sid, name) in enumerate(kinds)
+    ]
+    sizes = [len(pack_plain(frame)) for frame in frames]
+    stream = b"".join(map(pack_plain, frames))
+    found: list[int] = []
+    whether = itertools.cycle(asks)
+
+    def on_frames(link: Link) -> None:
+        for frame in link.arrived:
+            asked = next(whether)
+            found.append(link.reader.size_of(frame) if asked else 0)
+            if not asked:
+                link.reader.next_at = None
+
+    ours, theirs = socket.socketpair()
+    loop = asyncio.new_event_loop()
+    link = Link(loop, ours, peer="worker 1", on_frames=on_frames, on_close=lambda link, _: None)
+    for size in itertools.cycle(cuts):
+        theirs.send(stream[:size])
+        assert link.read()
+        stream = stream[size:]
+        if not stream:
+            break
+    assert all(size in (0, right) for size, right in zip(found, sizes, strict=True))
+    if all(asks):
+        assert found == sizes
+    link.close()
+    theirs.close()
+    loop.close()
+
+
+@given(kinds=st.lists(messages, min_size=1, max_size=20), data=st.data())
+def test_the_size_of_a_message_is_found_among_others(
+    kinds: list[tuple[int, int, str]], data: st.DataObject
+) -> None:
+    frames: list[list[Any]] = [
+        [kind, sid, seq, name] for seq, (kind, sid, name) in enumerate(kinds)
+    ]
+    buffers = pack_plain([BUFFERS, [[False, 3]]]) + b"\xc1\xc1\xc1"
+    ahead = data.draw(st.sampled_from([b"", buffers, pack_plain([GRANT, 7, 1, 2, 3])]))
+    stream = b"".join(ahead + pack_plain(frame) for frame in frames)
+    frame: list[Any] = data.draw(st.sampled_from(frames))
+    _, sid, seq, _ = frame
+    assert size_in(stream, sid, seq) == len(pack_plain(frame))
+    assert size_in(stream, sid, len(frames)) is None
+    assert size_in(stream[: data.draw(st.integers(0, len(stream)))], sid, seq) in (
+        None,
+        len(pack_plain(frame)),
+    )
 
 
 def test_big_buffers_survive_any_cut_of_the_stream() -> None:
