@@ -22,9 +22,11 @@ Promise: plain data, no I/O.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field
+import dataclasses
+from dataclasses import Field, field
 from typing import Generic, TypeVar, dataclass_transform
 
+from noex_mp.core.dataclass import dataclass
 from noex_mp.core.outcomes import Outcome, Reply, Then
 from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Address
@@ -54,7 +56,7 @@ class Call(Generic[R]):
                 f"handler answers\n"
                 f"Choose another name."
             )
-        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+        dataclasses.dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
 
     def reply(self, value: R, then: Then | None = None) -> Outcome[R]:
         """Return the outcome that sends `value` to the caller.
@@ -77,7 +79,7 @@ class Cast:
         cls, *, frozen: bool = False, order: bool = False, kw_only: bool = False
     ) -> None:
         super().__init_subclass__()
-        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+        dataclasses.dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from noex_mp.core.dataclass import dataclass
 
 __all__ = ["Reloaded"]
 

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +24,8 @@ __all__ = ["Sources", "own_files"]
 # All files are looked at this often at most, in seconds, however fast servers start.
 INTERVAL: Final = 0.25
 
-_LIBRARY: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+# Not by sysconfig, whose import takes longer than all of this.
+_LIBRARY: Final = os.path.dirname(os.__file__)
 _INSTALLED: Final = ("site-packages", "dist-packages")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 from typing import Final
 
 __all__ = ["name_of"]
@@ -50,7 +50,7 @@ _AARCH64: Final[dict[int, str]] = {
     292: "io_pgetevents", 426: "io_uring_enter", 435: "clone3", 437: "openat2",
     441: "epoll_pwait2", 449: "futex_waitv",
 }  # fmt: skip
-_NAMES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine(), {})
+_NAMES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(os.uname().machine, {})
 
 
 def name_of(number: int) -> str:

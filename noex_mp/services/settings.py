@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +72,8 @@ def _with_configs(entry: Any, made: Mapping[str, Any]) -> Any:
 
 def _tables(file: str | Path, names: Sequence[str], mistakes: list[str]) -> dict[str, Any] | None:
     """Return what a file says, or None if it cannot be read; note what is wrong with it."""
+    import tomllib
+
     try:
         tables = tomllib.loads(Path(file).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

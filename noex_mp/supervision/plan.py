@@ -14,9 +14,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal, TypeAlias, assert_never
 
+from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import (
     ExitReason,
     Hung,

@@ -19,7 +19,6 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -87,6 +86,9 @@ def _candidates() -> Iterator[Path]:
         yield Path(base) / "noex-mp"
     # Where nothing can be written at all, there is no folder for temporary files.
     with contextlib.suppress(FileNotFoundError):
+        # With it come a dozen modules that nobody else here needs.
+        import tempfile
+
         yield Path(tempfile.gettempdir()) / f"noex-mp-{uid}"
 
 

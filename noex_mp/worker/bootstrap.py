@@ -19,9 +19,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NoReturn
 
+from noex_mp.core.dataclass import dataclass
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.platform import DUMP_SIGNAL
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import importlib.abc
 import importlib.util
 import io
 import os
@@ -21,11 +20,11 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import Crash, Normal, Shutdown
 from noex_mp.core.thread_variables import THREAD_VARIABLES
 from noex_mp.transport import fds
@@ -185,9 +184,11 @@ def _main_by_name(name: str | None) -> tuple[types.ModuleType, types.CodeType]:
         raise ModuleNotFoundError(f"there is no module {name!r} on the import path", name=name)
     module = importlib.util.module_from_spec(spec)
     module.__name__ = MAIN_IN_WORKERS
-    if not isinstance(spec.loader, importlib.abc.InspectLoader):
+    # What `importlib.abc.InspectLoader` promises; its import brings twenty more modules.
+    get_code: Callable[[str], types.CodeType | None] | None = getattr(spec.loader, "get_code", None)
+    if get_code is None:
         raise ImportError(f"the module {name!r} has no code that could be run again", name=name)
-    code = spec.loader.get_code(spec.name)
+    code = get_code(spec.name)
     if code is None:
         raise ImportError(f"the module {name!r} is not written in Python", name=name)
     return module, code
