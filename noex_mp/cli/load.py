@@ -1,7 +1,8 @@
 """Loads a target anew, in a process of its own: this one keeps the modules that it has.
 
-`python -m noex_mp.cli.load 5 app:tree shop.toml port=9000` imports the target, and writes what came
-of it to descriptor 5, as msgpack. The rest is the configuration: a file or nothing, and options.
+`python -m noex_mp.cli.load 5 6 app:tree shop.toml port=9000` imports the target, and writes what
+came of it to descriptor 6, as msgpack. It ends with whoever holds the other end of descriptor 5. The
+rest is the configuration: a file or nothing, and options.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from noex_mp.cli.target import Target, load_tree, look_in_this_folder
 from noex_mp.errors import ConfigError
 from noex_mp.node.sources import own_files
 from noex_mp.node.zygotes import Preload
-from noex_mp.transport import fds
+from noex_mp.transport import fds, lifeline
 
 __all__ = ["Loaded", "load_anew", "main"]
 
@@ -69,21 +70,28 @@ async def load_anew(
 
 async def _run(answer: int, output: int, *arguments: str) -> None:
     """Run this module for a target."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "noex_mp.cli.load", str(answer), *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=asyncio.subprocess.STDOUT,
-        pass_fds=[answer],
-        start_new_session=True,
-    )
+    # The node may be killed while an import takes for ever. Both ends are plain: what the runtime
+    # owns is closed in forks, and `create_subprocess_exec` makes one.
+    tie, ours = os.pipe()
     try:
-        await process.wait()
-    except asyncio.CancelledError:
-        # The node stops, and an import may take for ever.
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        raise
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "noex_mp.cli.load", str(tie), str(answer), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=[tie, answer],
+            start_new_session=True,
+        )
+        try:
+            await process.wait()
+        except asyncio.CancelledError:
+            # The node stops.
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+    finally:
+        os.close(tie)
+        os.close(ours)
 
 
 def _content(fd: int) -> bytes:
@@ -120,6 +128,7 @@ def _files_behind(error: BaseException) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    lifeline.arm(int(sys.argv[1]))
+    main(int(sys.argv[2]), *sys.argv[3:])
     # With what the target has started when it was imported; a thread would keep this process.
     os.killpg(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli.harness import Running, noex_mp, running
 from tests.cli.test_reload import version, write
+from tests.processes.harness import wait_for_ends
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +129,19 @@ def test_a_stop_ends_it_in_the_middle_of_an_import_that_hangs(tmp_path: Path) ->
         run.until("rolling.py changed")
         run.send(signal.SIGTERM)
         assert run.status() == 0
+
+
+def test_an_import_that_hangs_ends_with_a_root_that_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "os_pid"
+    os.mkfifo(told)
+    with reloading(tmp_path) as run:
+        tell = f"open({str(told)!r}, 'w').write(str(__import__('os').getpid()))"
+        write(tmp_path, f"{tell} and __import__('time').sleep(100)")
+        loader = os.pidfd_open(int(told.read_text()))
+        run.send(signal.SIGKILL)
+        assert run.status() == -signal.SIGKILL
+        assert wait_for_ends([loader]) == []
+        os.close(loader)
 
 
 def test_a_changed_tree_is_told_and_not_applied_by_a_reload(tmp_path: Path) -> None:
