@@ -221,8 +221,7 @@ class Background:
             dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()
         self._dispatcher, self._loop = dispatcher, loop
-        early, self._early = self._early, []
-        _give(dispatcher, early)
+        self._give_early(dispatcher)
         try:
             await self._unless_stopped(loop.start(_add_lanes(dispatcher, lanes)))
             await self._ended
@@ -239,6 +238,11 @@ class Background:
             # The node may have been stopped before.
             with contextlib.suppress(NoexError):
                 await lanes.stop(at_once=self._is_stopped)
+
+    def _give_early(self, dispatcher: Dispatcher) -> None:
+        # Not where it would be kept for as long as the pool lives, with its results.
+        early, self._early = self._early, []
+        _give(dispatcher, early)
 
     async def _unless_stopped(self, work: asyncio.Future[None]) -> None:
         """Wait for something, but no longer than until all is to stop."""

@@ -344,6 +344,8 @@ class Link:
             self.close(self.reader.translate(error))
             return False
         self._on_frames(self)
+        # What came may be large, and the next message far.
+        self.arrived = self.unpacker
         return True
 
     def _borrowed(self) -> None:
@@ -354,8 +356,6 @@ class Link:
 
     def _forget(self) -> None:
         # Else a value would be leased until the next message comes.
-        if not self.resuming:
-            self.arrived = self.unpacker
         if self.let_go is not None:
             self.let_go()
 

@@ -82,7 +82,6 @@ class Receiver:
         for link in links:
             if link.resuming:
                 link.resuming = False
-                link.arrived = link.unpacker
                 self.on_messages(link)
             link.drain()
         self.draining = False
@@ -306,7 +305,6 @@ class Receiver:
 
     def _resume(self, link: Link) -> None:
         if not link.closed and not link.rest_until_drained(self._resume):
-            link.arrived = link.unpacker
             self.on_messages(link)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import importlib
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noex_mp import Node
+from tests.conformance.adapted import lanes
 from tests.conformance.suite import find_suite, is_listed, listed
 
 # What automake's tests say that cannot be run.
@@ -37,7 +39,7 @@ else:
 
 
 class Result(TextResult):
-    """Ends a run in which a test hangs."""
+    """Ends a run in which a test hangs, or leaves a process behind."""
 
     def startTest(self, test: unittest.TestCase) -> None:
         faulthandler.dump_traceback_later(LIMIT, exit=True)
@@ -45,6 +47,10 @@ class Result(TextResult):
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
+        # One that has failed leaves its executor in the frames of its error.
+        gc.collect()
+        for lane in lanes():
+            lane.wait(LIMIT)
         faulthandler.cancel_dump_traceback_later()
 
 

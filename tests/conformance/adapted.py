@@ -16,7 +16,7 @@ import noex_mp
 from noex_mp import RemoteProtocolError, UnencodableError, WorkerExitedError
 from noex_mp.pools.background import Background
 
-__all__ = ["ERRORS", "ProcessPoolExecutor"]
+__all__ = ["ERRORS", "ProcessPoolExecutor", "lanes"]
 
 ERRORS: Final = {
     # A process has died, or what was sent cannot be read: the task fails, and not the pool.
@@ -24,6 +24,11 @@ ERRORS: Final = {
     "PicklingError": UnencodableError,
 }
 """What stands for the errors that the suite expects."""
+
+
+def lanes() -> list[psutil.Process]:
+    """Return the processes of all executors: those that the node has forked."""
+    return [lane for root in psutil.Process().children() for lane in root.children(recursive=True)]
 
 
 class Processes:
@@ -40,10 +45,8 @@ class Processes:
             if dispatcher is not None and dispatcher.refs:
                 break
             time.sleep(0.001)
-        here = psutil.Process()
-        for child in here.children(recursive=True):
-            if child.ppid() != here.pid:
-                self._all.setdefault(child.pid, Process(child))
+        for lane in lanes():
+            self._all.setdefault(lane.pid, Process(lane))
 
     def values(self) -> list[Process]:
         return list(self._all.values())

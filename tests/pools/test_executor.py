@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import pytest
@@ -44,6 +46,20 @@ def test_a_killed_process_fails_its_task_and_nothing_else() -> None:
         with pytest.raises(WorkerExitedError, match="SIGKILL"):
             killed.result()
         assert pool.submit(double, 4).result() == 8
+
+
+def test_nothing_of_a_task_is_kept_once_it_is_done() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        # The first one is given to it before it has a process.
+        for _ in range(2):
+            argument = {1}
+            future = pool.submit(set, argument)
+            gone = [threading.Event() for _ in range(3)]
+            weakref.finalize(argument, gone[0].set)
+            weakref.finalize(future, gone[1].set)
+            weakref.finalize(future.result(), gone[2].set)
+            del argument, future
+            assert [event.wait(10) for event in gone] == [True] * 3
 
 
 async def test_it_serves_an_event_loop() -> None:
