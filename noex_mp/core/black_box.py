@@ -4,17 +4,20 @@ One memory file per node, a slot per worker. The worker maps only its own slot; 
 it once the worker is dead.
 
 ```text
-slot:       [cells] [outbox] [inbox] [names] [steps] [arguments] [stop requests] [crash text]
+slot:       [cells] [outbox] [inbox] [names] [memory] [steps] [arguments] [stop requests]
+            [crash text]
 cell:       link id | sid | begun | operation | since | size | ran | received
 outbox:     link id | end | replies     two of them, and packed frames up to `end`; 0: none
 inbox:      link id | end | messages    as they came, up to `end`
 names:      texts of UTF-8, each with a zero behind it
+memory:     rss | when
 steps:      sid | seq | count           how far a handler is that says so
 arguments:  sid | seq | text            of the message that began last; with `debug=True`
 requests:   asked | heard | link id, seq, rung | ...
 ```
 
-Every word is an unsigned integer of eight bytes, but for `since`, which is a float of eight.
+Every word is an unsigned integer of eight bytes, but for `since` and `when`, which are floats of
+eight: times of the monotonic clock.
 
 * A **cell** says, for one link and server, which message began last. While that is worked on,
   `since` is not 0: it is when it began, by the monotonic clock. `operation` is the place of its
@@ -25,6 +28,8 @@ Every word is an unsigned integer of eight bytes, but for `since`, which is a fl
   are what the worker answers when it is asked (`WITNESS_SIGNAL`): `begun` counts the questions
   that it has heard, `ran` those after which it went on in Python, and `size` is 1 if the server
   only awaited something then.
+* The **memory** is how much the process had when it last looked, in bytes: it does so soon after it
+  has done anything, since a process that is dead has none.
 * The **outbox** holds the replies of the batch that is being worked on. They leave together, in
   one send; should the worker die before that, the root passes them on. So a handler that kills
   its process takes no finished reply with it.
@@ -58,6 +63,8 @@ __all__ = [
     "INBOX_OFFSET",
     "INBOX_SIZE",
     "LINK_ID",
+    "MEMORY_OFFSET",
+    "MEMORY_SIZE",
     "NAMES_OFFSET",
     "NAMES_SIZE",
     "OPERATION",
@@ -71,6 +78,7 @@ __all__ = [
     "REQUESTS_OFFSET",
     "REQUESTS_SIZE",
     "REQUEST_WORDS",
+    "RSS",
     "SEQ",
     "SID",
     "SINCE",
@@ -80,6 +88,7 @@ __all__ = [
     "STEPS_SIZE",
     "TEXT_OFFSET",
     "TEXT_SIZE",
+    "WHEN",
     "WORD",
 ]
 
@@ -93,8 +102,10 @@ OUTBOX_SIZE: Final = 128 * 1024
 INBOX_OFFSET: Final = OUTBOX_OFFSET + OUTBOX_SIZE
 INBOX_SIZE: Final = 68 * 1024
 NAMES_OFFSET: Final = INBOX_OFFSET + INBOX_SIZE
-NAMES_SIZE: Final = 60 * 1024 - 32
-STEPS_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
+NAMES_SIZE: Final = 60 * 1024 - 48
+MEMORY_OFFSET: Final = NAMES_OFFSET + NAMES_SIZE
+MEMORY_SIZE: Final = 16
+STEPS_OFFSET: Final = MEMORY_OFFSET + MEMORY_SIZE
 STEPS_SIZE: Final = 32
 ARGUMENTS_OFFSET: Final = STEPS_OFFSET + STEPS_SIZE
 ARGUMENTS_SIZE: Final = 4 * 1024
@@ -125,6 +136,10 @@ OWN: Final = 2**64 - 1
 END: Final = 1
 INBOX_HEADER: Final = 2 * WORD
 OUTBOX_HEADER: Final = 2 * WORD
+
+# The words of the memory.
+RSS: Final = 0
+WHEN: Final = 1
 
 # The words in front of the arguments, and those of the steps (SID as above).
 SEQ: Final = 0

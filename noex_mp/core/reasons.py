@@ -410,8 +410,10 @@ class ExitReport:
         mailbox: How many messages had arrived in its process and waited for their turn. What the
             process had not looked at yet, still in its sockets, is not counted.
         casts_lost: How many casts had not begun and are lost, so far as their senders have said so.
-        rss: The memory that its process had in the end, in bytes; None after a sudden death, when
-            nobody can ask any more. A worker shares pages with its zygote, which count as well.
+        rss: The memory that its process had in the end, in bytes; None if nobody knows. A worker
+            shares pages with its zygote, which count as well.
+        rss_age: How long before the end it was seen, in seconds: a process that has died suddenly
+            has none any more. 0 where it was asked in the end.
         peak_rss: The most that it had at any time (or a child process of it); None if nobody knows.
         oom_kills: How many processes the kernel has killed for want of memory, since this one
             started: in the node's cgroup, or on the machine where there is none.
@@ -436,6 +438,7 @@ class ExitReport:
     mailbox: int = 0
     casts_lost: int = 0
     rss: int | None = None
+    rss_age: float = 0.0
     peak_rss: int | None = None
     oom_kills: int = 0
     stderr: tuple[str, ...] = ()

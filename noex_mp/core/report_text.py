@@ -102,7 +102,8 @@ def _message(begun: Begun | None) -> str:
 def _memory(report: ExitReport) -> str:
     parts: list[str] = []
     if report.rss is not None:
-        parts.append(f"{_bytes(report.rss)} in the end")
+        when = f"{_duration(report.rss_age)} before" if report.rss_age else "in the end"
+        parts.append(f"{_bytes(report.rss)} {when}")
     if report.peak_rss is not None:
         parts.append(f"{_bytes(report.peak_rss)} at most")
     if report.oom_kills:

@@ -25,6 +25,8 @@ from noex_mp.core.black_box import (
     INBOX_OFFSET,
     INBOX_SIZE,
     LINK_ID,
+    MEMORY_OFFSET,
+    MEMORY_SIZE,
     NAMES_OFFSET,
     NAMES_SIZE,
     OPERATION,
@@ -36,6 +38,7 @@ from noex_mp.core.black_box import (
     REQUEST_WORDS,
     REQUESTS,
     REQUESTS_OFFSET,
+    RSS,
     SEQ,
     SID,
     SINCE,
@@ -45,6 +48,7 @@ from noex_mp.core.black_box import (
     STEPS_SIZE,
     TEXT_OFFSET,
     TEXT_SIZE,
+    WHEN,
     WORD,
 )
 from noex_mp.transport import fds
@@ -145,6 +149,8 @@ class LastWords(NamedTuple):
         text: What faulthandler wrote: when the interpreter crashed, or when we asked.
         messages: What each server was working on, by sid.
         waiting: How many messages waited for each, by sid.
+        rss: How much memory it had when it last looked, in bytes; None if it never has.
+        rss_age: How long ago that was, in seconds.
     """
 
     begun: dict[tuple[int, int], int]
@@ -152,6 +158,8 @@ class LastWords(NamedTuple):
     text: str
     messages: Mapping[int, Message]
     waiting: Mapping[int, int]
+    rss: int | None = None
+    rss_age: float = 0.0
 
 
 class BlackBox:
@@ -186,7 +194,8 @@ class BlackBox:
         """Read the slot of a worker that is dead."""
         cells = _Cells(slot)
         begun, waiting = cells.begun, cells.waiting
-        return LastWords(begun, _outbox(*slot), stack_in(slot), cells.messages, waiting)
+        memory = _memory(slot)
+        return LastWords(begun, _outbox(*slot), stack_in(slot), cells.messages, waiting, *memory)
 
     def give_back(self, slot: Slot) -> None:
         """Empty a slot and let the next worker have it."""
@@ -335,6 +344,12 @@ def _arguments(slot: Slot, sid: int, seq: int) -> str:
 def _steps(slot: Slot, sid: int, seq: int) -> int | None:
     words = memoryview(os.pread(slot.fd, STEPS_SIZE, slot.offset + STEPS_OFFSET)).cast("Q")
     return words[COUNT] if (words[SID], words[SEQ]) == (sid, seq) else None
+
+
+def _memory(slot: Slot) -> tuple[int | None, float]:
+    noted = memoryview(os.pread(slot.fd, MEMORY_SIZE, slot.offset + MEMORY_OFFSET))
+    rss = noted.cast("Q")[RSS]
+    return (rss, max(0.0, time.monotonic() - noted.cast("d")[WHEN])) if rss else (None, 0.0)
 
 
 def _outbox(fd: int, offset: int) -> dict[int, bytes]:

@@ -119,6 +119,7 @@ def report_exit(
         node_stops: Whether all servers are being stopped.
     """
     exited = member.exited if isinstance(member, Child) else None
+    rss, rss_age = _rss(member, worker) if worker else (None, 0.0)
     report = ExitReport(
         server=member.title,
         sid=member.sid,
@@ -132,8 +133,9 @@ def report_exit(
         stack=_without_our_frames(worker.last_words.text) if worker else "",
         message=_message(member, worker) if worker else None,
         mailbox=_waiting(member, worker) if worker else 0,
-        rss=_rss(member, worker) if worker else None,
-        peak_rss=_peak_rss(member, worker) if worker else None,
+        rss=rss,
+        rss_age=rss_age,
+        peak_rss=_peak_rss(worker, rss) if worker else None,
         oom_kills=worker.oom_kills if worker and not worker.alive else 0,
         stderr=worker.last_errors if worker else (),
         time=time.time(),
@@ -218,15 +220,17 @@ def _waiting(member: Member, worker: Worker) -> int:
     return worker.last_words.waiting.get(member.sid, 0) if said is None else said
 
 
-def _rss(member: Member, worker: Worker) -> int | None:
+def _rss(member: Member, worker: Worker) -> tuple[int | None, float]:
+    """Return the last memory of a process that anybody has seen, and how long ago that was."""
     said: int | None = member.evidence.get("rss") if isinstance(member, Child) else None
-    return worker.rss if said is None else said
+    seen = worker.rss if said is None else said
+    last = worker.last_words
+    return (last.rss, last.rss_age) if seen is None else (seen, 0.0)
 
 
-def _peak_rss(member: Member, worker: Worker) -> int | None:
+def _peak_rss(worker: Worker, rss: int | None) -> int | None:
     # The kernel's own peak lags behind by some pages.
-    known = [rss for rss in (worker.peak_rss, _rss(member, worker)) if rss is not None]
-    return max(known, default=None)
+    return max((each for each in (worker.peak_rss, rss) if each is not None), default=None)
 
 
 def _without_our_frames(stack: str) -> str:

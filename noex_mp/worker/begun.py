@@ -1,4 +1,4 @@
-"""What this worker is working on, written where it outlives it: for the report of its end.
+"""What this worker is working on, and its memory, where it outlives it: for the last report.
 
 A message that begins costs its number and little more (see `receiver`): the name of its
 operation is written once, and then only where it stands. `core.black_box` has the layout.
@@ -7,6 +7,7 @@ operation is written once, and then only where it stands. `core.black_box` has t
 from __future__ import annotations
 
 import mmap
+import os
 from time import monotonic
 from typing import Any, Final
 
@@ -16,19 +17,24 @@ from noex_mp.core.black_box import (
     BEGUN,
     CELLS_SIZE,
     COUNT,
+    MEMORY_OFFSET,
+    MEMORY_SIZE,
     NAMES_OFFSET,
     NAMES_SIZE,
     OPERATION,
     RAN,
     RECEIVED,
+    RSS,
     SEQ,
     SID,
     SINCE,
     SIZE,
     STEPS_OFFSET,
     STEPS_SIZE,
+    WHEN,
     WORD,
 )
+from noex_mp.transport.platform import rss_of
 from noex_mp.wire.envelopes import CALL, CALL_KW, CAST_KW
 from noex_mp.wire.values import shortened
 
@@ -63,6 +69,8 @@ class BegunRecord:
         self.cells = area[:CELLS_SIZE].cast("Q")
         # Shifted, so that nobody has to add: this is done for each message.
         self.times = area[AT_SINCE * WORD : CELLS_SIZE].cast("d")
+        memory = area[MEMORY_OFFSET : MEMORY_OFFSET + MEMORY_SIZE]
+        self._memory, self._looked = memory.cast("Q"), memory.cast("d")
         self._names = area[NAMES_OFFSET : NAMES_OFFSET + NAMES_SIZE]
         self._arguments = area[ARGUMENTS_OFFSET : ARGUMENTS_OFFSET + ARGUMENTS_SIZE]
         self._words = self._arguments[:_ARGUMENTS_HEADER].cast("Q")
@@ -77,6 +85,11 @@ class BegunRecord:
         nobodys = memoryview(mmap.mmap(-1, CELLS_SIZE))
         self.cells = nobodys.cast("Q")
         self.times = nobodys[AT_SINCE * WORD :].cast("d")
+
+    def note_memory(self) -> None:
+        """Write down how much memory the process has."""
+        self._memory[RSS] = rss_of(os.getpid()) or 0
+        self._looked[WHEN] = monotonic()
 
     def steps(self, sid: int, seq: int) -> memoryview:
         """Return the word in which a handler says how many steps of a message it has begun."""

@@ -168,6 +168,7 @@ class Host:
 
     def start(self) -> None:
         """Become what this process is, and say so to the root."""
+        self.record.note_memory()
         os.register_at_fork(after_in_child=self._forked)
         inline.look = self._receiver.read_ahead
         current_call.install(activation.current_call)

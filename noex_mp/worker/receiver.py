@@ -32,6 +32,9 @@ __all__ = ["Receiver"]
 BATCH_MESSAGES: Final = 64
 BATCH_SECONDS: Final = 200e-6
 
+# So long after something has come the memory of the process is noted, in seconds.
+NOTED_AFTER: Final = 0.1
+
 
 class Receiver:
     """Takes what clients send.
@@ -96,6 +99,7 @@ class Receiver:
         times, numbers = self._record.times, self._record.numbers
         pack, buffers = self._encoder.pack, self._encoder.buffers
         clock, shared, loop = time.monotonic, self._shared, self._loop
+        is_to_note = False
 
         def abandon() -> None:
             nonlocal cells, times
@@ -103,8 +107,17 @@ class Receiver:
 
         self._abandon = abandon
 
+        def note_memory() -> None:
+            nonlocal is_to_note
+            is_to_note = False
+            self._record.note_memory()
+
         def on_messages(link: Link) -> None:
+            nonlocal is_to_note
             link.resuming = False
+            if not is_to_note:
+                is_to_note = True
+                loop.call_later(NOTED_AFTER, note_memory)
             targets: dict[int, Target] = link.targets
             reader = link.reader
             failures = reader.failures

@@ -37,6 +37,7 @@ from noex_mp.node.oom import OomCounter
 from noex_mp.node.root import Root
 from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
 from noex_mp.wire.codec import pack_plain
+from noex_mp.worker.receiver import NOTED_AFTER
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty, Start
@@ -172,8 +173,24 @@ async def test_one_that_is_idle_has_no_message() -> None:
         if not FALLBACKS:
             assert report.peak_rss is not None
             assert 2**20 < report.peak_rss < 2**32
-        # Nobody could ask it.
-        assert report.rss is None
+            # Nobody could ask it; it had looked when it started.
+            assert report.rss is not None
+            assert 2**20 < report.rss <= report.peak_rss
+            assert 0 < report.rss_age <= report.uptime + 10
+
+
+@pytest.mark.skipif(FALLBACKS, reason="no /proc here")
+@on_both_loops
+async def test_a_sudden_death_tells_the_memory_that_was_seen_last() -> None:
+    async with ObservedNode(preload=("tests.servers.reported",)):
+        ref = await spawn(Reported)
+        await Reported.grow(ref, 100 * 2**20)
+        # On the event loop that is to look, so it has looked.
+        await Reported.nap(ref, 2 * NOTED_AFTER)
+        report = await death_of(Reported.kill(ref, b""))
+        assert report.rss is not None
+        assert report.rss > 100 * 2**20
+        assert f"MiB {report.rss_age * 1000:.3g} ms before, " in report.text
 
 
 async def test_what_is_sent_again_counts_its_attempts(tmp_path: Path) -> None:

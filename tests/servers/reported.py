@@ -37,6 +37,14 @@ class Reported(GenServer, expected=(ValueError,)):
         return NoReply()
 
     @call
+    def grow(self, size: int) -> None:
+        self.kept = b"x" * size
+
+    @call
+    async def nap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    @call
     def give(self, data: bytes) -> int:
         return len(data)
 
