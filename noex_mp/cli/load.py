@@ -1,8 +1,8 @@
 """Loads a target anew, in a process of its own: this one keeps the modules that it has.
 
 `python -m noex_mp.cli.load 5 6 app:tree shop.toml port=9000` imports the target, and writes what
-came of it to descriptor 6, as msgpack. It ends with whoever holds the other end of descriptor 5. The
-rest is the configuration: a file or nothing, and options.
+came of it to descriptor 6, as msgpack. It ends with whoever holds the other end of descriptor 5.
+The rest is the configuration: a file or nothing, and options.
 """
 
 from __future__ import annotations
