@@ -35,6 +35,7 @@ from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
 from noex_mp.pools.recycling import NEVER, Recycler, RecyclingRules
 from noex_mp.transport.shared_loop import Later, SharedLoop, do_later
+from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -205,8 +206,8 @@ class Background:
                 node = current.node_of_thread()
         if node is not None:
             return node
-        if module is None or module == "__main__":
-            return blocking_implicit_node(module)
+        if module is None or module in (MAIN, MAIN_IN_WORKERS):
+            return blocking_implicit_node(module and MAIN)
         try:
             return blocking_implicit_node(module)
         except PreloadError as error:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import importlib.machinery
 import importlib.util
 import io
 import os
@@ -174,6 +175,8 @@ def _run_script(config: ZygoteConfig) -> None:
 def _main_by_path(path: str) -> tuple[types.ModuleType, types.CodeType]:
     module = types.ModuleType(MAIN_IN_WORKERS)
     module.__file__ = path
+    # A node that is started in a worker finds by it how its own workers import the script.
+    module.__loader__ = importlib.machinery.SourceFileLoader(MAIN_IN_WORKERS, path)
     with io.open_code(path) as file:
         return module, compile(file.read(), path, "exec")
 

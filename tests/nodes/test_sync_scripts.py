@@ -163,6 +163,27 @@ def test_with_node_runs_a_tree(tmp_path: Path) -> None:
     )
 
 
+def test_a_task_of_a_script_may_have_a_pool_for_functions_of_the_script(tmp_path: Path) -> None:
+    check(
+        tmp_path,
+        """
+        from noex_mp import ProcessPoolExecutor
+
+        def double(value):
+            return 2 * value
+
+        def total(count):
+            with ProcessPoolExecutor(max_workers=1) as inner:
+                return sum(inner.map(double, range(count)))
+
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(max_workers=1) as pool:
+                print(pool.submit(total, 5).result())
+        """,
+        "20\n",
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_a_call_that_waits_for_ever_leaves_nothing(
     number: signal.Signals, tmp_path: Path
