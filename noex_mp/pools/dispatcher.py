@@ -455,6 +455,12 @@ class Line:
         self._pace = seconds if seconds > pace or pace == inf else (3 * pace + seconds) / 4
         self.depth = depth_for(self._pace)
 
+    def forget_pace(self) -> None:
+        """Give it one task at a time, until it is known again how long they take."""
+        self.depth = 1
+        self._pace = inf
+        self._untimed = SAMPLE
+
     def free(self) -> None:
         """Note that it has finished a task, and give it more."""
         self.in_flight -= 1
@@ -496,8 +502,7 @@ class Line:
     def _went_down(self) -> None:
         if self.is_up:
             self.is_up = False
-            self.depth = 1
-            self._pace = inf
+            self.forget_pace()
             self.ask()
 
     def ask(self) -> None:

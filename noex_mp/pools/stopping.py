@@ -127,8 +127,10 @@ class Stoppable(Job):
         return name_of_code(self.code)
 
     def is_stopping(self) -> None:
-        """Never run it again."""
+        """Never run it again, and let nothing more wait behind it."""
         self.options = NONE
+        if self.line is not None:
+            self.line.forget_pace()
 
     def is_dropped(self) -> None:
         """Tell whoever waits, at once."""

@@ -125,6 +125,17 @@ async def test_what_was_sent_ahead_goes_on_after_a_kill(started: Path, tmp_path:
         assert not marks(tmp_path)
 
 
+async def test_nothing_is_sent_to_a_process_whose_task_is_being_stopped(started: Path) -> None:
+    async with Node(), Pool(size=2, grace=1000.0) as pool:
+        # So short that several are sent at a time.
+        await asyncio.gather(*(pool.run(double, n) for n in range(3000)))
+        stubborn = pool.run(tasks.sleep_long, started)
+        await there(started)
+        stubborn.cancel()
+        assert await asyncio.gather(*(pool.run(double, n) for n in range(50)))
+        await pool.abort()
+
+
 async def test_a_time_limit_around_a_task_stops_it(started: Path) -> None:
     async with Node(), Pool(size=1, grace=0.05) as pool:
         with pytest.raises(TimeoutError):
