@@ -58,6 +58,7 @@ from noex_mp.wire.envelopes import (
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.core.ref import SentOperation
+    from noex_mp.wire.codec import Encoder
 
 __all__ = ["Pending", "Route", "died_in_words"]
 
@@ -103,6 +104,7 @@ class Route:
         "_create_future",
         "_deliveries",
         "_done",
+        "_encoder",
         "_hurried",
         "_late_casts",
         "_max_waiting",
@@ -144,8 +146,7 @@ class Route:
         self.pending: dict[int, Pending] = {}
         self.moved: dict[int, tuple[Route, int]] = {}
         self._client = client
-        self._pack = client.encoder.pack
-        self._buffers = client.encoder.buffers
+        self.pack_with(client.encoder)
         self._done = client.done
         self._create_future = client.loop.create_future
         self._window = Window()
@@ -173,6 +174,12 @@ class Route:
         self._deliveries: dict[int, poison.Deliveries] = {}
 
     # --- sending -----------------------------------------------------------------------
+
+    def pack_with(self, encoder: Encoder) -> None:
+        """Pack messages with another encoder than that of the client."""
+        self._encoder = encoder
+        self._pack = encoder.pack
+        self._buffers = encoder.buffers
 
     def invoke(
         self,
@@ -317,7 +324,7 @@ class Route:
         """Return a message as chunks, its big buffers apart; as bytes if it turns out small."""
         if not data or len(data) >= BIG or self._buffers:
             try:
-                chunks = self._client.encoder.pack_big(frame, lends=True)
+                chunks = self._encoder.pack_big(frame, lends=True)
             except Exception as error:
                 raise self._explain(args, kwargs, error) from None
             data = chunks[0] if len(chunks) == 1 else chunks
@@ -338,7 +345,7 @@ class Route:
     def _explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
     ) -> UnencodableError:
-        return self._client.encoder.explain(args, kwargs, error)
+        return self._encoder.explain(args, kwargs, error)
 
     # --- the slow way: no window, no server, or time to ask for more -------------------------
 

@@ -23,6 +23,7 @@ from noex_mp.errors import (
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.options import NONE, TaskOptions
 from noex_mp.pools.task_queue import TaskQueue
+from noex_mp.wire.codec import Encoder
 
 if TYPE_CHECKING:
     import asyncio
@@ -210,8 +211,9 @@ class JobRoute(Route):
 
     __slots__ = ("_suspect", "job")
 
-    def __init__(self, client: Client, sid: int, label: str) -> None:
+    def __init__(self, client: Client, sid: int, label: str, encoder: Encoder) -> None:
         super().__init__(client, sid, label)
+        self.pack_with(encoder)
         self.job: Job | None = None
         # What the last process would have begun next, if that has died and had nothing begun.
         self._suspect: Job | None = None
@@ -549,6 +551,9 @@ class Dispatcher:
     def __init__(self, client: Client) -> None:
         self.loop = client.loop
         self._client = client
+        # What a task is given is code as much as its function is: lambdas may be in it.
+        self._encoder = Encoder(allow_pickle=client.encoder.allow_pickle)
+        self._encoder.allow_lambdas = True
         self._lines: list[Line] = []
         self._queue: TaskQueue[Job] = TaskQueue()
         self._sources: TaskQueue[Source] = TaskQueue()
@@ -566,7 +571,7 @@ class Dispatcher:
             route: The way there, if it is no server of its own.
         """
         if route is None:
-            route = to_lane = JobRoute(self._client, ref.sid, ref.label)
+            route = to_lane = JobRoute(self._client, ref.sid, ref.label, self._encoder)
             self._client.routes[ref.sid] = to_lane
         line = Line(self, ref, route)
         self._lines.append(line)

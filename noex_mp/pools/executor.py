@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from noex_mp.pools.chunks import Single, Source
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
-from noex_mp.pools.lanes import Lanes, check_size, lane_options
+from noex_mp.pools.lanes import LaneOptions, Lanes, check_size, lane_options
 from noex_mp.pools.limits import recycling_rules
 from noex_mp.pools.mapped import Results, as_raised, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
@@ -183,8 +183,8 @@ class ProcessPoolExecutor(Executor):
         initargs: What it is called with.
         max_tasks_per_child: After so many tasks a process is replaced; None is never. Its
             replacement is up before it ends. What `chunksize` puts together counts as one.
-        memory_limit: How much private memory a process may have, in bytes or as `"512MB"`: not in
-            the standard library's. See `docs/recycling.md`.
+        max_age, memory_limit, threads, nice, cpu_affinity: As of a `Pool`; the standard library's
+            has none of them. See `docs/recycling.md`.
 
     Raises:
         TypeError: A number is no whole number, or the initializer cannot be called.
@@ -205,13 +205,24 @@ class ProcessPoolExecutor(Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        max_age: float | None = None,
         memory_limit: int | str | None = None,
+        threads: int | None = None,
+        nice: int | None = None,
+        cpu_affinity: Collection[int] | None = None,
     ) -> None:
-        self._max_workers = check_size("max_workers", max_workers)
+        self._max_workers = size = check_size("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        rules = recycling_rules(max_tasks_per_child, None)
-        lanes = partial(_lanes, self._max_workers, initializer, initargs, memory_limit)
+        rules = recycling_rules(max_tasks_per_child, max_age)
+        options = lane_options(
+            size=size,
+            memory_limit=memory_limit,
+            threads=threads,
+            nice=nice,
+            cpu_affinity=cpu_affinity,
+        )
+        lanes = partial(_lanes, size, initializer, initargs, options)
         self._background = Background(current.current.get(), lanes, rules)
         # Who forgets it has what is left run, and its processes ended.
         finalizer = weakref.finalize(self, self._background.shut)
@@ -367,7 +378,6 @@ def _lanes(
     size: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
-    memory_limit: int | str | None,
+    options: LaneOptions,
 ) -> Lanes:
-    options = lane_options(memory_limit=memory_limit, size=size)
     return Lanes(size, *initializing(initializer, initargs), **options)

@@ -8,11 +8,13 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from noex_mp import Pool, ProcessPoolExecutor, current_task
 
 __all__ = [
+    "apply",
     "asks",
     "asks_another",
     "await_long",
@@ -40,6 +42,10 @@ __all__ = [
 
 def double(value: int) -> int:
     return 2 * value
+
+
+def apply(function: Callable[[int], int], value: int) -> int:
+    return function(value)
 
 
 def pid() -> int:

@@ -21,7 +21,7 @@ def test_the_examples_of_the_page_on_other_pools_print_what_stands_there(tmp_pat
     said = dict(
         re.findall(r"```python\n# (\w+\.py)\n[^`]*```\n\n```text\n(.*?)```", page, re.DOTALL)
     )
-    assert said.keys() == {"from_executor.py", "from_pool.py", "from_ray.py"}
+    assert said.keys() == {"from_executor.py", "from_joblib.py", "from_pool.py", "from_ray.py"}
     running = {
         name: subprocess.Popen(
             [sys.executable, name], cwd=tmp_path,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noex_mp import ConfigError, Node, Pool, WorkerExitedError
-from tests.pools.tasks import die, double, fill, later, pid, wait_for
+from tests.pools.tasks import apply, die, double, fill, later, pid, wait_for
 
 
 async def test_tasks_run_in_other_processes() -> None:
@@ -29,6 +30,14 @@ async def test_closures_and_coroutine_functions_run_too() -> None:
     async with Node(), Pool(size=1) as pool:
         assert await pool.run(times, 5) == 15
         assert await pool.run(later, 5) == 5
+
+
+async def test_lambdas_may_be_among_the_arguments() -> None:
+    factor = 3
+    times: Callable[[int], int] = lambda value: value * factor  # noqa: E731 - it is about lambdas
+    async with Node(), Pool(size=1) as pool:
+        assert await pool.run(apply, times, 2) == 6
+        assert await pool.map(apply, [times], [3]) == [9]
 
 
 async def test_map_and_imap_keep_the_order() -> None:

@@ -1,0 +1,176 @@
+"""joblib on our processes: the backend "noex", on real processes and with the real joblib."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+import noex_mp.joblib
+from noex_mp import Node, WorkerExitedError, shared, sync
+from noex_mp.joblib import NoexBackend
+from tests.pools.tasks import die_of, double, halve, pid, sleep_long
+
+# The node is that of the module, and grows.
+pytestmark = pytest.mark.may_leave("processes", "fds", "shared memory")
+
+numbered = joblib.delayed(double)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backend() -> Iterator[None]:
+    noex_mp.joblib.register()
+    run(range(2))
+    yield
+    noex_mp.joblib.shutdown()
+    sync.shutdown()
+
+
+def parallel(**options: Any) -> joblib.Parallel:
+    options = {"n_jobs": 2, "backend": "noex", **options}
+    return joblib.Parallel(**options)
+
+
+def run(values: range, **options: Any) -> Any:
+    return parallel(**options)(map(numbered, values))
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def with_lambda(function: Any, array: Any) -> tuple[Any, Any]:
+    array *= function(2)
+    return (lambda: "also back"), array
+
+
+def is_writable(array: Any) -> bool:
+    return bool(array.flags.writeable)
+
+
+def nested(count: int) -> int:
+    return sum(joblib.Parallel(n_jobs=2)(map(numbered, range(count))))
+
+
+def nested_in_processes(count: int) -> int:
+    noex_mp.joblib.register()
+    return sum(run(range(count)))
+
+
+def wait_unless_first(number: int, first_is_done: Path) -> int:
+    while number and not first_is_done.exists():
+        time.sleep(0.001)
+    return number
+
+
+def test_results_come_in_order_from_other_processes() -> None:
+    assert run(range(100)) == list(range(0, 200, 2))
+    with joblib.parallel_config("noex", n_jobs=2):
+        assert joblib.Parallel()(map(numbered, range(3))) == [0, 2, 4]
+        assert os.getpid() not in joblib.Parallel()(joblib.delayed(pid)() for _ in range(3))
+
+
+def test_short_tasks_travel_together() -> None:
+    call = parallel()
+    assert sum(call(map(numbered, range(3000)))) == 3000 * 2999
+    assert call.n_dispatched_batches < 300
+
+
+def test_lambdas_and_arrays_go_both_ways() -> None:
+    arrays = [np.ones(10), np.ones(100_000)]
+    task = joblib.delayed(with_lambda)
+    add: Callable[[int], int] = lambda n: n + 1  # noqa: E731 - it is about lambdas
+    results = parallel()(task(add, each) for each in arrays)
+    for size, (function, array) in zip((10, 100_000), results, strict=True):
+        assert function() == "also back"
+        assert array.sum() == 3 * size
+    assert arrays[1].sum() == 100_000
+
+
+def test_a_shared_array_is_read_in_place() -> None:
+    array: Any = shared(np.ones(100_000))
+    plain = np.ones(100_000)
+    assert parallel()(map(joblib.delayed(is_writable), [array, plain])) == [False, True]
+
+
+def test_results_are_yielded_as_they_come(tmp_path: Path) -> None:
+    assert list(run(range(9), return_as="generator")) == list(range(0, 18, 2))
+    task, gate = joblib.delayed(wait_unless_first), tmp_path / "gate"
+    results = parallel(return_as="generator_unordered", batch_size=1)(
+        task(number, gate) for number in (1, 0)
+    )
+    assert next(results) == 0
+    gate.touch()
+    assert list(results) == [1]
+
+
+def test_what_a_task_raises_is_raised_and_the_next_call_is_served() -> None:
+    with pytest.raises(ValueError, match="7 is odd"):
+        parallel(batch_size=1)(joblib.delayed(halve)(n) for n in (2, 4, 7, 8))
+    assert run(range(3)) == [0, 2, 4]
+
+
+def test_a_death_fails_its_call_and_the_same_processes_go_on() -> None:
+    with parallel(batch_size=1) as call:
+        pids = set(call(joblib.delayed(pid)() for _ in range(50)))
+        with pytest.raises(WorkerExitedError, match="SIGKILL"):
+            call(joblib.delayed(die_of)(n, 1) for n in range(2))
+        assert len(pids & set(call(joblib.delayed(pid)() for _ in range(50)))) == 1
+
+
+def test_a_call_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with parallel(timeout=0.3, batch_size=1) as call:
+        with pytest.raises(multiprocessing.TimeoutError):
+            call([joblib.delayed(sleep_long)(tmp_path / "a"), joblib.delayed(double)(2)])
+        # Both are free again.
+        assert call(map(numbered, range(50))) == list(range(0, 100, 2))
+
+
+def test_calls_inside_of_tasks_run_there_in_threads() -> None:
+    assert parallel()(joblib.delayed(nested)(n) for n in (3, 4)) == [6, 12]
+
+
+@pytest.mark.slow
+def test_calls_inside_of_tasks_may_have_processes_of_their_own() -> None:
+    assert parallel()(joblib.delayed(nested_in_processes)(n) for n in (3, 4)) == [6, 12]
+
+
+def test_processes_serve_one_call_after_the_other_until_others_are_wanted() -> None:
+    def pids(**options: Any) -> set[int]:
+        return set(parallel(batch_size=1, **options)(joblib.delayed(pid)() for _ in range(50)))
+
+    first = pids()
+    assert pids() <= first
+    assert not pids(max_tasks_per_child=1000) & first
+    with Node(), joblib.parallel_config("noex"):
+        assert not pids(max_tasks_per_child=1000) & first
+
+
+def test_processes_are_started_again_when_their_node_has_stopped() -> None:
+    assert run(range(3)) == [0, 2, 4]
+    sync.shutdown()
+    assert run(range(3)) == [0, 2, 4]
+
+
+def test_processes_are_what_the_call_says() -> None:
+    with joblib.parallel_config("noex", n_jobs=2, inner_max_num_threads=3):
+        task = joblib.delayed(variable)
+        assert joblib.Parallel()(task("OMP_NUM_THREADS") for _ in range(2)) == ["3", "3"]
+    with pytest.raises(TypeError, match="colour"):
+        run(range(3), colour="blue")
+
+
+def test_n_jobs_counts_as_joblib_has_it() -> None:
+    backend, cpus = NoexBackend(), joblib.cpu_count()
+    jobs = [backend.effective_n_jobs(n) for n in (None, 1, 5, -1, -1000)]
+    assert jobs == [1, 1, 5, cpus, 1]
+    with pytest.raises(ValueError, match="n_jobs == 0"):
+        backend.effective_n_jobs(0)
+    assert run(range(3), n_jobs=1) == [0, 2, 4]
