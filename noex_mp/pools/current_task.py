@@ -19,8 +19,8 @@ else.
 
 from __future__ import annotations
 
+import _signal  # pyright: ignore[reportMissingModuleSource]
 import asyncio
-import signal
 from collections.abc import Coroutine, Generator
 from functools import partial
 from types import FrameType
@@ -118,7 +118,8 @@ class Guard:
         """Take the root's signals from now on. Only in a lane."""
         global _guard
         _guard = self
-        signal.signal(INTERRUPT_SIGNAL, self._woken)
+        # Below the module `signal`, which makes enums of what it takes and returns: 25 pages.
+        _signal.signal(INTERRUPT_SIGNAL, self._woken)
 
     def hear(self) -> None:
         """Look at what is asked, before a task begins.
