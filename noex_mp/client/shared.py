@@ -7,11 +7,15 @@ A message names such a value instead of holding it, and whoever receives it sees
 from __future__ import annotations
 
 import sys
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from noex_mp.transport import shared_file
+from noex_mp.transport import cut_over, shared_file
 from noex_mp.wire import by_value
+from noex_mp.wire.cut_over import choose_shared, here
 from noex_mp.wire.values import BIG
+
+if TYPE_CHECKING:
+    from noex_mp.transport.arena import Arena
 
 __all__ = ["shared"]
 
@@ -70,8 +74,16 @@ def _contiguous(value: Any) -> Any:
 
 def _placed(views: list[memoryview]) -> list[memoryview]:
     """Return the same bytes, read-only, in shared memory if it pays."""
-    if any(view.nbytes >= BIG for view in views):
-        arena = shared_file.arena()
-        if arena is not None and (placed := arena.put(views)) is not None:
-            return placed
+    largest = max((view.nbytes for view in views), default=0)
+    arena = shared_file.arena() if largest >= BIG else None
+    placed = arena.put(views) if arena is not None else None
+    if arena is not None and placed is not None and largest >= _pays_from(arena, placed[0]):
+        return placed
     return [memoryview(bytes(view)) for view in views]
+
+
+def _pays_from(arena: Arena, placed: memoryview) -> int:
+    if not here.shared_from:
+        # By the first value: an arena ends with the last thing in it.
+        here.shared_from = choose_shared(cut_over.tries(), arena.naming(placed))
+    return here.shared_from

@@ -13,6 +13,7 @@ from noex_mp.node.config import RootConfig
 from noex_mp.node.strays import Strays
 from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygotes import Preload, Zygotes
+from noex_mp.transport import cut_over
 
 __all__ = ["WorkerStarts"]
 
@@ -62,7 +63,9 @@ class WorkerStarts:
         Raises:
             PreloadError: The application could not be preloaded.
         """
-        await (await self.zygotes.current()).ready()
+        zygote = await self.zygotes.current()
+        cut_over.measure_once()
+        await zygote.ready()
 
     async def start(self, child: Child) -> Worker:
         """Start a worker process for a server, with the code of now."""

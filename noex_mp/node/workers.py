@@ -29,6 +29,7 @@ from noex_mp.node.zygote import Zygote
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.shared_file import NO_SPAN
+from noex_mp.wire import cut_over
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import LEAVE
 
@@ -288,6 +289,7 @@ class Workers:
             "slot": worker.slot.offset,
             "black_box_offset": worker.slot.offset + TEXT_OFFSET,
             "allow_pickle": self._allow_pickle,
+            "bytes_from": cut_over.here.bytes_from,
             "shared": worker.shared,
             "span": worker.span,
         }

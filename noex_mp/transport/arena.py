@@ -33,12 +33,13 @@ import threading
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from time import perf_counter
 from typing import Any, Final
 from weakref import ref
 
 from noex_mp.core.dataclass import dataclass
 from noex_mp.errors import SharedValueGoneError
-from noex_mp.transport import fds, shared_file
+from noex_mp.transport import cut_over, fds, shared_file
 from noex_mp.transport.libc import libc
 from noex_mp.transport.shared_file import (
     NO_SPAN,
@@ -151,6 +152,35 @@ class Arena:
         """Whether anything here looks at shared memory."""
         return bool(self._blocks)
 
+    def naming(self, view: memoryview) -> float:
+        """Return what it takes another process to read a value by its name, in seconds.
+
+        Args:
+            view: The value, which was put here.
+        """
+        with self._section():
+            block = self._block_at(_address_of(view))
+        assert block is not None
+        reader = self._file.description()
+        try:
+            return min(
+                self._naming(reader, block.offset, block.size) for _ in range(cut_over.TRIES)
+            )
+        finally:
+            os.close(reader)
+
+    def _naming(self, reader: int, offset: int, size: int) -> float:
+        start = perf_counter()
+        lock(reader, Kind.READ, offset, size)
+        area, _ = _map(self._file.fd, offset, size)
+        with contextlib.suppress(OSError):
+            area.madvise(_MADV_POPULATE_READ, 0, size)
+        del area
+        # As at the end of a lease: whether it was the last shows when it asks to write.
+        lock(reader, Kind.NONE, offset, size)
+        lock(reader, Kind.WRITE, offset, size)
+        return perf_counter() - start
+
     # --- putting values in -------------------------------------------------------------
 
     def put(self, views: Sequence[memoryview]) -> list[memoryview] | None:
@@ -258,16 +288,20 @@ class Arena:
             return None
         address = _address_of(view)
         with self._section():
-            index = bisect_right(self._by_address, (address, sys.maxsize)) - 1
-            if index < 0:
+            block = self._block_at(address)
+            if block is None:
                 return None
-            block = self._blocks[self._by_address[index][1]]
             area = block.area()
         start = address - block.address
         if area is None or start + view.nbytes > block.size:
             return None
         handle = _HANDLE.pack(block.offset, block.size, block.generation, start, view.nbytes)
         return handle, memoryview(area)[:0]
+
+    def _block_at(self, address: int) -> _Block | None:
+        """Return the block that an address lies in, or behind."""
+        index = bisect_right(self._by_address, (address, sys.maxsize)) - 1
+        return None if index < 0 else self._blocks[self._by_address[index][1]]
 
     def borrow(self, handle: bytes) -> memoryview:
         """Return the memory of a handle, read-only; it is leased as long as anything looks at it.

@@ -30,6 +30,7 @@ from msgpack import ExtType, Unpacker
 import noex_mp.wire.registration  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from noex_mp.errors import NoexError, RemoteProtocolError, UnencodableError
 from noex_mp.wire import lending
+from noex_mp.wire.cut_over import here
 from noex_mp.wire.envelopes import BUFFERS
 from noex_mp.wire.extensions import LOADERS, dumper_for
 from noex_mp.wire.values import (
@@ -259,12 +260,18 @@ class Encoder:
 
     def out_of_band(self, view: memoryview, *, is_array: bool) -> ExtType:
         """Let a big buffer travel behind the message, or lend it. For dumpers only."""
+        return self._lent_out(view) or self._apart(view, is_array=is_array)
+
+    def _lent_out(self, view: memoryview) -> ExtType | None:
         lender = lending.lender if self._lends else None
         found = lender.lend(view) if lender is not None else None
-        if found is not None:
-            handle, kept = found
-            self._lent.append(kept)
-            return extension(LENT, handle)
+        if found is None:
+            return None
+        handle, kept = found
+        self._lent.append(kept)
+        return extension(LENT, handle)
+
+    def _apart(self, view: memoryview, *, is_array: bool) -> ExtType:
         self.buffers.append((is_array, view))
         return extension(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
 
@@ -285,7 +292,11 @@ class Encoder:
         view = memoryview(value)
         if view.nbytes < BIG or not view.c_contiguous:
             return value
-        return self.out_of_band(view.cast("B"), is_array=False)
+        if (lent := self._lent_out(view.cast("B"))) is not None:
+            return lent
+        if view.nbytes < here.bytes_from:
+            return value
+        return self._apart(view.cast("B"), is_array=False)
 
 
 def pack_frame(kind: int, items: list[bytes | memoryview]) -> bytes:

@@ -18,6 +18,7 @@ frame ahead of it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -341,6 +342,14 @@ def _new_bytes(size: int) -> tuple[bytes, memoryview]:
     shared, and the hash is computed on first use). The view does not keep the object alive;
     the reader holds both, and drops the view when the last byte is in.
     """
+    new, address, view = _bytes_functions()
+    buffer: bytes = new(None, size)
+    writable: memoryview = view(address(buffer), size, 0x200)  # PyBUF_WRITE
+    return buffer, writable
+
+
+@functools.cache
+def _bytes_functions() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     # Imported here: most processes never receive a big buffer, and it takes some ms.
     import ctypes
 
@@ -351,7 +360,4 @@ def _new_bytes(size: int) -> tuple[bytes, memoryview]:
     view = ctypes.pythonapi.PyMemoryView_FromMemory
     view.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
     view.restype = ctypes.py_object
-
-    buffer: bytes = new(None, size)
-    writable: memoryview = view(address(buffer), size, 0x200)  # PyBUF_WRITE
-    return buffer, writable
+    return new, address, view

@@ -42,6 +42,7 @@ from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
 from noex_mp.transport.spin import Spinner
+from noex_mp.wire import cut_over
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import (
     DROPPED,
@@ -110,6 +111,7 @@ class Host:
         self._boot = boot
         self._thread = get_ident()
         self._allow_pickle: bool = boot.fields["allow_pickle"]
+        cut_over.here.bytes_from = boot.fields["bytes_from"]
         self.encoder = Encoder(allow_pickle=self._allow_pickle)
         self.complaints = Complaints(boot.stderr_fd)
         spinner = Spinner(loop) if boot.fields["spin"] else None

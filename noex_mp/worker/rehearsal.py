@@ -35,6 +35,7 @@ from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import Encoder
 from noex_mp.wire.envelopes import CALL, LINK, OPEN, START, STOP
 from noex_mp.wire.stream import FrameReader
+from noex_mp.wire.values import BIG
 from noex_mp.worker.bootstrap import Boot, reseed_numpy
 from noex_mp.worker.host import Host
 
@@ -170,6 +171,7 @@ def _stage() -> Generator[tuple[_Stage, socket.socket]]:
         os.truncate(black_box, TEXT_OFFSET)
         fields: dict[str, Any] = {
             "allow_pickle": True,
+            "bytes_from": BIG,
             "spin": False,
             "slot": 0,
             "debug": False,
