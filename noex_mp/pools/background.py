@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -44,6 +45,9 @@ __all__ = ["Background"]
 
 _log: Final = logging.getLogger("noex_mp")
 
+# These start no thread once the main module has ended, and a node has two (python/cpython#113964).
+_NO_LATE_THREADS: Final = (3, 12) <= sys.version_info < (3, 12, 3)
+
 _all: WeakSet[Background] = WeakSet()
 _is_exiting = False
 
@@ -72,6 +76,7 @@ class Background:
         # What was given to it before its processes were up.
         self._early: list[Job | Source] = []
         self._thread: threading.Thread | None = None
+        self._has_node = threading.Event()
         self._loop: SharedLoop | None = None
         self._dispatcher: Dispatcher | None = None
         # What is wanted: no task that comes later; none that waits; none at all.
@@ -177,12 +182,17 @@ class Background:
         )
         thread.start()
         self._thread = thread
+        if _NO_LATE_THREADS:
+            self._has_node.wait()
 
     # --- in the thread ---------------------------------------------------------------------
 
     def _run(self, module: str | None) -> None:
         try:
-            node = self._find_node(module)
+            try:
+                node = self._find_node(module)
+            finally:
+                self._has_node.set()
             current.current.set(node)
             loop = SharedLoop(self._lock, self.later)
             as_loop: Any = loop
