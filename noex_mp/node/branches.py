@@ -76,6 +76,7 @@ class Branch(Member):
         exits: Members that have ended, and with them their groups, which wait for their restart.
         work: The task that restarts groups, or None.
         lock: Holds whoever starts members of it.
+        note: What a server wants to find again after its own death; None is nothing.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class Branch(Member):
         "lock",
         "max_children",
         "members",
+        "note",
         "strategy",
         "template",
         "wires",
@@ -115,6 +117,7 @@ class Branch(Member):
         self.exits: deque[Member] = deque()
         self.work: asyncio.Task[None] | None = None
         self.lock = asyncio.Lock()
+        self.note: Any = None
         self._budget = _Budget(
             plans.Tree(
                 (),

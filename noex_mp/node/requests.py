@@ -51,6 +51,8 @@ class SupervisorRequests:
             "get_child": self._get_child,
             "supervisor_of": self._supervisor_of,
             "partition": self._partition,
+            "note": self._note,
+            "set_note": self._set_note,
         }
 
     # --- finding -----------------------------------------------------------------------
@@ -174,6 +176,12 @@ class SupervisorRequests:
                 f"Write PartitionSupervisor(child(YourServer), partitions=4)."
             )
         return _address(self.child_of(branch, str(number % len(branch.wires))))
+
+    async def _note(self, where: int | str) -> Any:
+        return self.get(where).note
+
+    async def _set_note(self, where: int | str, note: Any) -> None:
+        self.get(where).note = note
 
 
 def _keys_of(member: Member) -> set[int | str | None]:

@@ -18,6 +18,7 @@ from noex_mp.pools.lanes import check_size
 from noex_mp.pools.pool_options import check_discard, check_limit
 from noex_mp.pools.requests import (
     SAID,
+    TO_MEMBERS,
     TO_POOL,
     Broadcast,
     Drain,
@@ -98,7 +99,9 @@ class PoolRef(Generic[S]):
                 f"expected an operation, got {operation!r:.60}\n"
                 f"Write pool_of(ref).broadcast(YourServer.operation, ...)."
             )
-        return self._ask(Broadcast(info.name, list(args), kwargs), self.ref)
+        request = Broadcast(info.name, list(args), kwargs)
+        answer = route_to(self.ref).invoke(TO_MEMBERS, (request,), {}, self.ref.timeout)
+        return _explained(self.ref, answer)
 
     # --- its messages ----------------------------------------------------------------------
 
@@ -139,9 +142,8 @@ class PoolRef(Generic[S]):
         """Return the future of how the pool is."""
         return self._ask(GetStatistics())
 
-    def _ask(self, request: Call[R], ref: Ref[S] | None = None) -> asyncio.Future[R]:
-        ref = ref or self.ref.within(None)
-        return _explained(ref, route_to(ref).invoke(TO_POOL, (request,), {}, ref.timeout))
+    def _ask(self, request: Call[R]) -> asyncio.Future[R]:
+        return _explained(self.ref, route_to(self.ref).invoke(TO_POOL, (request,), {}, None))
 
 
 def _explained(ref: Ref[Any], answer: asyncio.Future[R]) -> asyncio.Future[R]:

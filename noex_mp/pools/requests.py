@@ -6,10 +6,12 @@ from typing import Any, Final
 
 from noex_mp.core.dataclass import dataclass
 from noex_mp.core.messages import Call
+from noex_mp.core.operations import MAX_DELIVERIES
 from noex_mp.pools.backlog import Discard
 
 __all__ = [
     "SAID",
+    "TO_MEMBERS",
     "TO_POOL",
     "Broadcast",
     "Drain",
@@ -34,11 +36,17 @@ class ToPool:
     """The operation that a pool has, and no server: it takes one of the requests here."""
 
     name = "noex_mp.pool"
-    idempotent = False
-    max_deliveries = None
+
+    def __init__(self, *, idempotent: bool) -> None:
+        self.idempotent = idempotent
+        self.max_deliveries = MAX_DELIVERIES
 
 
-TO_POOL: Final = ToPool()
+TO_POOL: Final = ToPool(idempotent=True)
+"""For what the next router does once more, if this one dies in the middle of it."""
+
+TO_MEMBERS: Final = ToPool(idempotent=False)
+"""For what is passed on to the members."""
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,6 @@ class Router(GenServer):
             **{name: _forwarded(self, info) for name, info in self._known.items()},
         }
         self._options = options
-        self._limit = options.limit
-        self._discard: Discard = options.discard
         self._backlog: Backlog[Work] = Backlog()
         # All that have not left the pool, in the order in which they came.
         self._open: dict[Work, None] = {}
@@ -129,8 +127,16 @@ class Router(GenServer):
         pool = await supervisor_of(self.ref)
         members = await pool.get_child(MEMBERS)
         assert isinstance(members, SupervisorRef)
+        self._members = members
+        noted = await self._client.request("note", members.sid)
+        if noted is not None:
+            size, limit, discard = noted
+            self._options = replace(self._options, size=size, limit=limit, discard=discard)
         self._crew = Crew(members, self._member, on_leave=self.move_from)
         await self._crew.assemble(self._options.size)
+        if len(self._crew.members) != self._options.size:
+            # The router before this one has died in the middle of a resize, or a restart.
+            self._run(self._crew.resize(self._options.size))
         if self._options.bounds is not None:
             self._tick_soon()
 
@@ -365,11 +371,12 @@ class Router(GenServer):
     # --- the time, and the limit -----------------------------------------------------------
 
     def _keep_limit(self) -> None:
-        for place in self._backlog.excess(self._limit, self._discard):
+        limit = self._options.limit
+        for place in self._backlog.excess(limit, self._options.discard):
             self._discarded += 1
             self._client.count_dropped(self.ref.sid)
             waiting = len(self._backlog)
-            place.item.end(MailboxFullError(self.ref.label, waiting, self._limit or 0, 0))
+            place.item.end(MailboxFullError(self.ref.label, waiting, limit or 0, 0))
 
     def _tick_soon(self) -> None:
         if self._ticking is None:
@@ -396,7 +403,7 @@ class Router(GenServer):
         age = self._backlog.age(now)
         size = scaled(len(members), bounds, age=age, idle=idle, scale_after=after)
         if size != len(members):
-            self._run(self._crew.resize(size))
+            self._run(self._resize(size))
 
     # --- what the pool is asked ------------------------------------------------------------
 
@@ -404,7 +411,7 @@ class Router(GenServer):
         """Do what somebody wants of the pool."""
         match request:
             case Resize(size):
-                self._run(self._crew.resize(size), sender)
+                self._run(self._resize(size), sender)
             case RestartAll():
                 self._run(self._crew.restart_all(), sender)
             case Drain():
@@ -412,9 +419,7 @@ class Router(GenServer):
             case Broadcast(operation, args, kwargs):
                 self._broadcast(operation, tuple(args), kwargs, sender)
             case LimitQueue(limit, discard):
-                self._limit, self._discard = limit, discard
-                self._keep_limit()
-                return request.reply(None)
+                self._run(self._keep_to(limit, discard), sender)
             case StopTask(number):
                 task = self._numbered.get((sender.caller, number))
                 if task is not None:
@@ -423,6 +428,20 @@ class Router(GenServer):
             case GetStatistics():
                 return request.reply(self._statistics())
         return _LATER
+
+    async def _resize(self, size: int) -> int:
+        await self._want(size=size)
+        return await self._crew.resize(size)
+
+    async def _keep_to(self, limit: int | None, discard: Discard) -> None:
+        await self._want(limit=limit, discard=discard)
+        self._keep_limit()
+
+    async def _want(self, **asked: Any) -> None:
+        """Note what the pool is to be like, for the router after this one as well."""
+        self._options = options = replace(self._options, **asked)
+        note = [options.size, options.limit, options.discard]
+        await self._client.request("set_note", self._members.sid, note)
 
     def _run(self, coroutine: Any, sender: From[Any] | None = None) -> None:
         async def run() -> None:

@@ -31,6 +31,7 @@ from noex_mp import (
     spawn,
     stop,
     supervisor,
+    whereis,
 )
 from tests.nodes.observed import ObservedNode, Whistles
 from tests.servers.hashing import Hasher, Refused
@@ -379,9 +380,7 @@ async def test_resize() -> None:
         assert (await pool.statistics()).size == 2
 
 
-async def test_a_router_that_is_killed_in_a_resize_has_the_members_that_there_are(
-    busy: Busy,
-) -> None:
+async def test_a_resize_goes_on_after_the_death_of_its_router(busy: Busy) -> None:
     async with ObservedNode() as node:
         ref = (await spawn(Pool.of(Hasher, size=3))).within(None)
         calls = await busy(ref, 3)
@@ -389,14 +388,50 @@ async def test_a_router_that_is_killed_in_a_resize_has_the_members_that_there_ar
         while (await pool_of(ref).statistics()).size != 1:
             pass
         node.kill(ref)
-        with pytest.raises(ServerExitedError):
-            await resizing
         await asyncio.gather(*calls, return_exceptions=True)
         busy.let_go(3)
-        assert (await pool_of(ref).statistics()).size == 3
-        assert len(await pids(ref)) == 3
-        await pool_of(ref).resize(1)
+        await resizing
+        assert (await pool_of(ref).statistics()).size == 1
         assert len(await pids(ref)) == 1
+        # Nobody is there to ask for it again.
+        node.kill(ref)
+        assert await pool_of(ref).restart() == 1
+
+
+async def test_a_rolling_restart_goes_on_after_the_death_of_its_router(busy: Busy) -> None:
+    async with ObservedNode() as node:
+        ref = (await spawn(Pool.of(Hasher, size=2))).within(None)
+        before = await pids(ref)
+        calls = await busy(ref, 2)
+        restarting = pool_of(ref).restart()
+        while sum(each["id"] == "Hasher" for each in await node.ps()) < 3:
+            pass
+        node.kill(ref)
+        await asyncio.gather(*calls, return_exceptions=True)
+        busy.let_go(2)
+        assert await restarting >= 2
+        assert (await pool_of(ref).statistics()).size == 2
+        assert not before & await pids(ref)
+
+
+async def test_what_was_asked_for_outlives_the_router_and_the_pool(busy: Busy) -> None:
+    tree = Supervisor(Pool.of(Hasher, size=1, name="hashers"))
+    async with ObservedNode(tree) as node:
+        ref = named("hashers", Hasher).within(None)
+        await pool_of(ref).limit(1, "oldest")
+        router = whereis("hashers", Hasher)
+        assert router is not None
+        node.kill(router)
+        (call,) = await busy(ref)
+        waiting = [Hasher.pid(ref) for _ in range(2)]
+        with pytest.raises(MailboxFullError):
+            await waiting[0]
+        busy.let_go()
+        assert await waiting[1] == await call
+        await pool_of(ref).resize(2)
+        await supervisor("/").terminate_child("hashers")
+        await supervisor("/").restart_child("hashers")
+        assert (await pool_of(ref).statistics()).size == 2
 
 
 async def test_a_rolling_restart_loses_no_call_and_needs_no_room() -> None:
