@@ -33,6 +33,8 @@ _runtime = tempfile.mkdtemp(
     dir=Path(os.environ["TMPDIR"]).parent if "PYTEST_XDIST_WORKER" in os.environ else None,
 )
 os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = _runtime
+# What joblib keeps there, else in /dev/shm, other tests of the same machine would take for a leak.
+os.environ["JOBLIB_TEMP_FOLDER"] = _runtime
 atexit.register(shutil.rmtree, _runtime, ignore_errors=True)
 
 

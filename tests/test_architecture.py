@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def modules(folder: str) -> list[Path]:
     return sorted((PACKAGE / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the full name of every module that `path` imports, also inside functions."""
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """Return the full name of every module that `path` imports, also inside functions."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     package = ["noex_mp", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -103,4 +109,4 @@ def test_every_module_postpones_its_annotations() -> None:
         tree = ast.parse(path.read_text())
         code = [n for n in tree.body if not (isinstance(n, ast.Expr))]  # docstring aside
         if code:
-            assert "__future__.annotations" in set(imports(path)), f"{path.relative_to(PACKAGE)}"
+            assert "__future__.annotations" in imports(path), f"{path.relative_to(PACKAGE)}"
