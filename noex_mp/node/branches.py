@@ -217,11 +217,7 @@ class Branch(Member):
     def group_of(self, member: Member) -> list[Member]:
         """Return those that are restarted with a member, itself included, in start order."""
         members = list(self.members.values())
-        if self.strategy == "one_for_all":
-            return members
-        if self.strategy == "rest_for_one" and member in members:
-            return members[members.index(member) :]
-        return [member]
+        return list(plans.group_of(self.strategy, members, member))
 
     def left_down(self) -> list[Member]:
         """Return those who went down with a group, and for whose restart no other group waits."""

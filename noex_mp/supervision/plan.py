@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, TypeVar, assert_never
 
 from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import (
@@ -28,11 +29,13 @@ from noex_mp.core.reasons import (
 )
 from noex_mp.core.specs import AutoShutdown, OnOom, Restart, Strategy
 
-__all__ = ["BUDGETS", "Budget", "Child", "Plan", "Tree", "budget_of", "plan_exit"]
+__all__ = ["BUDGETS", "Budget", "Child", "Plan", "Tree", "budget_of", "group_of", "plan_exit"]
 
 Budget: TypeAlias = Literal["restarts", "failed_inits", "ooms", "hangs"]
 """In which budget a restart counts: those after a failed `init`, a lack of memory and a handler
 that hung have one each."""
+
+M = TypeVar("M")
 
 BUDGETS: Final[tuple[Budget, ...]] = ("restarts", "failed_inits", "ooms", "hangs")
 
@@ -178,7 +181,7 @@ def plan_exit(
     if escalates or (limit is not None and len(spent[budget]) > limit):
         return _plan(spent, _others(tree, child), give_up=True)
 
-    group = _group(tree, child)
+    group = group_of(tree.strategy, tree.children, child)
     stop = tuple(c.id for c in reversed(group) if c is not child)
     # A temporary sibling goes down with its group and stays down; `child` is not temporary. One
     # that had ended before is started again with the others, as in OTP, unless it was temporary.
@@ -258,14 +261,21 @@ def _comes_back(restart: Restart, reason: ExitReason) -> bool:
             assert_never(restart)
 
 
-def _group(tree: Tree, child: Child) -> tuple[Child, ...]:
-    """Return those who share the fate of `child`, itself included, in start order."""
-    match tree.strategy:
+def group_of(strategy: Strategy, members: Sequence[M], member: M) -> Sequence[M]:
+    """Return those who share the fate of a member, itself included, in start order.
+
+    ```python
+    >>> group_of("rest_for_one", "abcd", "b")
+    'bcd'
+
+    ```
+    """
+    match strategy:
         case "one_for_one":
-            return (child,)
+            return (member,)
         case "one_for_all":
-            return tree.children
+            return members
         case "rest_for_one":
-            return tree.children[tree.children.index(child) :]
+            return members[members.index(member) :]
         case _:
-            assert_never(tree.strategy)
+            assert_never(strategy)

@@ -75,7 +75,9 @@ class CarriedOut:
         return failure
 
     def add(self, new: Described) -> None:
-        """Start one more child; if that fails, nothing has been."""
+        """Start one more child, if there is room; if that fails, nothing has been."""
+        if len(self.tree.children) == self.described.max_children:
+            return
         self._enter(new)
         if self.start(new.name) is not None:
             self.forget(new.name)
@@ -98,7 +100,7 @@ class CarriedOut:
     def _carry_out(self, plan: Plan) -> None:
         for each in plan.stop:
             self.stop(each)
-        self._drop_temporary()
+        self._forget_the_ended(plan.start)
         if plan.give_up or plan.shut_down:
             # The root looks for those to start first.
             assert not plan.start
@@ -116,7 +118,7 @@ class CarriedOut:
     def terminate(self, who: str) -> None:
         """Stop a child because somebody wants it to."""
         self.stop(who)
-        self._drop_temporary()
+        self._forget_the_ended()
 
     def stop(self, who: str) -> None:
         """Stop a child, if it runs."""
@@ -138,9 +140,10 @@ class CarriedOut:
         self.tree = replace(self.tree, children=kept)
         self.inside.pop(who, None)
 
-    def _drop_temporary(self) -> None:
+    def _forget_the_ended(self, restarting: tuple[str, ...] = ()) -> None:
         for each in self.tree.children:
-            if each.restart == "temporary" and each.is_down:
+            is_kept = not self.described.dynamic and each.restart != "temporary"
+            if each.is_down and each.id not in restarting and not is_kept:
                 self.forget(each.id)
 
     def _note(self, who: str, *, is_down: bool) -> None:

@@ -44,8 +44,14 @@ class Described:
 
 @dataclass(frozen=True)
 class DescribedSupervisor(Described):
-    """A supervisor, with those it starts with."""
+    """A supervisor, with those it starts with.
 
+    Attributes:
+        dynamic: It starts with none, has at most `max_children`, and keeps none that has ended.
+    """
+
+    dynamic: bool = False
+    max_children: int | None = None
     strategy: Strategy = "one_for_one"
     auto: AutoShutdown = "never"
     max_restarts: int | None = 3
@@ -128,7 +134,9 @@ class Model:
         return child.up
 
     def add(self, described: Described) -> None:
-        """Start one more child; if that fails, nothing has been."""
+        """Start one more child, if there is room; if that fails, nothing has been."""
+        if len(self.children) == self.described.max_children:
+            return
         self.children[described.name] = Entry(described, self.world, self)
         if not self.start(described.name):
             del self.children[described.name]
@@ -190,7 +198,12 @@ class Model:
         done = {"never": False, "any_significant": True, "all_significant": last}
         if child.described.significant and done[self.described.auto]:
             self.finish("shut down")
-        elif child.described.restart == "temporary":
+        else:
+            self.forget_unless_kept(child)
+
+    def forget_unless_kept(self, child: Entry) -> None:
+        """Keep the description of a child that has ended, or not."""
+        if self.described.dynamic or child.described.restart == "temporary":
             del self.children[child.described.name]
 
     def take_down(self, some: list[str]) -> None:
@@ -206,8 +219,7 @@ class Model:
     def terminate(self, who: str) -> None:
         """Stop a child because somebody wants it to."""
         self.take_down([who])
-        if self.children[who].described.restart == "temporary":
-            del self.children[who]
+        self.forget_unless_kept(self.children[who])
 
     def finish(self, how: str) -> None:
         """End, and all that runs before it; whoever is above sees an end in good order."""

@@ -78,6 +78,16 @@ def a_server(draw: st.DrawFn) -> Described:
     return Described("", restart, significant, draw(st.sampled_from(get_args(OnOom))))
 
 
+DYNAMIC = st.builds(
+    DescribedSupervisor,
+    name=st.just(""),
+    auto=st.sampled_from(get_args(AutoShutdown)),
+    max_restarts=st.none() | st.integers(0, 3),
+    dynamic=st.just(True),
+    max_children=st.none() | st.integers(0, 2),
+)
+
+
 def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[DescribedSupervisor]:
     return st.builds(
         _inside,
@@ -93,7 +103,8 @@ def a_supervisor(children: st.SearchStrategy[Described]) -> st.SearchStrategy[De
             max_hangs=st.none() | st.integers(0, 3),
             seconds=st.sampled_from([1.0, 5.0]),
             children=st.lists(children, max_size=4).map(tuple),
-        ),
+        )
+        | DYNAMIC,
     )
 
 
