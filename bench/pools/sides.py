@@ -1,7 +1,7 @@
 """How each side does some work: the pools, and two processes that one sets up by hand.
 
 Each is a context manager that yields what does the work once and returns the results in order; all
-processes are up by then, and idle.
+processes are up by then, have loaded what the work needs, and are idle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from multiprocessing.connection import Connection
+from time import sleep
 from typing import Any
 
 import uvloop
@@ -39,7 +40,7 @@ def warm_up(pool: Executor, workers: int) -> None:
 def executor(work: Work) -> Generator[Do, None, None]:
     """Use `concurrent.futures.ProcessPoolExecutor`."""
     with ProcessPoolExecutor(WORKERS) as pool:
-        warm_up(pool, WORKERS)
+        _rehearse(pool, work)
         yield lambda: list(pool.map(work.run, work.items, chunksize=work.chunksize))
 
 
@@ -47,9 +48,7 @@ def executor(work: Work) -> Generator[Do, None, None]:
 def loky(work: Work) -> Generator[Do, None, None]:
     """Use loky's, whose workers are interpreters of their own."""
     with importlib.import_module("loky").ProcessPoolExecutor(WORKERS) as pool:
-        warm_up(pool, WORKERS)
-        # A new interpreter has yet to import what it is asked for.
-        list(pool.map(work.run, [work.items[0]] * WORKERS))
+        _rehearse(pool, work)
         yield lambda: list(pool.map(work.run, work.items, chunksize=work.chunksize))
 
 
@@ -57,20 +56,20 @@ def loky(work: Work) -> Generator[Do, None, None]:
 def multiprocessing_pool(work: Work) -> Generator[Do, None, None]:
     """Use `multiprocessing.Pool`."""
     with multiprocessing.Pool(WORKERS) as pool:
-        pool.map(tasks.nap, [0.05] * 2 * WORKERS, chunksize=1)
+        pool.starmap(tasks.rehearse, [(work.run, work.items[0])] * 2 * WORKERS, chunksize=1)
         yield lambda: pool.map(work.run, work.items, chunksize=work.chunksize)
 
 
 @contextmanager
-def ours(work: Work, chunksize: int | None = None) -> Generator[Do, None, None]:
-    """Use `noex_mp.Pool`, which chooses its own chunksize where there is none."""
+def ours(work: Work) -> Generator[Do, None, None]:
+    """Use `noex_mp.Pool`, which chooses its own chunksize."""
     noex_mp: Any = importlib.import_module("noex_mp")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stack = AsyncExitStack()
         pool = runner.run(stack.enter_async_context(noex_mp.Pool(size=WORKERS)))
-        runner.run(warm_up_ours(pool, WORKERS))
+        runner.run(_rehearse_ours(pool, work))
         try:
-            yield lambda: runner.run(pool.map(work.run, work.items, chunksize=chunksize))
+            yield lambda: runner.run(pool.map(work.run, work.items))
         finally:
             runner.run(stack.aclose())
 
@@ -78,6 +77,15 @@ def ours(work: Work, chunksize: int | None = None) -> Generator[Do, None, None]:
 async def warm_up_ours(pool: Any, workers: int) -> None:
     """Do as `warm_up` does."""
     await asyncio.gather(*(pool.run(tasks.nap, 0.05) for _ in range(2 * workers)))
+
+
+def _rehearse(pool: Executor, work: Work) -> None:
+    wait([pool.submit(tasks.rehearse, work.run, work.items[0]) for _ in range(2 * WORKERS)])
+
+
+async def _rehearse_ours(pool: Any, work: Work) -> None:
+    tries = [pool.run(tasks.rehearse, work.run, work.items[0]) for _ in range(2 * WORKERS)]
+    await asyncio.gather(*tries)
 
 
 # --- by hand: two processes that were forked with all the data, and do nothing else -------------
@@ -89,6 +97,7 @@ def split(work: Work) -> Generator[Do, None, None]:
     shares = lpt(work.costs, WORKERS)
 
     def worker(pipe: Connection, number: int) -> None:
+        work.run(work.items[0])
         pipe.recv()
         pipe.send([(i, work.run(work.items[i])) for i in shares[number]])
 
@@ -118,6 +127,7 @@ def counter(work: Work) -> Generator[Do, None, None]:
             yield i
 
     def worker(pipe: Connection, _: int) -> None:
+        work.run(work.items[0])
         pipe.recv()
         pipe.send([(i, work.run(work.items[i])) for i in taken()])
 
@@ -140,6 +150,7 @@ def _two(worker: Callable[[Connection, int], None]) -> Generator[list[Connection
     ]
     for process in processes:
         process.start()
+    sleep(0.2)
     yield [ours for ours, _ in ends]
     for process in processes:
         process.join()

@@ -7,11 +7,22 @@ import hashlib
 import os
 import signal
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from time import sleep, thread_time
 from typing import Any
 
-__all__ = ["burn", "compress", "die_once", "digest", "nap", "products", "same", "total"]
+__all__ = [
+    "burn",
+    "compress",
+    "die_once",
+    "digest",
+    "nap",
+    "products",
+    "rehearse",
+    "same",
+    "total",
+]
 
 
 def same(value: int) -> int:
@@ -23,6 +34,12 @@ def nap(seconds: float) -> int:
     """Sleep; return the pid of the worker."""
     sleep(seconds)
     return os.getpid()
+
+
+def rehearse(run: Callable[[Any], Any], item: Any) -> None:
+    """Run a task for what it has to load, and sleep while another worker does the same."""
+    run(item)
+    sleep(0.05)
 
 
 def burn(seconds: float) -> int:

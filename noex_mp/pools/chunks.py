@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Single", "Sink", "Source", "chunk_size"]
 
-CHUNK_SECONDS: Final = 1e-3
+CHUNK_SECONDS: Final = 4e-3
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""
+
+LAST_SECONDS: Final = 2e-3
+"""What is left is given out whole if it takes each lane no longer than this."""
 
 MAX_CHUNK: Final = 8192
 """So many tasks are in a chunk at most."""
@@ -250,7 +253,7 @@ def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> in
         weight: How many bytes the arguments of a task have; 0 if nobody knows.
 
     >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
-    (1, 200, 15)
+    (1, 250, 15)
     >>> chunk_size(1.0, 1000, 2), chunk_size(1e-9, None, 2)
     (1, 8192)
     >>> chunk_size(1e-9, None, 2, weight=1_000_000), chunk_size(1e-9, None, 2, weight=0)
@@ -261,8 +264,8 @@ def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> in
     size, most = CHUNK_SECONDS / pace, min(MAX_CHUNK, CHUNK_BYTES / weight)
     if left is not None:
         share = -(-left // max(1, lanes))
-        # While more than two chunks each are left, a half is kept for who is done first.
-        size = share if share <= 2 * size else min(size, share / 2)
+        # Else a half is kept for who is done first.
+        size = share if share * pace <= LAST_SECONDS else min(size, share / 2)
     return max(1, int(min(size, most)))
 
 
