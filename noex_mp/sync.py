@@ -8,10 +8,10 @@ Counter.increment.sync(counter, by=3)  # 13
 ```
 
 The functions have the names of those in `noex_mp` that are awaited, and do the same; `whereis`
-blocks nowhere, and is the same one. Registries and groups have a `.sync` of their own. The implicit
-node is one for the whole process: the first `spawn` starts it in the background, and it ends with
-the interpreter or by `shutdown`. `with Node(tree) as node` starts one of your own, and gives you a
-`BlockingNode`.
+blocks nowhere, and is the same one. Registries, groups and pools have a `.sync` of their own. The
+implicit node is one for the whole process: the first `spawn` starts it in the background, and it
+ends with the interpreter or by `shutdown`. `with Node(tree) as node` starts one of your own, and
+gives you a `BlockingNode`.
 
 Any thread may call, many at once; each has connections of its own, which end with it.
 """

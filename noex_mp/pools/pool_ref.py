@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from typing_extensions import ParamSpec
 
@@ -30,7 +30,10 @@ from noex_mp.pools.requests import (
     ToPool,
 )
 
-__all__ = ["PoolRef", "no_pool", "pool_of"]
+if TYPE_CHECKING:
+    from noex_mp.pools.blocking_pool import BlockingPool
+
+__all__ = ["PoolRef", "broadcast_of", "explained", "limit_of", "no_pool", "pool_of"]
 
 S = TypeVar("S", bound=GenServer[Any, Any, Any])
 P = ParamSpec("P")
@@ -49,6 +52,19 @@ class PoolRef(Generic[S]):
     """
 
     ref: Ref[S]
+
+    @property
+    def sync(self) -> BlockingPool[S]:
+        """The same for threads without an event loop: each method blocks until it is done.
+
+        Example:
+            ```python
+            before = pool_of(hashers).sync.resize(8)
+            ```
+        """
+        from noex_mp.pools.blocking_pool import BlockingPool
+
+        return BlockingPool(self.ref)
 
     # --- its servers -----------------------------------------------------------------------
 
@@ -93,13 +109,7 @@ class PoolRef(Generic[S]):
             sizes = await pool_of(hashers).broadcast(Hasher.forget, older_than=60)
             ```
         """
-        info = operation_info(operation)
-        if info is None:
-            raise TypeError(
-                f"expected an operation, got {operation!r:.60}\n"
-                f"Write pool_of(ref).broadcast(YourServer.operation, ...)."
-            )
-        request = Broadcast(info.name, list(args), kwargs)
+        request = broadcast_of(operation, args, kwargs)
         answer = route_to(self.ref).invoke(TO_MEMBERS, (request,), {}, self.ref.timeout)
         return _explained(self.ref, answer)
 
@@ -134,9 +144,7 @@ class PoolRef(Generic[S]):
             limit: How many; None is without limit.
             discard: Which one goes where more do, of those with the lowest priority.
         """
-        check_limit("limit", limit, "a number of messages")
-        check_discard(discard)
-        return self._ask(LimitQueue(limit, discard))
+        return self._ask(limit_of(limit, discard))
 
     def statistics(self) -> asyncio.Future[PoolStatistics]:
         """Return the future of how the pool is."""
@@ -144,6 +152,32 @@ class PoolRef(Generic[S]):
 
     def _ask(self, request: Call[R]) -> asyncio.Future[R]:
         return _explained(self.ref, route_to(self.ref).invoke(TO_POOL, (request,), {}, None))
+
+
+def broadcast_of(operation: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Broadcast:
+    """Return what is asked of a pool that is to send an operation to each of its servers.
+
+    Raises:
+        TypeError: That is no operation.
+    """
+    info = operation_info(operation)
+    if info is None:
+        raise TypeError(
+            f"expected an operation, got {operation!r:.60}\n"
+            f"Write pool_of(ref).broadcast(YourServer.operation, ...)."
+        )
+    return Broadcast(info.name, list(args), kwargs)
+
+
+def limit_of(limit: int | None, discard: Discard) -> LimitQueue:
+    """Return what is asked of a pool that is to have a limit.
+
+    Raises:
+        ValueError: That is no limit.
+    """
+    check_limit("limit", limit, "a number of messages")
+    check_discard(discard)
+    return LimitQueue(limit, discard)
 
 
 def _explained(ref: Ref[Any], answer: asyncio.Future[R]) -> asyncio.Future[R]:
@@ -158,10 +192,8 @@ def _explained(ref: Ref[Any], answer: asyncio.Future[R]) -> asyncio.Future[R]:
             future.cancel()
         elif error is None:
             future.set_result(answer.result())
-        elif isinstance(error, UnknownOperationError) and ToPool.name in error.operation:
-            future.set_exception(ConfigError(no_pool(ref.name or ref.label)))
         else:
-            future.set_exception(error)
+            future.set_exception(explained(ref, error))
 
     def given_up(future: asyncio.Future[R]) -> None:
         if future.cancelled():
@@ -170,6 +202,13 @@ def _explained(ref: Ref[Any], answer: asyncio.Future[R]) -> asyncio.Future[R]:
     answer.add_done_callback(answered)
     future.add_done_callback(given_up)
     return future
+
+
+def explained(ref: Ref[Any], error: BaseException) -> BaseException:
+    """Return an error, or what it means that a server does not know what is asked of a pool."""
+    if isinstance(error, UnknownOperationError) and ToPool.name in error.operation:
+        return ConfigError(no_pool(ref.name or ref.label))
+    return error
 
 
 def no_pool(server: str) -> str:

@@ -22,6 +22,7 @@ from noex_mp import (
     AlreadyRegisteredError,
     BadChildSpecError,
     CallTimedOutError,
+    ConfigError,
     Crash,
     InitFailedError,
     Killed,
@@ -31,12 +32,14 @@ from noex_mp import (
     NodeDownError,
     NoNodeError,
     NoServerError,
+    Pool,
     Ref,
     ServerExitedError,
     Supervisor,
     UnencodableError,
     child,
     named,
+    pool_of,
     spawn,
     sync,
 )
@@ -45,6 +48,7 @@ from noex_mp.transport.blocking_loop import BlockingLoop
 from tests.nodes.observed import SERVERS, ObservedNode, Whistles, set_done
 from tests.servers.counters import Counter, Journal, Pop, Push, Stack
 from tests.servers.faulty import Faulty, Start
+from tests.servers.hashing import Hasher, Refused
 from tests.servers.threads import Threaded
 
 THREADS = 32
@@ -669,6 +673,28 @@ def test_threads_start_supervisors(node: sync.BlockingNode) -> None:
         sync.start_supervisor(Supervisor(child(Counter), child(Counter)))
     front.stop()
     assert not sync.supervisor("front").is_running()
+
+
+def test_threads_resize_pools(node: sync.BlockingNode) -> None:
+    ref = sync.spawn(Pool.of(Hasher, size=1))
+    pool = pool_of(ref).sync
+    assert pool.resize(2) == 1
+    assert len(set(pool.broadcast(Hasher.pid))) == 2
+    pool.limit(1)
+    pool.drain()
+    assert pool.restart() == 2
+    assert pool.statistics().size == 2
+    with pytest.raises(Refused):
+        pool.broadcast(Hasher.refuse, "no")
+    with pytest.raises(ConfigError, match="Counter is one server, and no pool"):
+        pool_of(sync.spawn(Counter)).sync.resize(2)
+
+
+async def test_a_pool_that_blocks_is_refused_in_an_event_loop() -> None:
+    async with Node():
+        ref = await spawn(Pool.of(Hasher, size=1))
+        with pytest.raises(NoNodeError, match=r"Leave \.sync out"):
+            pool_of(ref).sync.statistics()
 
 
 def test_the_first_supervisor_starts_the_implicit_node() -> None:
