@@ -557,8 +557,9 @@ class Dispatcher:
         self._lines: list[Line] = []
         self._queue: TaskQueue[Job] = TaskQueue()
         self._sources: TaskQueue[Source] = TaskQueue()
-        # How long tasks of the functions of sources take, in seconds.
-        self._paces: dict[FunctionCode, float] = {}
+        # How long tasks of the functions of sources take, in seconds. By the hash of their code,
+        # which may be large.
+        self._paces: dict[int, float] = {}
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
@@ -624,7 +625,7 @@ class Dispatcher:
             source.abandon(self._error)
             return
         # As it was the last time: the first chunks need not be short then.
-        source.pace = self._paces.get(source.code, 0.0)
+        source.pace = self._paces.get(hash(source.code), 0.0)
         self._sources.append(source)
         self.feed_all()
 
@@ -670,7 +671,7 @@ class Dispatcher:
         if len(self._paces) >= _REMEMBERED:
             self._paces.clear()
         if source.pace:
-            self._paces[source.code] = source.pace
+            self._paces[hash(source.code)] = source.pace
 
     def stop(self, future: object) -> bool:
         """Stop the tasks of a future; return whether one was sent, and has no result yet."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
+from weakref import ref
 
 from noex_mp.errors import NotImportableError, UnencodableError
 from noex_mp.wire import by_value
@@ -43,14 +44,21 @@ def pack_function(function: Callable[..., Any]) -> FunctionCode:
         raise UnencodableError("function", f"{what:.60}", str(error)) from error
 
 
-# The functions of a program are few, and asking for a name costs as much as a call.
-@functools.lru_cache(maxsize=1024)
+# To look a name up costs more than the rest of a call. A function goes when its program lets it go.
+_names: Final[dict[ref[Any], str]] = {}
+
+
 def _name_of(function: Any) -> str | None:
+    name = _names.get(ref(function))
+    if name is None and not _is_of_a_value(function) and goes_by_name(function):
+        name = _names[ref(function, _names.pop)] = path_of(function)
+    return name
+
+
+def _is_of_a_value(function: Any) -> bool:
     # A method of a builtin value has a name, and belongs to that value.
     owner = getattr(function, "__self__", None)
-    if owner is not None and owner is not sys.modules.get(function.__module__ or ""):
-        return None
-    return path_of(function) if goes_by_name(function) else None
+    return owner is not None and owner is not sys.modules.get(function.__module__ or "")
 
 
 def name_of_code(code: FunctionCode) -> str:
