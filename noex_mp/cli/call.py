@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from noex_mp.cli import statuses
@@ -15,7 +16,6 @@ from noex_mp.cli.client import PATIENCE, RunningNode, close_all, connect
 from noex_mp.cli.replies import import_no_applications, plain
 from noex_mp.cli.results import as_json, show
 from noex_mp.cli.words import listed
-from noex_mp.core.dataclass import dataclass
 from noex_mp.errors import (
     ConfigError,
     NoexError,

@@ -15,14 +15,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from noex_mp.cli.streams import Stream
 from noex_mp.cli.words import amount, duration
 from noex_mp.client.events import Event, EventKind
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import ExitReport, Replaced, is_abnormal, render
 from noex_mp.node.events import lost_in_words
 

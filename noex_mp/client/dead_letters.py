@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.dead_letters import DeadLetter, letter_from_plain
 from noex_mp.errors import NoDeadLetterError, NodeDownError
 

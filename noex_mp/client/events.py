@@ -19,9 +19,9 @@ stopping     name_freed   exited                   somebody stops it; it is gone
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.dead_letters import DeadLetter
 from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Ref

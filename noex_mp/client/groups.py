@@ -21,11 +21,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar, final, overload
 
 from noex_mp.client import current
 from noex_mp.client.registry import Registry
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.ref import Ref
 from noex_mp.core.registrations import GROUPS, Claim

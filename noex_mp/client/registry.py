@@ -23,12 +23,12 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, overload
 
 from noex_mp.client import current, monitors
 from noex_mp.client.supervisors import SupervisorRef, speaker
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.globs import compile_glob
 from noex_mp.core.ref import Ref

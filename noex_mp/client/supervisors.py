@@ -15,13 +15,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, TypeVar, overload
 
 from noex_mp.client import current
 from noex_mp.client.api import allowed_cpus, entry_to_wire
 from noex_mp.client.client import Client
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.reasons import ExitReason, Shutdown
 from noex_mp.core.ref import Ref

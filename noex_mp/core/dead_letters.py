@@ -22,9 +22,9 @@ Promise: plain data and pure functions, no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import ExitReport
 from noex_mp.core.ref import Ref
 from noex_mp.core.report_plain import as_plain, from_plain

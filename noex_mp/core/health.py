@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from noex_mp.core.dataclass import dataclass
 
 __all__ = ["Health", "NodeStatus"]
 

@@ -23,10 +23,9 @@ Promise: plain data, no I/O.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import Field, field
+from dataclasses import Field, dataclass, field
 from typing import Generic, TypeVar, dataclass_transform
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.outcomes import Outcome, Reply, Then
 from noex_mp.core.reasons import ExitReason, ExitReport
 from noex_mp.core.ref import Address

@@ -36,6 +36,7 @@ from __future__ import annotations
 from _thread import get_ident
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from functools import partial, wraps
 from types import CodeType, FunctionType
 from typing import (
@@ -52,7 +53,6 @@ from typing import (
 )
 
 from noex_mp.core import ref as core_ref
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.outcomes import NoReply, Reply, Then
 from noex_mp.core.ref import Ref, connect
 

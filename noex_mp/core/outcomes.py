@@ -29,10 +29,10 @@ Promise: plain data, no I/O.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import ExitReason, Normal
 
 __all__ = [
@@ -59,7 +59,7 @@ class Stop:
         reason: Why; what monitors, links and the supervisor get to see.
     """
 
-    reason: ExitReason = Normal()
+    reason: ExitReason = Normal()  # noqa: RUF009 - immutable, so it may be shared
 
 
 @dataclass(frozen=True, slots=True)

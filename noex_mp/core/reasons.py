@@ -16,9 +16,8 @@ Promise: plain data and pure functions, no I/O.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
-
-from noex_mp.core.dataclass import dataclass
 
 __all__ = [
     "Begun",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noex_mp.core.dataclass import dataclass
+from dataclasses import dataclass
 
 __all__ = ["Reloaded"]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import (
     Any,
     Final,
@@ -31,8 +31,6 @@ from typing import (
     TypeVar,
     Unpack,
 )
-
-from noex_mp.core.dataclass import dataclass
 
 __all__ = [
     "MAX_BYTES",

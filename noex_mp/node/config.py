@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from noex_mp.client.events import Listener, Wants
-from noex_mp.core.dataclass import dataclass
 from noex_mp.node.output import Sink
 from noex_mp.node.registry_files import SavedRegistry
 

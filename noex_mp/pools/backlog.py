@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import inf
 from typing import Generic, Literal, TypeAlias, TypeVar
-
-from noex_mp.core.dataclass import dataclass
 
 __all__ = ["Backlog", "Discard", "Place"]
 

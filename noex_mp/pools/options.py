@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypedDict
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.memory_sizes import in_bytes
 
 __all__ = ["NONE", "TaskOptions", "TaskOptionsDict", "task_options"]

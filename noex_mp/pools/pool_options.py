@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import check_size

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from typing_extensions import ParamSpec
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import Call
 from noex_mp.core.operations import Operation, operation_info

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.errors import NoexError, StartError
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.messages import Call
 from noex_mp.core.operations import MAX_DELIVERIES
 from noex_mp.pools.backlog import Discard

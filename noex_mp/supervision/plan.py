@@ -15,10 +15,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, TypeVar, assert_never
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import (
     ExitReason,
     Hung,

@@ -19,9 +19,9 @@ import difflib
 import math
 import reprlib
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard, get_args
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.memory_sizes import SMALLEST_LIMIT, in_bytes
 from noex_mp.core.specs import (
     OPTIONS,

@@ -14,9 +14,9 @@ Promise: pure functions, no I/O.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import Verdict
 
 __all__ = ["Answer", "Look", "computes", "is_worth_asking", "judge"]

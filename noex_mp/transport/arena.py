@@ -33,11 +33,11 @@ import threading
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 from weakref import ref
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.errors import SharedValueGoneError
 from noex_mp.transport import cut_over, fds, shared_file
 from noex_mp.transport.libc import libc

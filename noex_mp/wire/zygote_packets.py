@@ -8,12 +8,10 @@ the configuration travels as a file, and what servers are started with does not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgpack
-
-from noex_mp.core.dataclass import dataclass
 
 # Root to zygote.
 CONFIGURE: Final = 0  # - ; fds: a file that holds the packed configuration, lifeline's read end

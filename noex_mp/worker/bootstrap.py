@@ -19,10 +19,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.platform import DUMP_SIGNAL
 

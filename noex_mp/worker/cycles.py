@@ -27,9 +27,8 @@ Promise: no I/O; a path in, a decision out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
-
-from noex_mp.core.dataclass import dataclass
 
 __all__ = ["ASK_AGAIN", "FIRST_LOOK", "Onward", "Victim", "follow"]
 

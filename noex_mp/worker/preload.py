@@ -21,11 +21,11 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.core.reasons import Crash, Normal, Shutdown
 from noex_mp.core.thread_variables import THREAD_VARIABLES
 from noex_mp.transport import fds

@@ -22,11 +22,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from noex_mp.core.dataclass import dataclass
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters, lifeline, paths
 from noex_mp.transport.packet_socket import PacketSocket, packet_socket
