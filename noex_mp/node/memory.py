@@ -39,7 +39,7 @@ LOOK: Final = 0.1
 # looked at exactly from time to time as well: not more often than that, in seconds ...
 EXACTLY: Final = 1.0
 
-# ... and for so much of the time at most: the kernel takes some 20 ms for a GiB, and we wait.
+# ... and for so much of a CPU at most: the kernel takes some 20 ms for a GiB, and we wait.
 SHARE: Final = 0.0007
 
 # For so many looks one is trusted that has more of its own all at once and no more altogether: its
@@ -132,10 +132,13 @@ class MemoryWatch:
         used = most - self._shared
         if not self._is_to_be_looked_at(most, used):
             return used
-        began = time.monotonic()
+        # Of a CPU: where this thread is kept waiting, the look has cost nobody anything, and the
+        # next one would come half a minute late.
+        began = time.thread_time()
         exactly = private_memory(self._worker.os_pid)
+        took = time.thread_time() - began
         now = time.monotonic()
-        self._exact_at = now + max(EXACTLY, (now - began) / SHARE)
+        self._exact_at = now + max(EXACTLY, took / SHARE)
         if used < self.limit <= exactly and self._distrust < TRUST:
             self._distrust += 1
             self._exact_at = now

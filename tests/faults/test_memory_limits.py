@@ -119,7 +119,7 @@ async def test_who_comes_near_its_limit_in_its_init_hears_of_it_afterwards() -> 
 async def test_what_is_shared_with_the_zygote_does_not_count() -> None:
     async with scene(eats()) as node:
         os_pid = await Eats.os_pid(eats_of())
-        # 192 MiB of the zygote's.
+        # 128 MiB of the zygote's.
         assert private_at_most(os_pid) > LIMIT
         await asyncio.sleep(0.5)
         assert private_memory(os_pid) < LIMIT // 2
@@ -132,7 +132,7 @@ async def test_a_copy_of_what_was_shared_counts() -> None:
         await Eats.write_all(eats_of(), 40)
         await asyncio.sleep(1.2)
         assert await Eats.heard(eats_of()) == []
-        report = await end_of(Eats.write_all(eats_of(), 128, stay=600))
+        report = await end_of(Eats.write_all(eats_of(), 120, stay=600))
         assert isinstance(report.reason, OutOfMemory)
 
 
@@ -173,7 +173,7 @@ async def test_who_comes_near_its_limit_and_stays_there_is_not_looked_at_exactly
         looks.clear()
         await asyncio.sleep(1.2)
         assert looks.count(private_at_most) >= 5
-        # 192 MiB of the zygote's are to be told from its own, but not each time.
+        # 128 MiB of the zygote's are to be told from its own, but not each time.
         assert looks.count(private_memory) <= 2
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-PAGES = bytearray(b"x" * (192 * 2**20))
+PAGES = bytearray(b"x" * (128 * 2**20))
