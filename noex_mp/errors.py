@@ -559,14 +559,22 @@ class NoServerError(CallError):
     Attributes:
         server: The name or the address that was called.
         report: How the server ended, or None where nothing is known of it.
+        state: Of a supervisor that is there, and starts nothing just now: `starting`, for example.
     """
 
-    def __init__(self, server: str, report: ExitReport | None = None) -> None:
-        super().__init__(server, report)
+    def __init__(self, server: str, report: ExitReport | None = None, state: str = "") -> None:
+        super().__init__(server, report, state)
         self.server = server
         self.report = report
+        self.state = state
 
     def __str__(self) -> str:
+        if self.state:
+            return (
+                f"supervisor {self.server} is {self.state}: until it is running it starts nothing "
+                f"else\n"
+                f"Ask again when it is, or another supervisor."
+            )
         if self.report is None:
             return f"there is no server {self.server}"
         return f"there is no server {self.server} any more: {self.report.summary}"

@@ -182,9 +182,8 @@ class Supervision:
             raise NoServerError(branch.title, branch.report)
         if member.state != "stopped":
             raise ChildStateError(member.id, member.state)
-        if branch.state != "running":
-            # It is about to start all of them.
-            raise NoServerError(branch.title, branch.report)
+        # If it does not run, it is about to start all of them.
+        _refuse_unless_running(branch)
         self._tree.enter(member)
         # At once: whoever asks for the same now comes too late.
         member.state = "starting"
@@ -285,9 +284,17 @@ class Supervision:
             self._restarts.ended(child, end_of(child, child.worker))
 
 
-def _refuse_child(branch: Branch, wire: dict[str, Any]) -> None:
-    if branch.is_ending or branch.state != "running":
+def _refuse_unless_running(branch: Branch) -> None:
+    if branch.state in ("starting", "restarting"):
+        raise NoServerError(branch.title, None, branch.state)
+    if branch.state != "running":
         raise NoServerError(branch.title, branch.report)
+
+
+def _refuse_child(branch: Branch, wire: dict[str, Any]) -> None:
+    if branch.is_ending:
+        raise NoServerError(branch.title, branch.report)
+    _refuse_unless_running(branch)
     if branch.is_dynamic:
         if branch.max_children is not None and len(branch.members) >= branch.max_children:
             raise MaxChildrenError(branch.title, branch.max_children)

@@ -18,6 +18,7 @@ from noex_mp import (
     DynamicSupervisor,
     Event,
     InitFailedError,
+    Killed,
     MaxChildrenError,
     Node,
     NoNodeError,
@@ -36,7 +37,7 @@ from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.nodes.test_trees import at, diary, leaf, told
 from tests.servers.counters import Counter
 from tests.servers.echoing import Echo
-from tests.servers.trees import Leaf, Starter
+from tests.servers.trees import Early, Leaf, Starter
 
 pytestmark = pytest.mark.slow
 
@@ -308,6 +309,21 @@ async def test_a_handler_starts_children_and_hands_their_refs_out() -> None:
         ref = await Starter.start_room(at_starter())
         assert await Counter.increment(ref) == 1
         assert (await supervisor("rooms").count_children()).active == 1
+
+
+async def test_a_supervisor_that_starts_says_that_it_does() -> None:
+    early = child(Early).options(name="early")
+    async with ObservedNode(Supervisor(Supervisor(early, id="front", max_restarts=0))) as node:
+        ref = named("early", Early)
+        for state in ("starting", "restarting"):
+            refused = await Early.refused(ref)
+            assert refused is not None
+            assert refused[0] == state
+            assert refused[1].startswith(f"supervisor front is {state}: until it is running")
+            if state == "starting":
+                # With its supervisor, which gives up.
+                await ref.exit(Killed("SIGKILL"))
+                await node.event("restarted")
 
 
 def at_starter() -> Ref[Starter]:

@@ -9,10 +9,20 @@ from typing import Any
 
 from typing_extensions import override
 
-from noex_mp import ConfigError, GenServer, Ref, Reply, Stop, call, child, supervisor
+from noex_mp import (
+    ConfigError,
+    GenServer,
+    NoServerError,
+    Ref,
+    Reply,
+    Stop,
+    call,
+    child,
+    supervisor,
+)
 from tests.servers.counters import Counter, blow
 
-__all__ = ["Diarist", "Leaf", "Starter"]
+__all__ = ["Diarist", "Early", "Leaf", "Starter"]
 
 
 class Diarist(GenServer):
@@ -88,3 +98,20 @@ class Starter(GenServer):
         except ConfigError as error:
             return str(error)
         return "no error"
+
+
+class Early(GenServer):
+    """Asks its own supervisor for a sibling while that is starting."""
+
+    @override
+    async def init(self) -> None:
+        self.refusal: tuple[str, str] | None = None
+        try:
+            await supervisor("front").start_child(child(Counter))
+        except NoServerError as error:
+            self.refusal = error.state, str(error)
+
+    @call
+    def refused(self) -> tuple[str, str] | None:
+        """Return the state of the supervisor, and what was said of it."""
+        return self.refusal
