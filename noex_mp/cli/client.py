@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -157,8 +158,22 @@ def connect(name: str | None) -> list[RunningNode]:
     if name in silent or (name is None and silent):
         raise NoNodeError(f"node {name or silent[0]} does not answer: it takes no connections")
     if not found:
-        raise NoNodeError("no node is running\nStart one with: noex-mp run app:tree")
+        raise NoNodeError(f"no node is running\n{_what_to_do()}")
     raise NoNodeError(f"no node is called {name!r}; running: {listed(each for each, _ in found)}")
+
+
+def _what_to_do() -> str:
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    with contextlib.suppress(OSError):
+        uid = os.stat(folder).st_uid
+        if uid != os.getuid():
+            # Root looks after a service, or somebody has come here by `su`.
+            return (
+                f"XDG_RUNTIME_DIR is {folder}, which is another user's, as are the nodes there; "
+                f"for those write:\n"
+                f"sudo -u '#{uid}' XDG_RUNTIME_DIR={folder} noex-mp ..."
+            )
+    return "Start one with: noex-mp run app:tree"
 
 
 def run_with_nodes(

@@ -285,6 +285,18 @@ def test_without_a_node_there_is_a_sentence(
 
 
 @slow
+def test_the_nodes_of_another_user_are_that_users_to_ask(tmp_path: Path) -> None:
+    theirs = Path("/")
+    if os.getuid() == 0:
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        os.chown(theirs, 4321, -1)
+    done = noex_mp("ps", variables={"XDG_RUNTIME_DIR": str(theirs), "TMPDIR": str(tmp_path)})
+    assert done.returncode == 1
+    assert f"sudo -u '#{theirs.stat().st_uid}' XDG_RUNTIME_DIR={theirs} noex-mp" in done.stderr
+
+
+@slow
 def test_what_a_dead_node_has_left_is_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
