@@ -65,6 +65,7 @@ def load_pickle(reader: ValueReader, data: bytes) -> Any:
     if not reader.allow_pickle:
         raise TypeError("pickle is switched off")
     content, buffers = reader.nested(data)
+    reader.before_code()
     return load(content, buffers)
 
 

@@ -341,6 +341,7 @@ class Decoder:
             place in the message. At most 16 are kept.
         buffers: The big buffers that came ahead of the next message.
         on_borrowed: Is called for each piece of shared memory that a message names.
+        before_code: Is called before a pickle is loaded, which may run any code.
     """
 
     def __init__(
@@ -357,6 +358,7 @@ class Decoder:
         self.failures: list[Exception] = []
         self.buffers: list[Any] = []
         self.on_borrowed: Callable[[], object] = bool
+        self.before_code: Callable[[], object] = bool
         self._max_size = max_size
         self._depth = 0
         self._payload_unpackers: list[Unpacker] = []

@@ -115,6 +115,10 @@ class FrameReader:
         """Set what is called for each piece of shared memory that a frame names, if anything."""
         self._decoder.on_borrowed = on_borrowed or bool
 
+    def before_code(self, call: Callable[[], object]) -> None:
+        """Set what is called before the code of a value runs, which may end this process."""
+        self._decoder.before_code = call
+
     def frames(self) -> Iterator[list[Any]]:
         """Yield every complete frame, its buffers in place.
 

@@ -97,6 +97,8 @@ class ValueReader(Protocol):
     failures: list[Exception]
     # Is called for each piece of shared memory that a message names.
     on_borrowed: Callable[[], object]
+    # Is called before a pickle is loaded, which may run any code.
+    before_code: Callable[[], object]
 
     def nested(self, data: bytes) -> Any:
         """Return the value that a payload holds."""

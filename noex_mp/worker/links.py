@@ -90,6 +90,7 @@ class Links:
         link.state = link_id
         link.targets = {}
         link.let_go = partial(_let_go, link)
+        link.reader.before_code(partial(self._receiver.keep, link))
         self._links[link_id] = link
 
     def _on_closed(self, link: Link, problem: Exception | None) -> None:

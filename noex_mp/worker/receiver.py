@@ -41,6 +41,8 @@ class Receiver:
 
     Attributes:
         on_messages: Takes what has arrived on a link.
+        keep: Puts what is finished where it outlives this process; a link's reader calls it before
+            it runs the code of a value, which may end that.
         on_other: Takes a frame that is no message.
         draining: Everything is taken, however long that is: a server is about to end.
 
@@ -73,6 +75,7 @@ class Receiver:
         self._thread = get_ident()
         self.draining = False
         self._abandon: Callable[[], None]
+        self.keep: Callable[[Link], None]
         self.on_messages = self._receiver()
 
     def abandon(self) -> None:
@@ -100,12 +103,22 @@ class Receiver:
         pack, buffers = self._encoder.pack, self._encoder.buffers
         clock, shared, loop = time.monotonic, self._shared, self._loop
         is_to_note = False
+        # The last reply; those before it are in the outbox, and so is it where it is empty. A lone
+        # one leaves without that.
+        held: bytes | None = None
 
         def abandon() -> None:
             nonlocal cells, times
             cells, times = self._record.cells, self._record.times
 
+        def keep(link: Link) -> None:
+            nonlocal held
+            if held:
+                outbox.add(link, held)
+                held = b""
+
         self._abandon = abandon
+        self.keep = keep
 
         def note_memory() -> None:
             nonlocal is_to_note
@@ -113,7 +126,7 @@ class Receiver:
             self._record.note_memory()
 
         def on_messages(link: Link) -> None:
-            nonlocal is_to_note
+            nonlocal held, is_to_note
             link.resuming = False
             if not is_to_note:
                 is_to_note = True
@@ -121,8 +134,7 @@ class Receiver:
             targets: dict[int, Target] = link.targets
             reader = link.reader
             failures = reader.failures
-            # The last reply; those before it are in the outbox. A lone one leaves without it.
-            held: bytes | None = None
+            held = None
             late = False
             handled = last_sid = 0
             # What runs since it was last written down, if anything has begun here.
@@ -175,7 +187,8 @@ class Receiver:
                             continue
                     if held is not None:
                         # What follows may be slow, or end the process.
-                        outbox.add(link, held)
+                        if held:
+                            outbox.add(link, held)
                         held = None
                         now, stale = clock(), False
                         if now > batch_end:
@@ -287,11 +300,11 @@ class Receiver:
                 target.frame = _NO_FRAME
             # What is done leaves, also ahead of the end of a link that is of no more use.
             if outbox.end:
-                if held is not None:
-                    outbox.add(link, held)
+                keep(link)
                 outbox.flush(link)
-            elif held is not None:
+            elif held:
                 link.send(held)
+            held = None
             if problem is not None:
                 link.close(problem)
             # Nor is more read, unless the server is about to end.

@@ -21,7 +21,7 @@ from noex_mp import (
 from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
 from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Caller, Counter, Journal
-from tests.servers.faulty import Faulty, Start
+from tests.servers.faulty import DiesWhenFirstRead, Faulty, Start
 
 BIG = 16 * 2**20
 
@@ -65,6 +65,18 @@ async def test_finished_replies_of_every_size_survive_the_death_of_their_server(
             assert all(r == b"b" * size for r in arrived)
             if 4 * size < 100_000:
                 assert len(arrived) == 4
+
+
+async def test_replies_survive_that_the_next_argument_kills_the_server(tmp_path: Path) -> None:
+    async with ObservedNode():
+        faulty = await spawn(Faulty)
+        await Faulty.echo(faulty, 0)
+        calls = [Faulty.step(faulty, n) for n in range(1, 4)]
+        deadly = Faulty.echo(faulty, DiesWhenFirstRead(tmp_path / "dead"))
+        assert await asyncio.gather(*calls) == [1, 2, 3]
+        assert await deadly == tmp_path / "dead"
+        # Done by the one that died, and not once more.
+        assert await Faulty.all(faulty) == []
 
 
 async def test_replies_to_two_senders_survive_the_death_of_the_server() -> None:

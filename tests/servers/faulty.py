@@ -69,6 +69,23 @@ def an_error(kind: str) -> BaseException:
     return ERRORS[kind]()
 
 
+class DiesWhenFirstRead:
+    """A path outside of this process; the first that reads it dies, others have the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return _die_the_first_time, (self.path,)
+
+
+def _die_the_first_time(path: Path) -> Path:
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
 class Faulty(GenServer):
     """Breaks on demand; what it raises on purpose is a crash."""
 
