@@ -114,6 +114,8 @@ class Zygote:
         preload.take_over(config)
         changed = preload.set_thread_variables()
         self._entry = preload.import_runtime(config.entry)
+        # What is garbage of all that stays. To look at it all takes longer than to start a worker.
+        gc.freeze()
         fds.set_preloading(value=True)
         try:
             preload.import_application(config, self._report_import)
