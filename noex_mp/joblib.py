@@ -106,6 +106,11 @@ class NoexBackend(AutoBatchingMixin, ParallelBackendBase):
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if "seed" in options or "seed" in self.backend_kwargs:
+            raise TypeError(
+                "joblib decides by the time which tasks travel together, so no seed can make their "
+                "random numbers the same; give each task a seed among its arguments"
+            )
         options = {"threads": self.inner_max_num_threads, **self.backend_kwargs, **options}
         self.parallel = parallel
         self._processes = _get_processes(max_workers=n_jobs, **options)

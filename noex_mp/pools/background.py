@@ -40,6 +40,7 @@ from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
+    from noex_mp.pools.seeds import Seeds
 
 __all__ = ["Background"]
 
@@ -59,6 +60,7 @@ class Background:
         node: The id of the node of the lanes; None is the current one of a thread, or the implicit.
         lanes: Describes the lanes.
         rules: When they are replaced.
+        seeds: Those of the tasks, if they have any.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Background:
         node: str | None,
         lanes: Callable[[], Lanes],
         rules: RecyclingRules = NEVER,
+        seeds: Seeds | None = None,
     ) -> None:
+        self.seeds = seeds
         self._rules = rules
         self._node = node
         self._lanes = lanes

@@ -303,6 +303,11 @@ class Single(Job):
         self._sink = sink
         self._index = index
 
+    @property
+    @override
+    def number(self) -> int:
+        return self._index
+
     def begin(self) -> bool:
         """Return whether anybody wants the results."""
         return not self._sink.is_over
@@ -329,6 +334,11 @@ class _Chunk(Job):
         super().__init__(source.code, columns, {}, source.options, operation=RUN_CHUNK)
         self._source = source
         self._start = start
+
+    @property
+    @override
+    def number(self) -> int:
+        return self._start
 
     @override
     def __len__(self) -> int:

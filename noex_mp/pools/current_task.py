@@ -30,6 +30,7 @@ from noex_mp.core import stop_requests
 from noex_mp.core.black_box import ASKED
 from noex_mp.core.stop_requests import CANCEL, EXCEPTION, TOKEN
 from noex_mp.errors import Rung, TaskCancelledError, TaskInterrupt
+from noex_mp.pools.seeds import current_seed
 from noex_mp.transport.platform import INTERRUPT_SIGNAL
 
 __all__ = ["CurrentTask", "Guard", "Steps", "current_task", "rung_name"]
@@ -57,6 +58,15 @@ class CurrentTask:
         self._requests = stop_requests.installed()
         self._seen = 0
         self._is_cancelled = False
+
+    @property
+    def seed(self) -> int | None:
+        """What its random numbers are made of, as 64 bits; None, if its pool has no `seed=`.
+
+        It is the same each time that the task is run: for generators of its own, as in
+        `numpy.random.default_rng(current_task().seed)`.
+        """
+        return current_seed()
 
     @property
     def cancelled(self) -> bool:

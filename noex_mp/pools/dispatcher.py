@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from noex_mp.pools.chunks import Source
     from noex_mp.pools.functions import FunctionCode
     from noex_mp.pools.recycling import Recycler
+    from noex_mp.pools.seeds import Seeds
     from noex_mp.pools.stopping import Stoppable
     from noex_mp.transport.link import Link
 
@@ -54,6 +55,7 @@ RUN_CHUNK: Final = _operation(Lane.run_chunk)
 
 RUN_TIMED: Final = _operation(Lane.run_timed)
 RUN_LIMITED: Final = _operation(Lane.run_limited)
+RUN_SEEDED: Final = _operation(Lane.run_seeded)
 
 # So much work lies ahead in a lane, in seconds: what it does while a reply and the next task are on
 # their way. More would only wait behind a long task, and fail to go where a lane is free.
@@ -109,6 +111,11 @@ class Job:
     def __len__(self) -> int:
         """Return how many tasks it is."""
         return 1
+
+    @property
+    def number(self) -> int:
+        """Its number among the tasks of its call, or that of the first if it is several."""
+        return 0
 
     # --- for whoever waits: to be overridden --------------------------------------------
 
@@ -402,9 +409,8 @@ class Line:
         if job.is_timed:
             operation = RUN_TIMED
             self._untimed = 0
-        if job.options is not NONE and job.options.memory_limit is not None:
-            args = (job.options.memory_limit, operation.name, *args)
-            operation = RUN_LIMITED
+        if job.options is not NONE:
+            operation, args = _with_options(job, operation, args)
         self.in_flight += 1
         route = self.route
         # Whoever is sending just now may send more: the code of a value that is packed does, or a
@@ -524,6 +530,19 @@ class Line:
         self._dispatcher.lost(self, error)
 
 
+def _with_options(
+    job: Job, operation: OperationInfo, args: tuple[Any, ...]
+) -> tuple[OperationInfo, tuple[Any, ...]]:
+    """Return what of a lane a task calls that has options, and with what."""
+    options = job.options
+    if options.seed is not None:
+        call, first = options.seed
+        operation, args = RUN_SEEDED, (call, first + job.number, operation.name, *args)
+    if options.memory_limit is not None:
+        operation, args = RUN_LIMITED, (options.memory_limit, operation.name, *args)
+    return operation, args
+
+
 def depth_for(pace: float) -> int:
     """Return how many tasks a lane has at a time.
 
@@ -546,6 +565,7 @@ class Dispatcher:
         loop: The event loop.
         grace: How long a task that is to stop has after each step, in seconds.
         recycler: Replaces lanes that have done enough; None: nobody does.
+        seeds: Those of its tasks, if they have any.
     """
 
     def __init__(self, client: Client) -> None:
@@ -564,6 +584,7 @@ class Dispatcher:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
         self.recycler: Recycler | None = None
+        self.seeds: Seeds | None = None
 
     def add(self, ref: Ref[Lane], route: JobSender | None = None) -> None:
         """Give tasks to a lane from now on.

@@ -24,6 +24,7 @@ from noex_mp.pools.lanes import LaneOptions, Lanes, check_size, lane_options
 from noex_mp.pools.limits import recycling_rules
 from noex_mp.pools.mapped import Results, as_raised, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
+from noex_mp.pools.seeds import Seeds, shifted
 from noex_mp.transport.shared_loop import Later
 
 __all__ = ["ProcessPoolExecutor"]
@@ -97,6 +98,8 @@ def submit_on(
         background.put((), None)
         future.set_exception(error)
     else:
+        if background.seeds is not None:
+            options = background.seeds.next(options)
         job = _FutureJob(future, background.later, code, args, kwargs, options)
         background.put((job,), getattr(fn, "__module__", None))
     return future
@@ -117,10 +120,16 @@ def map_on(
     end = None if timeout is None else timeout + monotonic()
     module = getattr(fn, "__module__", None)
     code = pack_function(fn)
+    if background.seeds is not None:
+        options = background.seeds.next(options)
+    started = 0
 
     def start(tasks: list[tuple[Any, ...]]) -> Results:
+        nonlocal started
         results = Results(len(tasks), background.later)
-        background.put(_to_run(code, tasks, results, chunksize, options), module)
+        jobs = _to_run(code, tasks, results, chunksize, shifted(options, started))
+        background.put(jobs, module)
+        started += len(tasks)
         return results
 
     tasks = zip(*iterables, strict=False)
@@ -183,8 +192,8 @@ class ProcessPoolExecutor(Executor):
         initargs: What it is called with.
         max_tasks_per_child: After so many tasks a process is replaced; None is never. Its
             replacement is up before it ends. What `chunksize` puts together counts as one.
-        max_age, memory_limit, threads, nice, cpu_affinity: As of a `Pool`; the standard library's
-            has none of them. See `docs/recycling.md`.
+        max_age, memory_limit, threads, nice, cpu_affinity, seed: As of a `Pool`; the standard
+            library's has none of them. See `docs/recycling.md`.
 
     Raises:
         TypeError: A number is no whole number, or the initializer cannot be called.
@@ -210,6 +219,7 @@ class ProcessPoolExecutor(Executor):
         threads: int | None = None,
         nice: int | None = None,
         cpu_affinity: Collection[int] | None = None,
+        seed: int | None = None,
     ) -> None:
         self._max_workers = size = check_size("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
@@ -223,7 +233,8 @@ class ProcessPoolExecutor(Executor):
             cpu_affinity=cpu_affinity,
         )
         lanes = partial(_lanes, size, initializer, initargs, options)
-        self._background = Background(current.current.get(), lanes, rules)
+        seeds = None if seed is None else Seeds(seed)
+        self._background = Background(current.current.get(), lanes, rules, seeds)
         # Who forgets it has what is left run, and its processes ended.
         finalizer = weakref.finalize(self, self._background.shut)
         finalizer.atexit = False

@@ -18,15 +18,16 @@ from noex_mp.core.operations import call
 from noex_mp.core.outcomes import OUTCOMES, Reply, Stop
 from noex_mp.errors import TaskInterrupt
 from noex_mp.pools.current_task import Guard, Steps
-from noex_mp.pools.functions import FunctionCode, load_function
+from noex_mp.pools.functions import FunctionCode, is_coroutine_function, load_function
+from noex_mp.pools.seeds import seeded
 
 __all__ = ["Lane"]
 
 # Whose first element says how many tasks of a chunk have begun.
 Begun = memoryview | list[int]
 
-# A bit of a code object's co_flags.
-_COROUTINE: Final = 0x80
+# Stands for the code of a function that is made for one message.
+_THIS_ONE: Final = ""
 
 # How many functions a lane remembers: of what has no name, each new one is another.
 _MANY: Final = 256
@@ -124,7 +125,7 @@ class Lane(GenServer, expected=(BaseException,)):
 
     def _run_columns(self, code: FunctionCode, columns: Sequence[Sequence[Any]]) -> Any:
         function = self._function(code)
-        if _is_coroutine_function(function):
+        if is_coroutine_function(function):
             return _run_chunk_later(function, columns)
         results: list[Any] = []
         errors: list[tuple[int, BaseException]] = []
@@ -197,6 +198,22 @@ class Lane(GenServer, expected=(BaseException,)):
             if not hasattr(result, "__await__"):
                 resource.setrlimit(resource.RLIMIT_DATA, before)
         return _with_limit(result, before) if hasattr(result, "__await__") else result
+
+    @call
+    def run_seeded(
+        self, call: str, number: int, method: str, code: FunctionCode, /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Do what another method does, with random numbers that depend on the task alone.
+
+        Args:
+            call: Which call of which pool it belongs to.
+            number: Its number there.
+            method: The name of the method.
+            code: The function, and then its arguments.
+        """
+        function = self._guarded(self._function, code)
+        self._functions[_THIS_ONE] = seeded(function, call, number)
+        return getattr(self, method)(_THIS_ONE, *args, **kwargs)
 
     @call
     def ready(self) -> None:
@@ -275,12 +292,6 @@ async def _as_value(result: Awaitable[Any]) -> Any:
 async def _timed(result: Awaitable[Any], start: float) -> list[Any]:
     value = await result
     return [monotonic() - start, value]
-
-
-def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    # That of `inspect` costs 10 ms to import, in each process.
-    code = getattr(function, "__code__", None)
-    return code is not None and bool(code.co_flags & _COROUTINE)
 
 
 def noex_rehearse() -> None:

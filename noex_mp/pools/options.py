@@ -30,12 +30,15 @@ class TaskOptions:
         priority: Tasks of a higher one begin before those of a lower one that wait.
         memory_limit: How much memory it may take, beyond what its process has, in bytes or as
             `"500MB"`: a task that asks for more fails with `MemoryError`. None sets no limit.
+        seed: Set by a pool with a seed: which of its calls the task belongs to, and the number of
+            the first task there.
     """
 
     timeout: float | None = None
     retries: int = 0
     priority: int = 0
     memory_limit: int | str | None = None
+    seed: tuple[str, int] | None = None
 
 
 NONE: Final = TaskOptions()

@@ -23,6 +23,7 @@ from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_optio
 from noex_mp.pools.pool_options import PoolOptions
 from noex_mp.pools.progress import Progress, reporting
 from noex_mp.pools.recycling import Recycler
+from noex_mp.pools.seeds import Seeds
 from noex_mp.pools.server_pool import pool_of_servers, server_pool
 from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 
@@ -172,7 +173,10 @@ class PoolTasks:
         code = pack_function(fn)
         future: TaskFuture[Any] = TaskFuture(loop=dispatcher.loop)
         future._dispatcher = dispatcher  # pyright: ignore[reportPrivateUsage]
-        dispatcher.put(_AwaitedJob(future, code, args, kwargs, self._options))
+        options = self._options
+        if dispatcher.seeds is not None:
+            options = dispatcher.seeds.next(options)
+        dispatcher.put(_AwaitedJob(future, code, args, kwargs, options))
         return future
 
     #: The same, under the name that executors have for it.
@@ -338,15 +342,18 @@ class PoolTasks:
     ) -> None:
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"expected chunksize to be a number of tasks, got {chunksize!r:.60}")
+        dispatcher, options = self._pool.dispatcher, self._options
+        if dispatcher.seeds is not None:
+            options = dispatcher.seeds.next(options)
         source = Source(
             pack_function(fn),
             iterables,
             sink,
             chunksize=chunksize,
             count=_length(iterables),
-            options=self._options,
+            options=options,
         )
-        self._pool.dispatcher.put_source(source)
+        dispatcher.put_source(source)
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
@@ -376,6 +383,8 @@ class Pool(PoolTasks):
             share the CPUs, unless the environment says it (`OMP_NUM_THREADS` ...).
         nice: The nice value of its processes.
         cpu_affinity: The CPUs on which they may run.
+        seed: What the random numbers of its tasks are made of: those of `random`, of `numpy.random`
+            and of whatever is made with `current_task().seed`. None leaves them to chance.
         name: What the node calls it, as an entry of a tree; see `named`.
 
     Raises:
@@ -405,6 +414,7 @@ class Pool(PoolTasks):
         threads: int | None = None,
         nice: int | None = None,
         cpu_affinity: Collection[int] | None = None,
+        seed: int | None = None,
         name: str | None = None,
     ) -> None:
         self.size = check_size("size", size)
@@ -420,6 +430,7 @@ class Pool(PoolTasks):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"expected initializer to be a function, got {initializer!r:.60}")
         self._grace = check_grace(grace)
+        self._seeds = None if seed is None else Seeds(seed)
         self._initializer = initializer
         self._initargs = initargs
         self._lanes: Lanes | None = None
@@ -466,7 +477,13 @@ class Pool(PoolTasks):
 
         Raises:
             UnencodableError: The initializer cannot be sent.
+            ConfigError: It has an option that only a pool of the program's own has.
         """
+        if self._rules or self._seeds is not None:
+            raise ConfigError(
+                "a pool that the whole node shares has no max_tasks_per_child, max_age or seed\n"
+                "Leave them out, or use a pool of your own: async with Pool(...) as pool."
+            )
         code = None if self._initializer is None else pack_function(self._initializer)
         # Two tasks at a time, so that one is there when the other is done.
         options = PoolOptions(size=self.size, in_flight=2, grace=self._grace)
@@ -534,6 +551,7 @@ class Pool(PoolTasks):
         client = await current.client_or_implicit(None)
         dispatcher = Dispatcher(client)
         dispatcher.grace = self._grace
+        dispatcher.seeds = self._seeds
         if self._rules:
             run = dispatcher.loop.create_task
             dispatcher.recycler = Recycler(dispatcher, self._lanes, self._rules, run)

@@ -49,6 +49,11 @@ class Stoppable(Job):
     def __len__(self) -> int:
         return len(self.job)
 
+    @property
+    @override
+    def number(self) -> int:
+        return self.job.number
+
     @override
     def is_of(self, future: object) -> bool:
         return self.job.is_of(future)

@@ -39,14 +39,17 @@ def test_the_examples_of_the_page_on_other_pools_print_what_stands_there(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_example_of_the_page_on_pools_of_servers_prints_what_stands_there(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("page", "name"), [("server-pools.md", "hashing.py"), ("recycling.md", "pi.py")]
+)
+def test_the_example_of_another_page_prints_what_stands_there(
+    page: str, name: str, tmp_path: Path
 ) -> None:
-    page = (DOCS / "server-pools.md").read_text()
-    code, said = re.findall(r"```(?:python\n# hashing\.py|text)\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "hashing.py").write_text(code)
+    text = (DOCS / page).read_text()
+    code, said = re.findall(rf"```(?:python\n# {name}|text)\n(.*?)```", text, re.DOTALL)
+    (tmp_path / name).write_text(code)
     done = subprocess.run(
-        [sys.executable, "hashing.py"],
+        [sys.executable, name],
         cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False,
     )  # fmt: skip
     assert done.stdout == said, done.stderr
