@@ -156,6 +156,18 @@ class GenServer(Generic[CallT, CastT, InfoT]):
             )
         return self._noex_ref
 
+    def _noex_sendable(
+        self, operation: str, result: Any, problem: Callable[[Any], Exception | None]
+    ) -> Any:
+        """Return what to send in place of a result that cannot be; None: there is nothing.
+
+        Args:
+            operation: Whose result it is.
+            result: What the operation has returned.
+            problem: Tells why a value cannot be sent, or None if it can.
+        """
+        return None
+
     def init(self) -> InitOutcome | Awaitable[InitOutcome]:
         """Prepare the server, within its `init_timeout`; what is raised here fails the start.
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from operator import itemgetter
 from time import monotonic
 from types import CoroutineType, FunctionType
 from typing import Any, Final
@@ -55,6 +56,8 @@ class Lane(GenServer, expected=(BaseException,)):
         self._initargs = initargs
         self._functions: dict[FunctionCode, Callable[..., Any]] = {}
         self._guard = Guard()
+        # What `run_limited` has done last.
+        self._limited = ""
 
     def init(self) -> None:
         """Call the initializer."""
@@ -191,6 +194,7 @@ class Lane(GenServer, expected=(BaseException,)):
             method: Its name.
         """
         before = _limit_data(limit)
+        self._limited = method
         result: Any = None
         try:
             result = getattr(self, method)(*args, **kwargs)
@@ -198,6 +202,18 @@ class Lane(GenServer, expected=(BaseException,)):
             if not hasattr(result, "__await__"):
                 resource.setrlimit(resource.RLIMIT_DATA, before)
         return _with_limit(result, before) if hasattr(result, "__await__") else result
+
+    def _noex_sendable(
+        self, operation: str, result: Any, problem: Callable[[Any], Exception | None]
+    ) -> Any:
+        """Return what a chunk has returned, with an error for each result that cannot be sent."""
+        if (self._limited if operation == "run_limited" else operation) != "run_chunk":
+            return None
+        seconds, results, errors = result
+        found = [(n, error) for n, value in enumerate(results) if (error := problem(value))]
+        for index, _ in found:
+            results[index] = None
+        return [seconds, results, sorted([*errors, *found], key=itemgetter(0))]
 
     @call
     def run_seeded(

@@ -640,7 +640,7 @@ class Mailbox:
         is_call = frame[0] in CALLS
         if result.__class__ not in ODD_RESULTS:
             if is_call:
-                self.reply(target, frame[2], result)
+                self.reply(target, frame[2], result, frame)
             elif result is not None and callback_of(frame) == "handle_info":
                 self._then(result, "handle_info")
             return
@@ -668,7 +668,7 @@ class Mailbox:
             began = self.activation = Activation(self, target, frame)
             self._resume(target, frame, Awaited(result, began))
         elif frame[0] in CALLS:
-            self.reply(target, frame[2], result)
+            self.reply(target, frame[2], result, frame)
 
     def _resume(self, target: Target, frame: list[Any], awaited: Awaited) -> None:
         # Ahead of whatever waits: it has begun.
@@ -677,8 +677,12 @@ class Mailbox:
         self.queue.appendleft((target, [*frame[:3], awaited, frame[3]]))
         self.wake()
 
-    def reply(self, target: Target, seq: int, value: Any) -> None:
-        """Send a reply; a value that cannot be sent becomes an error at the caller."""
+    def reply(self, target: Target, seq: int, value: Any, call: list[Any] | None = None) -> None:
+        """Send a reply; a value that cannot be sent becomes an error at the caller.
+
+        Args:
+            call: What it is the reply to, if the server may send something else instead.
+        """
         frame = [REPLY, self.sid, seq, value]
         try:
             if value.__class__ in _BYTES and len(value) >= BIG:
@@ -697,8 +701,23 @@ class Mailbox:
             else:
                 self._send(target, frame)
         except Exception as error:
-            problem = self._encoder.explain_reply(value, error)
-            self.refuse(target, [CALL, self.sid, seq], problem)
+            rest: Any = None
+            if call is not None:
+                name = callback_of(call)
+                rest = self.server._noex_sendable(name, value, self._problem)  # pyright: ignore[reportPrivateUsage]
+            if rest is not None:
+                self.reply(target, seq, rest)
+            else:
+                problem = self._encoder.explain_reply(value, error)
+                self.refuse(target, [CALL, self.sid, seq], problem)
+
+    def _problem(self, value: Any) -> Exception | None:
+        """Return why a value cannot be sent, or None."""
+        try:
+            self._encoder.chunks([value])
+        except Exception as error:  # anything may be in there
+            return self._encoder.explain_reply(value, error)
+        return None
 
     def _send(self, target: Target, frame: list[Any]) -> None:
         link = target.link

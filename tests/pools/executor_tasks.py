@@ -15,6 +15,15 @@ def refuse(*args: object) -> NoReturn:
     raise ValueError("no database")
 
 
+def lock_at_two(value: int) -> object:
+    """Return what cannot be sent, once."""
+    return threading.Lock() if value == 2 else value
+
+
+async def lock_at_two_later(value: int) -> object:
+    return lock_at_two(value)
+
+
 def hold(started: str) -> NoReturn:
     """Write to a FIFO, and wait for a signal that ends this process."""
     with open(started, "w") as there:

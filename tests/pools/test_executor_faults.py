@@ -38,6 +38,8 @@ from tests.pools.executor_tasks import (
     DiesWhenRead,
     hold,
     hold_in_a_pool,
+    lock_at_two,
+    lock_at_two_later,
     raise_as_of_another_server,
     refuse,
     sum_in_a_pool,
@@ -137,6 +139,17 @@ def test_a_node_that_is_stopped_below_fails_its_tasks(fifo: Path) -> None:
     with pytest.raises(gone):
         pool.submit(double, 1).result(timeout=10)
     pool.shutdown()
+
+
+def test_a_result_that_cannot_be_sent_fails_its_task_alone_also_in_a_chunk() -> None:
+    functions: list[Any] = [lock_at_two, lock_at_two_later]
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        for tasks in (pool, pool.options(memory_limit=2**30)):
+            for function in functions:
+                results = tasks.map(function, range(4), chunksize=4)
+                assert [next(results), next(results)] == [0, 1]
+                with pytest.raises(UnencodableError, match="lock"):
+                    next(results)
 
 
 def test_an_argument_that_ends_whoever_reads_it_fails_its_task_alone() -> None:
