@@ -38,7 +38,6 @@ __all__ = [
     "OPTIONS",
     "AutoShutdown",
     "Backoff",
-    "ChildOptions",
     "ChildSpec",
     "DynamicSupervisor",
     "Entry",
@@ -140,6 +139,7 @@ class ServerOptions(TypedDict, total=False):
     """What a class statement says about the children made of it; `child().options` overrides.
 
     Attributes:
+        id: What the supervisor calls the server; None means the class's name.
         name: What the node calls the server.
         restart: When it comes back.
         shutdown: How long it may take to stop, in seconds; None is no limit.
@@ -161,6 +161,7 @@ class ServerOptions(TypedDict, total=False):
         when_full: What becomes of a message for which it has no room.
     """
 
+    id: str | None
     name: str | None
     restart: Restart | None
     shutdown: ShutdownLimit
@@ -178,12 +179,6 @@ class ServerOptions(TypedDict, total=False):
     max_messages: int
     max_bytes: int
     when_full: WhenFull
-
-
-class ChildOptions(ServerOptions, total=False):
-    """What `ChildSpec.options` takes; see the attributes of `ChildSpec`."""
-
-    id: str | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -260,7 +255,7 @@ class ChildSpec(Generic[S]):
     # What it is called for people, where that is not its class: see `ServerPool`.
     label: str | None = None
 
-    def options(self, **options: Unpack[ChildOptions]) -> ChildSpec[S]:
+    def options(self, **options: Unpack[ServerOptions]) -> ChildSpec[S]:
         """Return a copy with other options; what is not mentioned stays as it is.
 
         Raises:
@@ -292,7 +287,7 @@ class ChildSpec(Generic[S]):
         return f"child({', '.join(call)}){tail}"
 
 
-OPTIONS: Final = ("id", *ServerOptions.__annotations__)
+OPTIONS: Final = tuple(ServerOptions.__annotations__)
 """What `ChildSpec.options` takes."""
 
 

@@ -15,7 +15,7 @@ from noex_mp.core.gen_server import From, GenServer, has_callback
 from noex_mp.core.operations import CALLBACKS, call, cast
 from noex_mp.core.outcomes import Reply, Stop
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildOptions, child
+from noex_mp.core.specs import OPTIONS, child
 from noex_mp.errors import NoNodeError, UnknownOperationError
 from tests.typing.servers import Counter, LoudCounter, Pop, Push, Size, Stack
 
@@ -72,20 +72,22 @@ def test_of_several_bases_the_first_wins() -> None:
 
 def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     with pytest.raises(TypeError) as failure:
-        type("Wrong", (GenServer,), {}, restat="transient", id="x")
+        type("Wrong", (GenServer,), {}, restat="transient", idd="x")
 
     assert str(failure.value) == (
-        "class Wrong has no option restat, id; "
-        "there are: expected, name, restart, shutdown, significant, backoff, init_timeout, "
+        "class Wrong has no option restat, idd; "
+        "there are: expected, id, name, restart, shutdown, significant, backoff, init_timeout, "
         "hang_timeout, memory_limit, on_oom, placement, start, env, nice, cpu_affinity, "
         "max_messages, max_bytes, when_full"
     )
 
 
-def test_every_option_of_a_child_but_its_id_is_one_of_the_class() -> None:
-    for name in set(ChildOptions.__annotations__) - {"id"}:
+def test_every_option_of_a_child_is_one_of_the_class() -> None:
+    for name in OPTIONS:
         server: Any = type("Server", (GenServer,), {}, **{name: None})
         assert server.__child_options__ == {name: None}
+    named: Any = type("Server", (GenServer,), {}, id="visits")
+    assert child(named).child_id == "visits"
 
 
 @pytest.mark.parametrize("expected", [ValueError, ("ValueError",), (int,), (ValueError(),), None])

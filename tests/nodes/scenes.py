@@ -8,7 +8,7 @@ import pytest
 from typing_extensions import Unpack
 
 from noex_mp import ChildSpec, Ref, child, named, supervisor
-from noex_mp.core.specs import ChildOptions
+from noex_mp.core.specs import ServerOptions
 from tests.nodes.observed import Whistle, Whistles
 from tests.servers.obedient import Obedient
 
@@ -24,7 +24,7 @@ class Scene:
         self._asking: dict[str, tuple[Whistle, Whistle]] = {}
 
     def child(
-        self, name: str, /, *, last: str = "", **options: Unpack[ChildOptions]
+        self, name: str, /, *, last: str = "", **options: Unpack[ServerOptions]
     ) -> ChildSpec[Obedient]:
         """Return a child that is called so; `last` is what its `terminate` does."""
         spec = child(Obedient, name, str(self._folder), last=last).options(id=name, name=name)

@@ -21,14 +21,14 @@ from noex_mp import (
     named,
     stop,
 )
-from noex_mp.core.specs import ChildOptions
+from noex_mp.core.specs import ServerOptions
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
 from tests.servers.trees import Leaf
 
 pytestmark = pytest.mark.slow
 
 
-def leaf(title: str, diary: Path, /, **options: Unpack[ChildOptions]) -> ChildSpec[Leaf]:
+def leaf(title: str, diary: Path, /, **options: Unpack[ServerOptions]) -> ChildSpec[Leaf]:
     return child(Leaf, title, str(diary)).options(id=title, name=title).options(**options)
 
 
