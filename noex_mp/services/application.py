@@ -141,12 +141,13 @@ class Application(Supervisor, Generic[C]):
         return tuple(self._around(config, self._tree_of(config)))
 
     def _around(self, config: C | None, tree: Tree) -> Iterator[ChildSpec[Any] | Tree]:
-        # One process for both: `prep_stop` takes what `start` has returned.
+        # Their ids say whose they are: a log tells of several applications.
+        # One process for both functions: `prep_stop` takes what `start` has returned.
         placement = f"application {self.name}" if self.prep_stop else None
         if self.start or self.prep_stop or self.stop:
             start, stop = by_name(self.start), by_name(self.stop)
             yield child(Master, self.name, config, start, stop).options(
-                id="master",
+                id=f"{self.name}.master",
                 init_timeout=self.start_timeout,
                 shutdown=self.stop_timeout,
                 placement=placement,
@@ -158,7 +159,7 @@ class Application(Supervisor, Generic[C]):
             limit = None if self.stop_timeout is None else self.stop_timeout / 2
             prep_stop = by_name(self.prep_stop) or self.prep_stop
             yield child(PrepStop, self.name, prep_stop).options(
-                id="prep_stop", shutdown=limit, placement=placement
+                id=f"{self.name}.prep_stop", shutdown=limit, placement=placement
             )
 
     def _tree_of(self, config: C | None) -> Tree:

@@ -120,7 +120,7 @@ def test_a_second_sigterm_does_not_break_the_first() -> None:
 def test_nothing_outlives_a_root_that_is_killed_in_the_stop() -> None:
     with running("shop:shop", "--set", "slow=60") as run:
         # Kept from now on: the number may be somebody else's later.
-        master = os.pidfd_open(run.os_pid_of("master"))
+        master = os.pidfd_open(run.os_pid_of("shop.master"))
         run.send(TERM)
         run.until("doors close$", in_="out")
         run.send(signal.SIGKILL)

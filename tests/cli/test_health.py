@@ -110,7 +110,7 @@ def test_probes_follow_the_life_of_a_node(tmp_path: Path) -> None:
         assert (status, body["status"]) == (503, "starting")
         assert body["applications"] == {"db": "running", "shop": "starting"}
         assert body["not_ready"] == [
-            *("the node is starting", "application shop is starting", "master is starting")
+            *("the node is starting", "application shop is starting", "shop.master is starting")
         ]
         assert noex_mp("health", "probed").returncode == 1
         gate.write_text("go on")

@@ -263,7 +263,7 @@ async def test_a_master_that_dies_while_the_tree_stops_holds_up_nothing(
     for name in "ab":
         scene.let_ask(name)
     async with node(application(Told(str(tmp_path), last="ask"))) as running:
-        [os_pid] = {each["os_pid"] for each in await running.ps() if each["id"] == "master"}
+        [os_pid] = {each["os_pid"] for each in await running.ps() if each["id"] == "shop.master"}
         stopping = asyncio.ensure_future(running.stop())
         await scene.asked("b")
         os.kill(os_pid, signal.SIGKILL)
@@ -281,7 +281,7 @@ async def test_a_master_that_dies_is_started_again_with_all_behind_it(tmp_path: 
         [os_pid] = {each["os_pid"] for each in await running.ps() if each["id"] not in "ab"}
         os.kill(os_pid, signal.SIGKILL)
         async for event in events:
-            if (event.kind, event.server) == ("restarted", "prep_stop"):
+            if (event.kind, event.server) == ("restarted", "shop.prep_stop"):
                 break
     life = [line for line in diary(tmp_path) if line in ("start", "+a", "-a", "stop")]
     assert life == ["start", "+a", "-a", "start", "+a", "-a", "stop"]
@@ -524,7 +524,7 @@ async def test_a_reload_runs_no_function_of_an_application(tmp_path: Path) -> No
     # Its tree runs on: to prepare its stop, or to clean up behind it, would be wrong.
     async with node(application(Told(str(tmp_path)))) as running:
         done = await running.reload()
-        assert (done.replaced, done.kept) == (2, ("master", "prep_stop"))
+        assert (done.replaced, done.kept) == (2, ("shop.master", "shop.prep_stop"))
         assert diary(tmp_path) == ["start", "+a", "+b", "-a", "+a", "-b", "+b"]
         assert (await running.health()).ready
     assert diary(tmp_path)[-4:] == LIFE[-4:]
