@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-JOBS   ?= 2
+# Twice the cores of a small machine: half of the time a test waits for processes.
+JOBS   ?= 4
 # What `make test-all` makes on every Python.
 EACH   ?= test
 

@@ -66,7 +66,7 @@ _MUCH = 8192
 
 _ON_LINUX = sys.platform == "linux"
 _SHM_FOLDER = Path("/dev/shm")
-_FD_FOLDER = Path("/proc/self/fd" if _ON_LINUX else "/dev/fd")
+_FD_FOLDER = "/proc/self/fd" if _ON_LINUX else "/dev/fd"
 
 _Described: TypeAlias = Mapping[object, str]
 
@@ -333,7 +333,7 @@ def _open_files() -> tuple[dict[object, str], dict[object, str]]:
 
 def _fd_target(number: int) -> str:
     if _ON_LINUX:
-        return os.readlink(_FD_FOLDER / str(number))
+        return os.readlink(f"{_FD_FOLDER}/{number}")
     stat = os.fstat(number)
     return f"device {stat.st_dev} inode {stat.st_ino} mode {stat.st_mode:o}"
 
