@@ -148,11 +148,16 @@ class SupervisorRef:
         starting = [client.request("start_child", self._where, wire, b"") for wire in wires]
         errors: list[Exception] = []
         refs: list[Ref[S]] = []
-        for start in starting:
-            try:
-                refs.append(_ref_of(client, await start))
-            except Exception as error:
-                errors.append(error)
+        try:
+            for start in starting:
+                try:
+                    refs.append(_ref_of(client, await start))
+                except Exception as error:
+                    errors.append(error)
+        finally:
+            for start in starting:
+                # Nobody waits for it any more, if it is not done.
+                start.cancel()
         if errors:
             raise errors[0]
         return refs

@@ -128,12 +128,12 @@ class Lane(GenServer, expected=(BaseException,)):
 
     def _run_columns(self, code: FunctionCode, columns: Sequence[Sequence[Any]]) -> Any:
         function = self._function(code)
-        if is_coroutine_function(function):
-            return _run_chunk_later(function, columns)
-        results: list[Any] = []
-        errors: list[tuple[int, BaseException]] = []
         here = current_call()
         begun = [0] if here is None else here.steps()
+        if is_coroutine_function(function):
+            return _run_chunk_later(function, columns, begun)
+        results: list[Any] = []
+        errors: list[tuple[int, BaseException]] = []
         start = monotonic()
         # What is left of them after an error goes on.
         rows = zip(*columns, strict=True) if len(columns) > 1 else iter(columns[0])
@@ -268,12 +268,13 @@ def _run_rows(
 
 
 async def _run_chunk_later(
-    function: Callable[..., Awaitable[Any]], columns: Sequence[Sequence[Any]]
+    function: Callable[..., Awaitable[Any]], columns: Sequence[Sequence[Any]], begun: Begun
 ) -> list[Any]:
     results: list[Any] = []
     errors: list[tuple[int, BaseException]] = []
     start = monotonic()
     for row in zip(*columns, strict=True):
+        begun[0] = len(results) + 1
         try:
             results.append(await function(*row))
         except Exception as error:

@@ -22,6 +22,7 @@ __all__ = [
     "block_the_loop",
     "die",
     "die_of",
+    "die_of_later",
     "double",
     "fill",
     "halve",
@@ -83,6 +84,11 @@ def die_of(value: int, deadly: int, once: Path | None = None) -> int:
             once.touch()
         die()
     return value
+
+
+async def die_of_later(value: int, deadly: int, once: Path | None = None) -> int:
+    await asyncio.sleep(0)
+    return die_of(value, deadly, once)
 
 
 def wait_for(started: str, gate: str) -> str:

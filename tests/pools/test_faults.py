@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 
+import psutil
 import pytest
 
 from noex_mp import Node, Pool, ProcessPoolExecutor, WorkerExitedError
-from tests.pools.tasks import die_of, wait_for
+from tests.pools.gates import there
+from tests.pools.tasks import die_of, sleep_long, wait_for
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -33,6 +35,22 @@ async def test_an_argument_that_ends_the_process_which_reads_it_fails_its_task()
         with pytest.raises(WorkerExitedError, match="status 3"):
             await asyncio.wait_for(deadly, 20)
         assert await behind == 1
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Node(preload=["tests.pools.tasks"]):
+        pool = Pool(size=2, initializer=sleep_long, initargs=(tmp_path / "started",))
+        starting = asyncio.create_task(pool.start())
+        await there(tmp_path / "started")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        [root] = psutil.Process().children()
+        assert root.children() == []
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_value_may_use_the_pool_while_it_is_sent() -> None:

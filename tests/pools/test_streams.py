@@ -7,13 +7,14 @@ import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
 from noex_mp.pools.chunks import Failure, Source
 from noex_mp.pools.functions import pack_function
-from tests.pools.tasks import die_of, double, halve, later
+from tests.pools.tasks import die_of, die_of_later, double, halve, later
 
 
 @pytest.fixture
@@ -121,12 +122,15 @@ async def test_a_dead_process_fails_the_tasks_that_it_had_begun(pool: Pool) -> N
     assert isinstance(results[7], WorkerExitedError)
 
 
-async def test_of_a_chunk_the_tasks_fail_that_had_begun(pool: Pool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fatal", [die_of, die_of_later])
+async def test_of_a_chunk_the_tasks_fail_that_had_begun(
+    pool: Pool, tmp_path: Path, fatal: Any
+) -> None:
     once = tmp_path / "once"
     seen: list[int] = []
     with pytest.raises(WorkerExitedError) as caught:
         await _take(
-            pool.imap(die_of, range(10), itertools.repeat(4), itertools.repeat(once), chunksize=10),
+            pool.imap(fatal, range(10), itertools.repeat(4), itertools.repeat(once), chunksize=10),
             seen,
         )
     report = caught.value.report
@@ -136,7 +140,7 @@ async def test_of_a_chunk_the_tasks_fail_that_had_begun(pool: Pool, tmp_path: Pa
 
     stream = Collected()
     source = Source(
-        pack_function(die_of),
+        pack_function(fatal),
         [range(10), [4] * 10],
         stream,
         chunksize=10,
