@@ -6,6 +6,8 @@ Traceback (most recent call last):
   ...
 ```
 
+A record that tells of an end has the whole `ExitReport`, as its `report`.
+
 A program that has not set up logging sees it on standard error, as all warnings.
 
 The root's event loop keeps servers alive, and a logging handler may block: on its lock, a pipe,
@@ -22,6 +24,7 @@ import traceback
 from typing import Any, Final
 
 from noex_mp.client.events import Event, EventKind
+from noex_mp.core.reasons import ExitReport
 from noex_mp.node.events import lost_in_words
 from noex_mp.node.output import PATIENCE, start_thread
 
@@ -37,8 +40,8 @@ _LOGGED: Final[frozenset[EventKind]] = frozenset(
     ("crashed", "gave_up", "messages_lost", "dead_letter")
 )
 
-#: The level, and what `Logger.log` takes besides.
-_Record = tuple[int, str, tuple[Any, ...]]
+#: The level, what `Logger.log` takes besides, and the report of the end of which it tells.
+_Record = tuple[int, str, tuple[Any, ...], ExitReport | None]
 
 
 class EventLog:
@@ -68,23 +71,28 @@ class EventLog:
     def _record_of(self, event: Event) -> _Record | None:
         report = event.report
         if event.kind == "messages_lost":
-            return logging.WARNING, "%s %s", (event.server, lost_in_words(event.count))
+            return logging.WARNING, "%s %s", (event.server, lost_in_words(event.count)), report
         if event.letter is not None:
-            return logging.ERROR, "dead letter %d: %s", (event.letter.id, event.letter.summary)
+            return (
+                logging.ERROR,
+                "dead letter %d: %s",
+                (event.letter.id, event.letter.summary),
+                report,
+            )
         if report is None or event.kind not in ("crashed", "gave_up"):
             return None
         if event.kind == "gave_up":
             # That a spawned server does not come back has been said with its crash.
-            return (logging.ERROR, "%s", (event.detail,)) if event.detail else None
+            return (logging.ERROR, "%s", (event.detail,), report) if event.detail else None
         what = (event.server, report.summary, report.os_pid)
         if not report.trace:
-            return logging.ERROR, "%s %s (os pid %d)", what
-        return logging.ERROR, "%s %s (os pid %d)\n%s", (*what, report.trace.rstrip())
+            return logging.ERROR, "%s %s (os pid %d)", what, report
+        return logging.ERROR, "%s %s (os pid %d)\n%s", (*what, report.trace.rstrip()), report
 
     def _note_what_was_dropped(self) -> None:
         if self._dropped:
             what = "%d messages of noex-mp were dropped: a logging handler had blocked"
-            self._put((logging.WARNING, what, (self._dropped,)))
+            self._put((logging.WARNING, what, (self._dropped,), None))
             self._dropped = 0
 
     def _put(self, record: _Record) -> None:
@@ -109,9 +117,9 @@ class EventLog:
             self._thread.join(PATIENCE)
 
 
-def _log(level: int, text: str, values: tuple[Any, ...]) -> None:
+def _log(level: int, text: str, values: tuple[Any, ...], report: ExitReport | None) -> None:
     try:
-        _logger.log(level, text, *values)
+        _logger.log(level, text, *values, extra={"report": report})
     except Exception:
         # Logging answers for most of what handlers raise, in this way, but not for all of it.
         traceback.print_exc()

@@ -30,6 +30,7 @@ class Handler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[tuple[str, str]] = []
+        self.reports: list[ExitReport] = []
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.error: Exception | None = None
@@ -38,6 +39,7 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.goes_on.wait(15)
         self.lines.append((record.levelname, record.getMessage()))
+        self.reports.append(record.__dict__["report"])
         self._said.release()
         if self.error is not None:
             raise self.error
@@ -116,6 +118,7 @@ def test_what_matters_is_logged(
     log(event)
     log.close()
     assert handler.lines == lines
+    assert handler.reports == [event.report] * len(lines)
 
 
 def test_what_a_blocked_handler_does_not_take_is_counted(handler: Handler) -> None:
