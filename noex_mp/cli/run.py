@@ -135,8 +135,11 @@ def _end_soon(status: int, node: str, log_format: str) -> None:
         main = threading.main_thread()
         left = [each.name for each in threading.enumerate() if each != main and not each.daemon]
         what = f"the threads {', '.join(left)}" if left else "a function that atexit runs"
-        _say_without_log("warning", "cut_off", f"ends without waiting for {what}", node, log_format)
-        os._exit(status)
+        what = f"ends without waiting for {what}"
+        try:
+            _say_without_log("warning", "cut_off", what, node, log_format)
+        finally:
+            os._exit(status)
 
     # Where there is no room for one more thread, it ends when it ends.
     with contextlib.suppress(RuntimeError):
