@@ -50,7 +50,7 @@ __all__ = ["run"]
 
 # How long threads and functions of the application may hold up the end of this process after
 # everything has stopped, in seconds. A service manager waits for it.
-LINGER: Final = 0.8
+LINGER: Final = 0.6
 
 # After a fault of our own nobody knows what state the servers are in; they get this long to end,
 # in seconds, and the end of this process ends the rest.
