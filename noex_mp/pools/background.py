@@ -305,6 +305,8 @@ class Background:
 async def _add_lanes(dispatcher: Dispatcher, lanes: Lanes) -> None:
     for ref in await lanes.start():
         dispatcher.add(ref)
+    if dispatcher.recycler is not None:
+        dispatcher.recycler.prepare()
 
 
 def _down(error: BaseException) -> NoexError:

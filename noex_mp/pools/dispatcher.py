@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from noex_mp.client.route import Route
 from noex_mp.core.operations import operation_info
+from noex_mp.core.reasons import Normal
 from noex_mp.errors import (
     NodeDownError,
     NoServerError,
@@ -216,12 +217,13 @@ class _Nobody(Job):
 class JobRoute(Route):
     """A route whose calls have jobs for futures."""
 
-    __slots__ = ("_suspect", "job")
+    __slots__ = ("_suspect", "job", "line")
 
     def __init__(self, client: Client, sid: int, label: str, encoder: Encoder) -> None:
         super().__init__(client, sid, label)
         self.pack_with(encoder)
         self.job: Job | None = None
+        self.line: Line | None = None
         # What the last process would have begun next, if that has died and had nothing begun.
         self._suspect: Job | None = None
         make = self._create_future
@@ -278,7 +280,16 @@ class JobRoute(Route):
                 assert job.line is not None
                 job.line.dropped()
         culprit = self._culprit(begun, report)
+        unbegun: list[Job] = []
+        if isinstance(report.reason, Normal):
+            # It has ended by itself. What others can do does not wait for the next process.
+            for seq, job in self.jobs_of(None):
+                if seq > begun:
+                    self._remove(seq)
+                    unbegun.append(job)
         lost = super().ended(begun, report, cause)
+        if self.line is not None and isinstance(report.reason, Normal):
+            self.line.has_left(unbegun)
         if culprit is not None:
             error = ServerExitedError(report)
             error.__cause__ = cause
@@ -507,11 +518,22 @@ class Line:
         self.in_flight -= 1
         self._note_if_idle()
 
+    def has_left(self, unbegun: list[Job]) -> None:
+        """Note that its process has ended by itself, and what it had not begun."""
+        self.in_flight -= len(unbegun)
+        self._note_if_idle()
+        self._went_down()
+        for job in reversed(unbegun):
+            self._dispatcher.put_back(job)
+
     def _went_down(self) -> None:
         if self.is_up:
             self.is_up = False
             self.forget_pace()
-            self.ask()
+            if self._dispatcher.has_spare:
+                self.retire()
+            else:
+                self.ask()
 
     def ask(self) -> None:
         """Have it say when it is back."""
@@ -596,10 +618,17 @@ class Dispatcher:
             route = to_lane = JobRoute(self._client, ref.sid, ref.label, self._encoder)
             self._client.routes[ref.sid] = to_lane
         line = Line(self, ref, route)
+        if isinstance(route, JobRoute):
+            route.line = line
         self._lines.append(line)
         if self.recycler is not None:
             self.recycler.watch(line)
         self.feed(line)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether a lane stands by."""
+        return self.recycler is not None and self.recycler.has_spare
 
     def retired(self, line: Line) -> None:
         """Have a lane replaced that gets no further task."""

@@ -224,7 +224,7 @@ class ProcessPoolExecutor(Executor):
         self._max_workers = size = check_size("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        rules = recycling_rules(max_tasks_per_child, max_age)
+        rules = recycling_rules(max_tasks_per_child, max_age, memory_limit)
         options = lane_options(
             size=size,
             memory_limit=memory_limit,

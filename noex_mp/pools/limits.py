@@ -26,7 +26,9 @@ def check_grace(grace: object) -> float:
     return float(grace)
 
 
-def recycling_rules(max_tasks: int | None, max_age: object) -> RecyclingRules:
+def recycling_rules(
+    max_tasks: int | None, max_age: object, memory_limit: object = None
+) -> RecyclingRules:
     """Return when the processes of a pool are replaced.
 
     Raises:
@@ -39,9 +41,9 @@ def recycling_rules(max_tasks: int | None, max_age: object) -> RecyclingRules:
     if max_tasks is not None:
         check_size("max_tasks_per_child", max_tasks)
     if max_age is None:
-        return RecyclingRules(max_tasks)
+        return RecyclingRules(max_tasks, when_full=memory_limit is not None)
     if isinstance(max_age, bool) or not isinstance(max_age, int | float):
         raise TypeError(f"expected max_age to be a number of seconds, got {max_age!r:.60}")
     if not max_age > 0:
         raise ValueError(f"expected max_age to be above 0 seconds, got {max_age!r}")
-    return RecyclingRules(max_tasks, float(max_age))
+    return RecyclingRules(max_tasks, float(max_age), when_full=memory_limit is not None)

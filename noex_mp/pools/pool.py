@@ -419,7 +419,7 @@ class Pool(PoolTasks):
     ) -> None:
         self.size = check_size("size", size)
         self.name = name
-        self._rules = recycling_rules(max_tasks_per_child, max_age)
+        self._rules = recycling_rules(max_tasks_per_child, max_age, memory_limit)
         self._lane_options = lane_options(
             memory_limit=memory_limit,
             nice=nice,
@@ -479,7 +479,7 @@ class Pool(PoolTasks):
             UnencodableError: The initializer cannot be sent.
             ConfigError: It has an option that only a pool of the program's own has.
         """
-        if self._rules or self._seeds is not None:
+        if self._rules.is_periodic or self._seeds is not None:
             raise ConfigError(
                 "a pool that the whole node shares has no max_tasks_per_child, max_age or seed\n"
                 "Leave them out, or use a pool of your own: async with Pool(...) as pool."
@@ -557,6 +557,8 @@ class Pool(PoolTasks):
             dispatcher.recycler = Recycler(dispatcher, self._lanes, self._rules, run)
         for ref in await self._lanes.start():
             dispatcher.add(ref)
+        if dispatcher.recycler is not None:
+            dispatcher.recycler.prepare()
         self._dispatcher = dispatcher
 
     async def stop(self) -> None:

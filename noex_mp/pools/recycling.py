@@ -1,12 +1,14 @@
 """Replaces the processes of a pool after some tasks, or some time: what leaks, leaks no further.
 
-A lane that is due gets no further task. Its replacement is started first, its initializer
-included; then the old one, which has finished what it had, is stopped. So there are never fewer
-processes than the pool has lanes.
+One process more than the pool has lanes stands by, its initializer included. A lane that is due
+gets no further task, and the one that stands by takes its place at once; the old one is stopped
+when it has finished what it had, and another is started to stand by. So there are never fewer
+processes than the pool has lanes, also when one ends by itself since it has too much memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
@@ -16,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 from noex_mp.errors import NoexError, StartError
 
 if TYPE_CHECKING:
+    from noex_mp.core.ref import Ref
     from noex_mp.pools.dispatcher import Dispatcher, Line
+    from noex_mp.pools.lane import Lane
     from noex_mp.pools.lanes import Lanes
 
-__all__ = ["JITTER", "NEVER", "Recycler", "RecyclingRules", "age_of"]
+__all__ = ["JITTER", "NEVER", "Recycler", "RecyclingRules", "age_of", "tasks_of"]
 
 JITTER: Final = 0.1
 """So much earlier, as a part of its age, one process is replaced than another, at most."""
@@ -32,12 +36,19 @@ class RecyclingRules:
     Attributes:
         max_tasks: After so many tasks; None is never. Tasks that travel together count as one.
         max_age: After so many seconds; None is never.
+        when_full: They end by themselves when they have too much memory.
     """
 
     max_tasks: int | None = None
     max_age: float | None = None
+    when_full: bool = False
 
     def __bool__(self) -> bool:
+        return self.is_periodic or self.when_full
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether each of them is replaced at some time."""
         return self.max_tasks is not None or self.max_age is not None
 
 
@@ -58,8 +69,17 @@ def age_of(max_age: float, chance: float) -> float:
     return max_age * (1 - JITTER * chance)
 
 
+def tasks_of(max_tasks: int, chance: float) -> int:
+    """Return after how many tasks a process is replaced: not all of them at the same time.
+
+    >>> tasks_of(1000, chance=0.0), tasks_of(1000, chance=0.5), tasks_of(2, chance=0.9)
+    (1000, 950, 2)
+    """
+    return max_tasks - int(max_tasks * JITTER * chance)
+
+
 class Recycler:
-    """Replaces the lanes of a dispatcher.
+    """Replaces the lanes of a dispatcher, by one that stands by.
 
     Args:
         dispatcher: Gives them their tasks.
@@ -73,48 +93,87 @@ class Recycler:
         dispatcher: Dispatcher,
         lanes: Lanes,
         rules: RecyclingRules,
-        run: Callable[[Coroutine[Any, Any, None]], object],
+        run: Callable[[Coroutine[Any, Any, None]], asyncio.Future[None]],
     ) -> None:
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._rules = rules
         self._run = run
         # What is on its way, so that nobody collects it.
-        self._running: set[object] = set()
+        self._running: set[asyncio.Future[None]] = set()
+        self._spare: Ref[Lane] | None = None
+        self._starting = 0
+        # The lanes that get no further task, and have nobody yet to take their place.
+        self._waiting: list[Line] = []
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether one stands by."""
+        return self._spare is not None
 
     def watch(self, line: Line) -> None:
         """Replace a lane when it is due."""
-        line.tasks_left = self._rules.max_tasks
-        if self._rules.max_age is not None:
-            age = age_of(self._rules.max_age, random.random())
+        rules = self._rules
+        if rules.max_tasks is not None:
+            line.tasks_left = tasks_of(rules.max_tasks, random.random())
+        if rules.max_age is not None:
+            age = age_of(rules.max_age, random.random())
             self._dispatcher.loop.call_later(age, self._is_too_old, line)
 
     def _is_too_old(self, line: Line) -> None:
         if not line.is_retired:
             line.retire()
 
+    def prepare(self) -> None:
+        """Start one that stands by, and one for each lane that waits for another."""
+        while self._starting < len(self._waiting) + (self._spare is None):
+            self._starting += 1
+            self._keep(self._start())
+
     def replace(self, line: Line) -> None:
-        """Begin to replace a lane that gets no further task."""
+        """Let another take the place of a lane that gets no further task."""
         # From the loop's own thread, and not in the midst of handing out tasks.
         self._dispatcher.loop.call_soon_threadsafe(self._begin, line)
 
     def _begin(self, line: Line) -> None:
-        self._running.add(self._run(self._replace(line)))
+        self._waiting.append(line)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._is_there(spare)
+        self.prepare()
 
-    async def _replace(self, line: Line) -> None:
-        dispatcher = self._dispatcher
+    async def _start(self) -> None:
         try:
             ref = await self._lanes.add()
         except StartError:
-            # The old one is better than none; what its initializer has raised is in the log.
-            line.come_out_of_retirement()
-            return
+            # The old ones are better than none; what the initializer has raised is in the log.
+            self._starting -= 1
+            waiting, self._waiting = self._waiting, []
+            for line in waiting:
+                line.come_out_of_retirement()
         except NoexError:
             # The pool has been stopped.
             return
-        dispatcher.add(ref)
+        else:
+            self._starting -= 1
+            self._is_there(ref)
+
+    def _is_there(self, ref: Ref[Lane]) -> None:
+        if self._waiting:
+            line = self._waiting.pop(0)
+            self._dispatcher.add(ref)
+            self._keep(self._dismiss(line))
+        else:
+            self._spare = ref
+
+    async def _dismiss(self, line: Line) -> None:
         await line.idle()
-        dispatcher.remove(line)
-        # Likewise.
+        self._dispatcher.remove(line)
+        # The pool may have been stopped.
         with contextlib.suppress(NoexError):
             await self._lanes.remove(line.ref)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        running = self._run(work)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,23 @@ def leak(megabytes: int) -> int:
 
 
 leaked: list[bytearray] = []
+
+
+def mark_and_block_third(folder: Path) -> None:
+    number = len(list(folder.iterdir()))
+    (folder / f"{number} {os.getpid()}").touch()
+    while number >= 2:
+        signal.pause()
+
+
+def ups(folder: Path) -> list[int]:
+    """Return the pids of the processes that are up, or blocked, in their order."""
+    return [int(path.name.split()[1]) for path in sorted(folder.iterdir())]
+
+
+async def two_are_there(folder: Path) -> None:
+    while len(ups(folder)) < 2:  # noqa: ASYNC110 - other processes make them
+        await asyncio.sleep(0.001)
 
 
 def variable(name: str) -> str | None:
@@ -64,6 +82,36 @@ async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Pa
         with pytest.raises(WorkerExitedError):
             await killed
         assert await asyncio.gather(*rest) == [0, 2, 4, 6, 8]
+
+
+async def test_another_stands_by_before_it_is_needed(tmp_path: Path) -> None:
+    # The third process does not come up: its initializer waits for ever.
+    async with Node():
+        pool = Pool(
+            size=1, max_tasks_per_child=1, initializer=mark_and_block_third, initargs=(tmp_path,)
+        )
+        await pool.start()
+        await two_are_there(tmp_path)
+        # One after the other: nothing is to start between them.
+        assert [await pool.run(pid), await pool.run(pid)] == ups(tmp_path)[:2]
+        await pool.abort()
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(tmp_path: Path) -> None:
+    async with Node():
+        pool = Pool(
+            size=1, memory_limit="300MB", initializer=mark_and_block_third, initargs=(tmp_path,)
+        )
+        await pool.start()
+        await two_are_there(tmp_path)
+        first, second = ups(tmp_path)[:2]
+        assert await pool.run(leak, 260) == first
+        # A task after the other, until one runs elsewhere.
+        while (found := await pool.run(pid)) == first:
+            pass
+        assert found == second
+        await pool.abort()
 
 
 @pytest.mark.linux_only("macOS has no memory limit")
