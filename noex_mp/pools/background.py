@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -82,6 +82,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._has_node = threading.Event()
         self._loop: SharedLoop | None = None
+        self._running: Lanes | None = None
         self._dispatcher: Dispatcher | None = None
         # What is wanted: no task that comes later; none that waits; none at all.
         self._is_shut = False
@@ -192,25 +193,41 @@ class Background:
     # --- in the thread ---------------------------------------------------------------------
 
     def _run(self, module: str | None) -> None:
+        node = ""
         try:
             try:
                 node = self._find_node(module)
             finally:
                 self._has_node.set()
             current.current.set(node)
-            loop = SharedLoop(self._lock, self.later)
-            as_loop: Any = loop
-            client = current.client_on(node, as_loop)
-            speaker.set(client)
-            try:
-                with loop.lock:
-                    serving = loop.start(self._serve(client, loop))
-                loop.turn_until(serving)
-            finally:
-                client.close()
-                loop.close()
-        except Exception as error:
+            self._turn(node, self._serve)
+        except BaseException as error:  # each task gets an answer, whatever ends the thread
             self._fail(error)
+            if self._loop is not None:
+                # It had no time to end its processes.
+                self._loop = None
+                with contextlib.suppress(Exception):
+                    self._turn(node, self._end_lanes)
+
+    def _turn(
+        self, node: str, work: Callable[[Client, SharedLoop], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do some work on a node, in an event loop that lasts as long."""
+        loop = SharedLoop(self._lock, self.later)
+        as_loop: Any = loop
+        client = current.client_on(node, as_loop)
+        speaker.set(client)
+        try:
+            with loop.lock:
+                working = loop.start(work(client, loop))
+            loop.turn_until(working)
+        except BaseException as error:
+            # Before the client's end has what runs fail for that.
+            self._fail(error)
+            raise
+        finally:
+            client.close()
+            loop.close()
 
     def _find_node(self, module: str | None) -> str:
         node = self._node
@@ -231,7 +248,7 @@ class Background:
 
     async def _serve(self, client: Client, loop: SharedLoop) -> None:
         dispatcher = Dispatcher(client)
-        lanes = self._lanes()
+        lanes = self._running = self._lanes()
         if self._rules:
             dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()
@@ -241,7 +258,7 @@ class Background:
             await self._unless_stopped(loop.start(_add_lanes(dispatcher, lanes)))
             await self._ended
             await self._unless_stopped(dispatcher.idle())
-        except Exception as error:
+        except BaseException as error:
             self._error = error
             dispatcher.fail_all(_down(error))
             raise
@@ -252,7 +269,11 @@ class Background:
                 dispatcher.fail_all(PoolStoppedError())
             # The node may have been stopped before.
             with contextlib.suppress(NoexError):
-                await lanes.stop(at_once=self._is_stopped)
+                await lanes.stop(at_once=self._is_stopped or self._error is not None)
+
+    async def _end_lanes(self, client: Client, loop: SharedLoop) -> None:
+        if self._running is not None:
+            await self._running.stop(at_once=True)
 
     def _give_early(self, dispatcher: Dispatcher) -> None:
         # Not where it would be kept for as long as the pool lives, with its results.
@@ -292,8 +313,10 @@ class Background:
     def _fail(self, error: BaseException) -> None:
         """Fail what waits, and refuse what comes: there is nothing that could run it."""
         with self._lock:
-            self._error = error
+            self._error = error = self._error or error
             jobs, self._early = self._early, []
+            if self._dispatcher is not None:
+                self._dispatcher.fail_all(_down(error))
         for job in jobs:
             if isinstance(job, Source):
                 job.abandon(_down(error))

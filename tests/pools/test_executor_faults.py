@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import types
 from concurrent.futures import (
     BrokenExecutor,
@@ -150,6 +152,31 @@ def test_a_result_that_cannot_be_sent_fails_its_task_alone_also_in_a_chunk() -> 
                 assert [next(results), next(results)] == [0, 1]
                 with pytest.raises(UnencodableError, match="lock"):
                     next(results)
+
+
+def test_whatever_ends_the_thread_of_a_pool_each_task_gets_an_answer(fifo: Path) -> None:
+    pool = ProcessPoolExecutor(max_workers=1)
+    running = pool.submit(hold, str(fifo))
+    waiting = [pool.submit(double, n) for n in range(3)]
+    mapped = pool.map(double, range(3), chunksize=2)
+    assert fifo.read_text() == "x"
+    [root] = psutil.Process().children()
+    [thread] = [each for each in threading.enumerate() if each.name == "noex-mp pool"]
+    assert thread.ident is not None
+    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    assert set_exception(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)) == 1
+    # It wakes the thread, which does not come to see why.
+    root.children()[0].kill()
+    assert isinstance(running.exception(timeout=10), (PoolDownError, WorkerExitedError))
+    for future in waiting:
+        with pytest.raises(PoolDownError, match="SystemExit"):
+            future.result(timeout=10)
+    with pytest.raises(PoolDownError):
+        list(mapped)
+    with pytest.raises(PoolDownError):
+        pool.submit(double, 1)
+    pool.shutdown()
+    assert root.children() == []
 
 
 def test_an_argument_that_ends_whoever_reads_it_fails_its_task_alone() -> None:
