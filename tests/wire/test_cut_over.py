@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from noex_mp.wire.codec import Encoder
@@ -9,11 +11,13 @@ from noex_mp.wire.cut_over import here
 from noex_mp.wire.values import BIG
 
 
-@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {"of": (v,)}])
+WRAPS: list[Callable[[bytes], object]] = [lambda v: v, lambda v: [v], lambda v: {"of": (v,)}]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_bytes_leave_their_message_from_the_cut_over_on(
-    monkeypatch: pytest.MonkeyPatch, wrap: object
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[bytes], object]
 ) -> None:
-    assert callable(wrap)
     monkeypatch.setattr(here, "bytes_from", 3 * BIG)
     chunks_for = {n: len(Encoder().pack_big([1, wrap(bytes(n))])) for n in (BIG, 3 * BIG)}
     assert chunks_for == {BIG: 1, 3 * BIG: 3}
