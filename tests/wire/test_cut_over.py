@@ -10,7 +10,6 @@ from noex_mp.wire.codec import Encoder
 from noex_mp.wire.cut_over import here
 from noex_mp.wire.values import BIG
 
-
 WRAPS: list[Callable[[bytes], object]] = [lambda v: v, lambda v: [v], lambda v: {"of": (v,)}]
 
 
