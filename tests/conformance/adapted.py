@@ -31,20 +31,24 @@ def lanes() -> list[psutil.Process]:
     return [lane for root in psutil.Process().children() for lane in root.children(recursive=True)]
 
 
+def wait_until_up(background: Background) -> None:
+    """Return once an executor has its processes, if it has begun."""
+    inside = vars(background)
+    while (thread := inside["_thread"]) is not None and thread.is_alive():
+        dispatcher = inside["_dispatcher"]
+        if dispatcher is not None and dispatcher.refs:
+            break
+        time.sleep(0.001)
+
+
 class Processes:
     """The processes of an executor, by their pids; also when they have ended."""
 
     def __init__(self) -> None:
         self._all: dict[int, Process] = {}
 
-    def note(self, background: Background) -> None:
-        """Wait until an executor has its processes, if it has begun, and remember them."""
-        inside = vars(background)
-        while (thread := inside["_thread"]) is not None and thread.is_alive():
-            dispatcher = inside["_dispatcher"]
-            if dispatcher is not None and dispatcher.refs:
-                break
-            time.sleep(0.001)
+    def note(self) -> None:
+        """Remember those that there are."""
         for lane in lanes():
             self._all.setdefault(lane.pid, Process(lane))
 
@@ -85,7 +89,8 @@ class ProcessPoolExecutor(noex_mp.ProcessPoolExecutor):
 
     @property
     def _processes(self) -> Processes:
-        self._seen.note(self._background)
+        wait_until_up(self._background)
+        self._seen.note()
         return self._seen
 
     @property
@@ -96,7 +101,10 @@ class ProcessPoolExecutor(noex_mp.ProcessPoolExecutor):
         return _once_let_go(super().map(*args, **options), vars(self._background)["_lock"])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._seen.note(self._background)
+        wait_until_up(self._background)
+        if not cancel_futures:
+            # It looks at all processes of the machine: meanwhile tasks would begin.
+            self._seen.note()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
