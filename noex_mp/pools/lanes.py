@@ -49,6 +49,7 @@ class LaneOptions(TypedDict, total=False):
 
     memory_limit: int | str
     nice: int
+    init_timeout: float | None
     cpu_affinity: Collection[int]
     env: dict[str, str | None]
 
@@ -73,7 +74,8 @@ def lane_options(
         TypeError: The threads are no whole number.
         ValueError: They are below 1.
     """
-    options: LaneOptions = {}
+    # An initializer may load for minutes, as in the standard library.
+    options: LaneOptions = {"init_timeout": None}
     if memory_limit is not None:
         options["memory_limit"] = memory_limit
     if nice is not None:

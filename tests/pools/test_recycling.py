@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from noex_mp import Node, OutOfMemory, Pool, ProcessPoolExecutor, WorkerExitedError, sync
+from noex_mp.pools.lanes import lane_options
 from tests.pools.gates import Gate
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
 
@@ -86,7 +87,7 @@ async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Pa
 
 async def test_another_stands_by_before_it_is_needed(tmp_path: Path) -> None:
     # The third process does not come up: its initializer waits for ever.
-    async with Node():
+    async with Node(preload=[__name__]):
         pool = Pool(
             size=1, max_tasks_per_child=1, initializer=mark_and_block_third, initargs=(tmp_path,)
         )
@@ -99,7 +100,7 @@ async def test_another_stands_by_before_it_is_needed(tmp_path: Path) -> None:
 
 @pytest.mark.linux_only("macOS has no memory limit")
 async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(tmp_path: Path) -> None:
-    async with Node():
+    async with Node(preload=[__name__]):
         pool = Pool(
             size=1, memory_limit="300MB", initializer=mark_and_block_third, initargs=(tmp_path,)
         )
@@ -170,3 +171,8 @@ async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path)
         await pool.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
         assert running.cancelled()
         assert waiting.cancelled()
+
+
+def test_an_initializer_may_take_its_time() -> None:
+    # Unlike the start of other servers, which has five seconds.
+    assert lane_options(size=1).get("init_timeout", 5.0) is None
