@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "raise_by_token",
     "sleep_long",
     "spin",
+    "start_another",
     "sum_in_a_pool",
     "tidy_up",
     "wait_for",
@@ -75,6 +77,12 @@ def halve(value: int) -> int:
     if value % 2:
         raise ValueError(f"{value} is odd")
     return value // 2
+
+
+def start_another(told: str) -> None:
+    """Start a process that sleeps, write its number to a FIFO, and wait for it."""
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        Path(told).write_text(f"{other.pid}")
 
 
 def die_of(value: int, deadly: int, once: Path | None = None) -> int:

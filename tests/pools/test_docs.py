@@ -53,3 +53,10 @@ def test_the_example_of_another_page_prints_what_stands_there(
         cwd=tmp_path, capture_output=True, text=True, timeout=15, check=False,
     )  # fmt: skip
     assert done.stdout == said, done.stderr
+
+
+def test_the_page_on_pools_names_tests_that_are_there() -> None:
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", (DOCS / "pools.md").read_text())
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (DOCS.parent / "tests" / file).read_text(), (file, name)

@@ -26,8 +26,8 @@ from bench.faults.tasks import (
     returns_a_lock,
     same,
 )
-from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError
-from tests.pools.tasks import asks, asks_another
+from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError, WorkerExitedError
+from tests.pools.tasks import asks, asks_another, start_another
 from tests.processes.harness import REPOSITORY, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
@@ -116,6 +116,22 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
         assert wait_for_ends(pidfds) == []
     finally:
         for pidfd in pidfds:
+            os.close(pidfd)
+
+
+async def test_what_a_task_has_started_ends_with_its_process(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    async with Node(), Pool(size=1) as pool:
+        lane = await pool.run(os.getpid)
+        task = pool.run(start_another, str(told))
+        pidfd = os.pidfd_open(int(await asyncio.to_thread(told.read_text)))
+        try:
+            os.kill(lane, signal.SIGKILL)
+            with pytest.raises(WorkerExitedError):
+                await task
+            assert wait_for_ends([pidfd]) == []
+        finally:
             os.close(pidfd)
 
 
