@@ -26,7 +26,6 @@ import signal
 import socket
 import struct
 import sys
-from pathlib import Path
 from typing import Final
 
 __all__ = [
@@ -58,6 +57,8 @@ WITNESS_SIGNAL: Final = _LAST_SIGNAL - 5 if _LAST_SIGNAL else None
 #: At this one the lane of a pool looks whether the task that it runs is to stop. It is ignored
 #: wherever nobody listens, so it does no harm to a process that does not, or not any more.
 INTERRUPT_SIGNAL: Final = signal.SIGURG
+
+_PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
 _FD_FOLDER: Final = "/dev/fd" if FALLBACKS else "/proc/self/fd"
 # sys/un.h on macOS. struct xucred holds a version, the user's id, and the groups.
@@ -100,7 +101,12 @@ def rss_of(os_pid: int) -> int | None:
     if sys.platform != "linux":
         return None
     try:
-        pages = int(Path(f"/proc/{os_pid}/statm").read_text().split()[1])
+        # Each worker does this: a file of Python's would cost it 0.2 MB of pages of its own.
+        statm = os.open(f"/proc/{os_pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            pages = int(os.read(statm, 128).split()[1])
+        finally:
+            os.close(statm)
     except (OSError, ValueError, IndexError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return pages * _PAGE_SIZE

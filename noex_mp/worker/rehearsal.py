@@ -106,6 +106,7 @@ class _Stage(Host):
         """
         pack = Encoder().pack
         reseed_numpy()
+        self.record.note_memory()
         self.say_hello()
         spec = {
             "server": path_of(Understudy),
