@@ -131,4 +131,5 @@ ROWS: list[Row] = [
     Row("1 of 2 killed, ProcessPoolExecutor: failed", ("pools.kill.executor", "failed"), ""),
     Row("pool of 8 ready", ("pools.ready.ours", "ms"), "ms", 40.0),
     Row("idle lane with numpy, private memory", ("pools.ready.ours", "mb"), "MB", 4.0),
+    Row("the same, when it has run tasks", ("pools.ready.ours", "used_mb"), "MB"),
 ]  # fmt: skip

@@ -253,18 +253,28 @@ def _burned(pool: Any, other: Callable[[], int]) -> tuple[int, float]:
 
 
 async def ready() -> Numbers:
-    """A pool of 8 whose workers have all answered: `ms`; and what one has for itself: `mb`.
+    """A pool of 8 that is ready: `ms`; and what one of its workers has for itself: `mb`.
 
-    In a node that is up, with the application preloaded, and numpy in it.
+    Idle, in a node that is up, with the application preloaded, and numpy in it. `used_mb` is what
+    the worker has that has run some tasks.
     """
     noex_mp = _ours()
     async with noex_mp.Node(preload=["bench.pools.tasks", "numpy"]):
         async with noex_mp.Pool(size=1) as pool:
             await pool.run(tasks.same, 1)
+        before = _children()
         start = perf_counter()
         async with noex_mp.Pool(size=READY) as pool:
             took = (perf_counter() - start) * 1e3
-            os_pids = {await pool.run(tasks.nap, 0.0) for _ in range(20 * READY)}
             await asyncio.sleep(0.2)
-            own = [psutil.Process(os_pid).memory_full_info().uss for os_pid in os_pids]
-            return {"ms": took, "mb": statistics.median(own) / 1e6}
+            lanes = [child for child in _children() if child not in before]
+            assert len(lanes) == READY
+            idle = statistics.median(lane.memory_full_info().uss for lane in lanes)
+            used = {await pool.run(tasks.nap, 0.0) for _ in range(20 * READY)}
+            await asyncio.sleep(0.2)
+            own = statistics.median(psutil.Process(each).memory_full_info().uss for each in used)
+            return {"ms": took, "mb": idle / 1e6, "used_mb": own / 1e6}
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
