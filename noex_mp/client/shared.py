@@ -75,7 +75,7 @@ def _contiguous(value: Any) -> Any:
 def _placed(views: list[memoryview]) -> list[memoryview]:
     """Return the same bytes, read-only, in shared memory if it pays."""
     largest = max((view.nbytes for view in views), default=0)
-    arena = shared_file.arena() if largest >= BIG else None
+    arena = shared_file.arena() if largest >= (here.shared_from or BIG) else None
     placed = arena.put(views) if arena is not None else None
     if arena is not None and placed is not None and largest >= _pays_from(arena, placed[0]):
         return placed

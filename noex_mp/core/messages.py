@@ -22,7 +22,6 @@ Promise: plain data, no I/O.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import Field, dataclass, field
 from typing import Generic, TypeVar, dataclass_transform
 
@@ -55,7 +54,7 @@ class Call(Generic[R]):
                 f"handler answers\n"
                 f"Choose another name."
             )
-        dataclasses.dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
 
     def reply(self, value: R, then: Then | None = None) -> Outcome[R]:
         """Return the outcome that sends `value` to the caller.
@@ -78,7 +77,7 @@ class Cast:
         cls, *, frozen: bool = False, order: bool = False, kw_only: bool = False
     ) -> None:
         super().__init_subclass__()
-        dataclasses.dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
+        dataclass(frozen=frozen, order=order, kw_only=kw_only)(cls)
 
 
 @dataclass(frozen=True, slots=True)

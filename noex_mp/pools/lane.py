@@ -36,6 +36,9 @@ _MANY: Final = 256
 # One with more code, in bytes, has data with it, and is not remembered.
 _LARGE: Final = 64 * 1024
 
+# These do what another method does.
+_AROUND: Final = frozenset(("run_limited", "run_seeded"))
+
 # What a task may return besides a plain value.
 _ODD: Final = OUTCOMES | {CoroutineType}
 
@@ -56,8 +59,8 @@ class Lane(GenServer, expected=(BaseException,)):
         self._initargs = initargs
         self._functions: dict[FunctionCode, Callable[..., Any]] = {}
         self._guard = Guard()
-        # What `run_limited` has done last.
-        self._limited = ""
+        # What `run_limited` or `run_seeded` has done last.
+        self._inner = ""
 
     def init(self) -> None:
         """Call the initializer."""
@@ -194,7 +197,7 @@ class Lane(GenServer, expected=(BaseException,)):
             method: Its name.
         """
         before = _limit_data(limit)
-        self._limited = method
+        self._inner = method
         result: Any = None
         try:
             result = getattr(self, method)(*args, **kwargs)
@@ -207,7 +210,7 @@ class Lane(GenServer, expected=(BaseException,)):
         self, operation: str, result: Any, problem: Callable[[Any], Exception | None]
     ) -> Any:
         """Return what a chunk has returned, with an error for each result that cannot be sent."""
-        if (self._limited if operation == "run_limited" else operation) != "run_chunk":
+        if (self._inner if operation in _AROUND else operation) != "run_chunk":
             return None
         seconds, results, errors = result
         found = [(n, error) for n, value in enumerate(results) if (error := problem(value))]
@@ -228,8 +231,13 @@ class Lane(GenServer, expected=(BaseException,)):
             code: The function, and then its arguments.
         """
         function = self._guarded(self._function, code)
+        self._inner = method
         self._functions[_THIS_ONE] = seeded(function, call, number)
-        return getattr(self, method)(_THIS_ONE, *args, **kwargs)
+        try:
+            return getattr(self, method)(_THIS_ONE, *args, **kwargs)
+        finally:
+            # It may have data with it.
+            del self._functions[_THIS_ONE]
 
     @call
     def ready(self) -> None:

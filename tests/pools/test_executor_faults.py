@@ -145,8 +145,12 @@ def test_a_node_that_is_stopped_below_fails_its_tasks(fifo: Path) -> None:
 
 def test_a_result_that_cannot_be_sent_fails_its_task_alone_also_in_a_chunk() -> None:
     functions: list[Any] = [lock_at_two, lock_at_two_later]
-    with ProcessPoolExecutor(max_workers=1) as pool:
-        for tasks in (pool, pool.options(memory_limit=2**30)):
+    with (
+        ProcessPoolExecutor(max_workers=1) as pool,
+        ProcessPoolExecutor(max_workers=1, seed=7) as seeded,
+    ):
+        limited = [each.options(memory_limit=2**30) for each in (pool, seeded)]
+        for tasks in (pool, seeded, *limited):
             for function in functions:
                 results = tasks.map(function, range(4), chunksize=4)
                 assert [next(results), next(results)] == [0, 1]
