@@ -346,6 +346,8 @@ class Link:
         self._on_frames(self)
         # What came may be large, and the next message far.
         self.arrived = self.unpacker
+        if not self.resuming:
+            reader.data = b""
         return True
 
     def _borrowed(self) -> None:

@@ -96,7 +96,7 @@ class FrameReader:
         self.feed = self.unpacker.feed
         # How many bytes were fed; whoever wants `few` counts them.
         self.fed = 0
-        # What was fed last, if several frames may be in it.
+        # What was fed last, while several frames may be in it.
         self.data = b""
         # Of whoever wants to know sizes: where the next frame begins, if that is known ...
         self.next_at: int | None = 0

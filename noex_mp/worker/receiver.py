@@ -201,7 +201,7 @@ class Receiver:
                         if stale:
                             now, stale = clock(), False
                         if frame[4] < now:
-                            if running is None:
+                            if running is None or running is inbox:
                                 reader.mark()
                             continue
                     if backlog:

@@ -63,6 +63,27 @@ def link_to(node: ObservedNode, ref: Ref[Any]) -> Link:
 # --- data links --------------------------------------------------------------------------------
 
 
+async def test_an_idle_link_does_not_keep_what_it_has_read_last() -> None:
+    ours, theirs = socket.socketpair()
+    seen: list[int] = []
+    ended = asyncio.Event()
+
+    def on_frames(link: Link) -> None:
+        seen.extend(len(link.reader.data) for _ in link.arrived)
+
+    def on_close(link: Link, problem: Exception | None) -> None:
+        ended.set()
+
+    loop = asyncio.get_running_loop()
+    link = Link(loop, ours, peer="us", on_frames=on_frames, on_close=on_close)
+    with theirs:
+        theirs.send(msgpack.packb([CALL, "x" * 1000]) * 2)
+        link.drain()
+        assert seen == [2010, 2010]
+        assert link.reader.data == b""
+    await ended.wait()
+
+
 @pytest.mark.slow
 @on_both_loops
 async def test_nonsense_from_a_client_ends_its_link_and_not_the_worker() -> None:
