@@ -380,6 +380,7 @@ class Line:
     """
 
     __slots__ = (
+        "__weakref__",
         "_dispatcher",
         "_idle",
         "_pace",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -118,11 +119,8 @@ class Recycler:
             line.tasks_left = tasks_of(rules.max_tasks, random.random())
         if rules.max_age is not None:
             age = age_of(rules.max_age, random.random())
-            self._dispatcher.loop.call_later(age, self._is_too_old, line)
-
-    def _is_too_old(self, line: Line) -> None:
-        if not line.is_retired:
-            line.retire()
+            # The pool may have been stopped long before, and is not to be kept for that.
+            self._dispatcher.loop.call_later(age, _retire, weakref.ref(line))
 
     def prepare(self) -> None:
         """Start one that stands by, and one for each lane that waits for another."""
@@ -177,3 +175,9 @@ class Recycler:
         running = self._run(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
+
+
+def _retire(old: weakref.ref[Line]) -> None:
+    line = old()
+    if line is not None and not line.is_retired:
+        line.retire()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,18 @@ async def test_a_process_is_replaced_when_it_is_old() -> None:
         # A task after the other, until one runs elsewhere.
         while await pool.run(pid) == first:
             pass
+
+
+async def test_a_pool_that_has_stopped_is_not_kept_until_its_processes_would_be_old() -> None:
+    async with Node():
+        async with Pool(size=1, max_age=3600) as pool:
+            await pool.run(pid)
+        gone = asyncio.Event()
+        weakref.finalize(pool.dispatcher, gone.set)
+        del pool
+        while not gone.is_set():
+            await asyncio.sleep(0)
+            gc.collect()
 
 
 async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Path) -> None:
