@@ -48,10 +48,11 @@ class Gathered:
 
     def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
-        end = start + len(results)
-        if end > len(self._results):
-            self._results.extend([None] * (end - len(self._results)))
-        self._results[start:end] = results
+        there = len(self._results)
+        if start > there:
+            self._results += [None] * (start - there)
+        # What lies behind the end is appended.
+        self._results[start : start + len(results)] = results
         self._done += len(results)
         error = error or _reported(self._report, self._done)
         if error is not None:
