@@ -38,7 +38,8 @@ def shared(value: Any) -> Any:
     Shared are the buffers of a value: those of numpy arrays, of pandas and Arrow frames, and of all
     else that pickles with protocol 5's out-of-band buffers, also inside of lists and other values.
     Parts count as shared too: a contiguous slice of a shared array is sent as one. What is smaller
-    than 128 KiB is sent as a copy, and so are constructor arguments of servers.
+    than 128 KiB is sent as a copy, up to 1 MiB if that costs less on this machine; and so are
+    constructor arguments of servers.
 
     Args:
         value: The value. Of bytes, a bytearray or a memoryview a read-only memoryview of bytes is

@@ -103,6 +103,8 @@ class Encoder:
         self._level = 0
         self._spare: Encoder | None = None
         self._lifts_bytes = False
+        # How many big bytes were left in the message so far.
+        self._within = 0
         # One packer for each level of nesting: a packer cannot begin a second value while it
         # is inside the first.
         self._payload_packs: list[Pack] = []
@@ -146,6 +148,7 @@ class Encoder:
         if self._depth:
             return self._inner().pack_big(frame, lends=lends)
         self._forget()
+        self._within = 0
         self._lifts_bytes = True
         self._lends = lends and lending.lender is not None
         try:
@@ -294,7 +297,9 @@ class Encoder:
             return value
         if (lent := self._lent_out(view.cast("B"))) is not None:
             return lent
-        if view.nbytes < here.bytes_from:
+        # All together: a message has a limit of its own.
+        if self._within + view.nbytes < here.bytes_from:
+            self._within += view.nbytes
             return value
         return self._apart(view.cast("B"), is_array=False)
 

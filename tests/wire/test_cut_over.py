@@ -22,6 +22,14 @@ def test_bytes_leave_their_message_from_the_cut_over_on(
     assert chunks_for == {BIG: 1, 3 * BIG: 3}
 
 
+def test_many_bytes_leave_their_message_that_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "bytes_from", 3 * BIG)
+    encoder = Encoder()
+    # Two of them stay, in each message.
+    for _ in range(2):
+        assert len(encoder.pack_big([1, [bytes(BIG)] * 100])) == 1 + 98 + 1
+
+
 def test_an_array_leaves_it_before_that(monkeypatch: pytest.MonkeyPatch) -> None:
     numpy = pytest.importorskip("numpy")
     monkeypatch.setattr(here, "bytes_from", 3 * BIG)
