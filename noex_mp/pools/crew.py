@@ -53,8 +53,11 @@ class Crew:
         """Those that are not leaving."""
         return [member for member in self.members if not member.is_leaving]
 
-    async def assemble(self, size: int) -> None:
-        """Find those that are there, after the death of a router, and start the others.
+    async def assemble(self, size: int) -> list[Member]:
+        """Find those that are there, after the death of a router, or start so many.
+
+        Returns:
+            Those that were there.
 
         Raises:
             StartError: One does not start.
@@ -62,8 +65,10 @@ class Crew:
         for child in await self._supervisor.which_children():
             if isinstance(child.ref, Ref) and child.state != "stopping":
                 self.members.append(self._make(child.ref))
-        if not self.members:
+        found = list(self.members)
+        if not found:
             await self._start(size)
+        return found
 
     async def resize(self, size: int) -> int:
         """Have so many members; return how many there were.

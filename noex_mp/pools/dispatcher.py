@@ -453,7 +453,9 @@ class Line:
         self._dispatcher.retired(self)
 
     def come_out_of_retirement(self) -> None:
-        """Go on with it: it cannot be replaced."""
+        """Go on with it, unless it is gone: it cannot be replaced."""
+        if self.ref not in self._dispatcher.refs:
+            return
         self.is_retired = False
         self.tasks_left = None
         self.came_back()

@@ -31,12 +31,19 @@ from noex_mp.core.gen_server import From, GenServer
 from noex_mp.core.messages import Down, Exit, MemoryPressure, Timeout
 from noex_mp.core.operations import OperationInfo
 from noex_mp.core.outcomes import NoReply, Outcome
-from noex_mp.core.reasons import ExitReason
+from noex_mp.core.reasons import ExitReason, Killed
 from noex_mp.core.ref import CALLBACK, Ref, SentOperation
-from noex_mp.errors import CallTimedOutError, ConfigError, MailboxFullError, UnknownOperationError
+from noex_mp.errors import (
+    CallTimedOutError,
+    ConfigError,
+    MailboxFullError,
+    NoexError,
+    UnknownOperationError,
+)
 from noex_mp.pools.backlog import Backlog, Discard, Place
 from noex_mp.pools.crew import Crew
 from noex_mp.pools.functions import FunctionCode, load_function
+from noex_mp.pools.lane import Lane
 from noex_mp.pools.members import Member, Work
 from noex_mp.pools.pool_options import PoolOptions
 from noex_mp.pools.pooled_task import PooledTask
@@ -133,7 +140,10 @@ class Router(GenServer):
             size, limit, discard = noted
             self._options = replace(self._options, size=size, limit=limit, discard=discard)
         self._crew = Crew(members, self._member, on_leave=self.move_from)
-        await self._crew.assemble(self._options.size)
+        found = await self._crew.assemble(self._options.size)
+        if self._options.grace is not None:
+            for member in found:
+                self._run(_end_orphan(member.ref, self._options.grace))
         if len(self._crew.members) != self._options.size:
             # The router before this one has died in the middle of a resize, or a restart.
             self._run(self._crew.resize(self._options.size))
@@ -554,3 +564,17 @@ def _forwarded(router: Router, info: OperationInfo) -> OperationInfo:
 
     function = called if info.kind == "call" else told
     return replace(info, function=function, wants_sender=True, is_async=False)
+
+
+async def _end_orphan(ref: Ref[Lane], grace: float) -> None:
+    """Kill a process that is still at a task of the router before this one, which is nobody's.
+
+    Its caller has had an error, and who would have stopped it is gone.
+    """
+    try:
+        await Lane.ready(ref.within(grace))
+    except CallTimedOutError:
+        await ref.exit(Killed("SIGKILL"))
+    except NoexError:
+        # It has ended by itself, or starts anew.
+        return

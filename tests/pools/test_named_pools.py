@@ -14,6 +14,7 @@ from noex_mp import (
     Node,
     NoServerError,
     Pool,
+    ServerExitedError,
     Supervisor,
     TaskTimedOutError,
     WorkerExitedError,
@@ -24,7 +25,7 @@ from noex_mp import (
     spawn,
     stop,
 )
-from tests.nodes.observed import Whistles
+from tests.nodes.observed import ObservedNode, Whistles
 from tests.pools.gates import LADDER, there
 from tests.pools.tasks import die, double, fill, later, pid, sleep_long
 from tests.servers.hashing import Hasher
@@ -231,3 +232,16 @@ async def test_a_server_is_no_pool() -> None:
         ref = await spawn(Hasher)
         with pytest.raises(ConfigError, match="Hasher is one server, and no pool"):
             await pool_of(ref).resize(2)
+
+
+async def test_a_task_whose_router_is_killed_holds_up_nobody(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    async with ObservedNode() as node:
+        where = await spawn(Pool(size=1, grace=0.1))
+        pool = Pool.named(where)
+        task = pool.run(sleep_long, started)
+        await there(started)
+        node.kill(where)
+        with pytest.raises(ServerExitedError, match="SIGKILL"):
+            await task
+        assert await pool.run(double, 4) == 8
