@@ -21,7 +21,7 @@ from noex_mp.pools.options import NONE, TaskOptions
 if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
 
-__all__ = ["Failure", "Single", "Sink", "Source", "chunk_size"]
+__all__ = ["MAX_CHUNK", "Failure", "Single", "Sink", "Source", "chunk_size"]
 
 CHUNK_SECONDS: Final = 4e-3
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""

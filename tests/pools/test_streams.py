@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
-from noex_mp.pools.chunks import Failure, Source
+from noex_mp.pools.chunks import MAX_CHUNK, Failure, Source
 from noex_mp.pools.functions import pack_function
 from tests.pools.tasks import die_of, die_of_later, double, halve, later
 
@@ -85,8 +85,9 @@ async def test_an_endless_iterable_is_read_as_far_as_needed(pool: Pool) -> None:
     before = read
     await pool.map(double, range(1000))
     assert read == before
-    # What both lanes may hold, and have under way.
-    assert read < 5_000 + 2 * (1024 + 2 * 8192)
+    # What was there when the loop took the results, and as much again: what may wait for it, and
+    # what both lanes have under way.
+    assert read < 5_000 + 2 * (2 * 1024 + 2 * 2 * MAX_CHUNK)
 
 
 async def test_what_a_task_raises_ends_the_map_and_nothing_else(pool: Pool) -> None:
