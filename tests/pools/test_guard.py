@@ -72,15 +72,25 @@ def in_a_loop(coroutine: Any) -> Any:
         return runner.run(coroutine)
 
 
+def _ask_for_instructions(frame: FrameType, event: str, argument: object) -> Any:
+    if "pools" not in frame.f_code.co_filename:
+        return None
+    frame.f_trace_opcodes = True
+    return _ask_for_instructions
+
+
 def at_each_instruction(act: Callable[[], None], work: Callable[[], Any]) -> Iterator[Any]:
     """Do something at each instruction of some work from the first on, from the second on ...
 
     Yields:
         What the work returns or raises then.
     """
-    # What is done only once is done.
+    # What is done only once is done; and Python 3.12 tells of instructions only from the second
+    # tracing on of code that asks for them.
+    sys.settrace(_ask_for_instructions)
     with contextlib.suppress(ValueError):
         work()
+    sys.settrace(None)
     for place in range(10_000):
         steps = iter(range(place))
         acted = False
