@@ -18,7 +18,13 @@ import pytest
 
 from noex_mp.transport import fds, lifeline
 from noex_mp.transport.platform import FALLBACKS
-from tests.processes.harness import REPOSITORY, SLEEP, running_root, wait_for_ends
+from tests.processes.harness import (
+    REPOSITORY,
+    SLEEP,
+    assert_ended,
+    running_root,
+    wait_for_ends,
+)
 
 pytestmark = [pytest.mark.timeout(20)]
 
@@ -174,9 +180,7 @@ def test_a_preload_that_hangs_does_not_outlive_the_root(hang: str, tmp_path: Pat
     assert wait_for_ends(pidfds, timeout=0) == pidfds
     process.kill()
     process.wait()
-    assert wait_for_ends(pidfds) == []
-    for pidfd in pidfds:
-        os.close(pidfd)
+    assert_ended(pidfds)
 
 
 def test_a_process_that_the_user_forks_does_not_hold_the_lifeline() -> None:

@@ -47,7 +47,7 @@ from tests.pools.executor_tasks import (
     sum_in_a_pool,
 )
 from tests.pools.tasks import double, pid
-from tests.processes.harness import REPOSITORY, wait_for_ends
+from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -417,11 +417,7 @@ def test_an_interrupt_ends_a_pool_at_once_with_one_line(script: Path, fifo: Path
     finally:
         program.kill()
         program.wait()
-    try:
-        assert wait_for_ends(pidfds) == []
-    finally:
-        for each in pidfds:
-            os.close(each)
+    assert_ended(pidfds)
     assert err.count("Ctrl-C: the pool has stopped (tasks ended: 1, cancelled: ") == 1
     assert err.count("Traceback") == (how != "at exit")
     if how != "at exit":

@@ -28,7 +28,7 @@ from bench.faults.tasks import (
 )
 from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError, WorkerExitedError
 from tests.pools.tasks import asks, asks_another, start_another
-from tests.processes.harness import REPOSITORY, wait_for_ends
+from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -112,11 +112,7 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     finally:
         program.kill()
         program.wait()
-    try:
-        assert wait_for_ends(pidfds) == []
-    finally:
-        for pidfd in pidfds:
-            os.close(pidfd)
+    assert_ended(pidfds)
 
 
 async def test_what_a_task_has_started_ends_with_its_process(tmp_path: Path) -> None:

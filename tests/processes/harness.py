@@ -116,6 +116,15 @@ def _open_pidfd(os_pid: int) -> int:
         return os.open(os.devnull, os.O_RDONLY)
 
 
+def assert_ended(pidfds: Sequence[int]) -> None:
+    """Wait until all these processes have ended, and close their pidfds."""
+    try:
+        assert wait_for_ends(pidfds) == []
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
 def wait_for_ends(pidfds: Sequence[int], timeout: float = 5.0) -> list[int]:
     """Wait until all these processes have ended; return the pidfds of those that have not."""
     left, deadline = set(pidfds), time.monotonic() + timeout
