@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noex_mp.core.reasons import ExitReport, NoServer
 from noex_mp.node.connection import Connection
+from noex_mp.node.fresh_ends import End
 from noex_mp.node.members import Member
 from noex_mp.wire.envelopes import MONITORED
 
@@ -32,6 +33,7 @@ class Monitors:
         member: Member | None,
         report: ExitReport | None,
         *,
+        end: End | None,
         is_lasting: bool,
     ) -> None:
         """Watch a member; one that is gone is answered at once.
@@ -41,9 +43,15 @@ class Monitors:
             number: What the answer is to carry.
             member: Who is watched, or None if nobody was found.
             report: How it ended last, if that is known.
+            end: Its end in this turn of the loop: that, too, is what was to be heard of.
             is_lasting: Whether to tell of further ends, until it is gone for good.
         """
-        if member is None or member.is_over:
+        if end is not None:
+            self._post(connection, [number], end)
+            if end.restart is None or not is_lasting:
+                return
+            member = end.member
+        elif member is None or member.is_over:
             sid = member.sid if member else 0
             connection.post([MONITORED, [number], sid, NoServer(), report, None])
             return
@@ -63,23 +71,18 @@ class Monitors:
         if not watchers:
             self._of.pop(sid, None)
 
-    def ended(self, member: Member, restart: int | None) -> None:
-        """Tell all that watch a member that its incarnation has ended.
-
-        Args:
-            member: Who has ended.
-            restart: The incarnation that follows, or None if it is gone for good.
-        """
-        watchers = self._of.get(member.sid)
-        if watchers is None:
-            return
-        report = member.report
-        reason = report.reason if report else NoServer()
-        for connection, numbers in list(watchers.items()):
-            told = self._tell(connection, numbers, member.incarnation, restart)
+    def ended(self, end: End) -> None:
+        """Tell all that watch a member that its incarnation has ended."""
+        member = end.member
+        for connection, numbers in list(self._of.get(member.sid, {}).items()):
+            told = self._tell(connection, numbers, member.incarnation, end.restart)
             if told:
                 # One frame for all: the report is the largest part of it.
-                connection.post([MONITORED, told, member.sid, reason, report, restart])
+                self._post(connection, told, end)
+
+    def _post(self, connection: Connection, numbers: list[int], end: End) -> None:
+        sid = end.member.sid
+        connection.post([MONITORED, numbers, sid, end.reason, end.report, end.restart])
 
     def _tell(
         self,

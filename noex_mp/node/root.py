@@ -31,6 +31,7 @@ from noex_mp.node.connection import Connection
 from noex_mp.node.control_socket import PROGRAM_BOUNDS, Complaints, ControlSocket
 from noex_mp.node.directory import Directory
 from noex_mp.node.events import Events
+from noex_mp.node.fresh_ends import End, FreshEnds
 from noex_mp.node.health import health_of
 from noex_mp.node.interrupts import Interrupts
 from noex_mp.node.leases import Leases
@@ -125,6 +126,7 @@ class Root:
             linked=self._linked if config.embedded else None,
             allow_pickle=config.allow_pickle,
         )
+        self._fresh_ends = FreshEnds(loop)
         self._monitors = Monitors()
         self._signals = Signals(loop, self._directory)
         self._worker_starts = WorkerStarts(
@@ -461,7 +463,8 @@ class Root:
         member = self._known(target)
         # Supervisors are forgotten when they are gone, and their reports later.
         report = member.report if member else self._supervision.exits.last_of(target)
-        self._monitors.add(connection, number, member, report, is_lasting=is_lasting)
+        end = self._fresh_ends.of(target)
+        self._monitors.add(connection, number, member, report, end=end, is_lasting=is_lasting)
 
     def _on_demonitor(self, connection: Connection, frame: list[Any]) -> None:
         self._monitors.remove(connection, frame[1])
@@ -469,7 +472,7 @@ class Root:
     def _on_tie(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
         if child is not None:
-            self._signals.link(child, self._known(frame[3]))
+            self._signals.link(child, self._known(frame[3]), self._fresh_ends.of(frame[3]))
 
     def _on_untie(self, connection: Connection, frame: list[Any]) -> None:
         child = self._incarnation_of(connection, frame[1], frame[2])
@@ -501,9 +504,11 @@ class Root:
         return self._answers.known(target)
 
     def _on_end(self, member: Member, restart: int | None) -> None:
+        end = End(member, restart)
         self._registries.ended(member)
-        self._signals.ended(member, for_good=restart is None)
-        self._monitors.ended(member, restart)
+        self._fresh_ends.add(end)
+        self._signals.ended(end)
+        self._monitors.ended(end)
 
     def names_fd(self) -> int:
         """Return a new descriptor that reads the log of names."""

@@ -25,6 +25,7 @@ from noex_mp.core.reasons import (
 )
 from noex_mp.node.children import Child
 from noex_mp.node.directory import Directory
+from noex_mp.node.fresh_ends import End
 from noex_mp.node.members import Member
 from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
@@ -72,9 +73,18 @@ class Signals:
         self._links = Links()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def link(self, child: Child, other: Member | None) -> None:
-        """Link a server with another, or let it have its signal at once if there is none."""
-        if other is None or other.is_over:
+    def link(self, child: Child, other: Member | None, end: End | None) -> None:
+        """Link a server with another, or let it have its signal at once if there is none.
+
+        Args:
+            child: The server.
+            other: The other, if there is one.
+            end: The other's end in this turn of the loop: it is linked to what has ended.
+        """
+        if end is not None and not _goes_on(end):
+            if end.member is not child:
+                self._reach(child, end.member, end.reason, end.report)
+        elif other is None or other.is_over:
             self._reach(child, other, NoServer(), other.report if other else None)
         elif other is not child:
             # One that was struck, and has not come to heed that, is as good as gone.
@@ -86,17 +96,14 @@ class Signals:
         if other is not None:
             self._links.untie(child.sid, other.sid)
 
-    def ended(self, member: Member, *, for_good: bool) -> None:
+    def ended(self, end: End) -> None:
         """Let those that are linked to a member hear of its end."""
-        report = member.report
-        reason = report.reason if report else NoServer()
-        if isinstance(reason, Replaced) and not for_good:
-            # Nothing has gone wrong, and it is back in a moment: its links are the next one's.
+        if _goes_on(end):
             return
-        for sid in self._links.ended(member, for_good=for_good):
+        for sid in self._links.ended(end.member, for_good=end.restart is None):
             child = self._directory.get(sid)
             if child is not None:
-                self._reach(child, member, reason, report)
+                self._reach(child, end.member, end.reason, end.report)
 
     def _reach(
         self, child: Child, other: Member | None, reason: ExitReason, report: ExitReport | None
@@ -168,3 +175,8 @@ class Signals:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _goes_on(end: End) -> bool:
+    # Nothing has gone wrong, and it is back in a moment: its links are the next one's.
+    return isinstance(end.reason, Replaced) and end.restart is not None

@@ -9,7 +9,8 @@ import inspect
 import os
 import select
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,23 @@ class ObservedNode(Node):
         os_pid = self.os_pid_of(ref)
         os.kill(os_pid, signal.SIGKILL)
         return os_pid
+
+    @contextlib.asynccontextmanager
+    async def stalled(self) -> AsyncGenerator[None]:
+        """Let the root do nothing meanwhile; then it finds all that has come, at once."""
+        assert self._root is not None
+        go_on, stalls = threading.Event(), asyncio.Event()
+
+        def stall() -> None:
+            self._user_loop.call_soon_threadsafe(stalls.set)
+            go_on.wait()
+
+        self._root._loop.call_soon_threadsafe(stall)  # pyright: ignore[reportPrivateUsage]
+        await stalls.wait()
+        try:
+            yield
+        finally:
+            go_on.set()
 
     @property
     def zygote(self) -> int:

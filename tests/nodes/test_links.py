@@ -28,6 +28,7 @@ from noex_mp import (
     watch,
 )
 from noex_mp.client import current
+from noex_mp.core.specs import Restart
 from noex_mp.errors import RemoteProtocolError
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
 from tests.servers.faulty import Start, Stubborn
@@ -79,6 +80,30 @@ async def test_a_chain_ends_with_the_reason_of_the_first(placement: str | None) 
         reasons = [(await anext(ends)).reason for ends in watches]
         first = Linked("Watcher", crash)
         assert reasons == [first, crash, first, first]
+
+
+@on_both_loops
+@pytest.mark.parametrize("restart", ["temporary", "permanent"])
+async def test_one_that_was_linked_before_it_ended_is_not_nobody(restart: Restart) -> None:
+    async with ObservedNode() as node:
+        spec = child(Watcher).options(placement="rooms")
+        one, neighbour = await spawn(spec.options(restart=restart)), await spawn(spec)
+        trapping = await spawn(Watcher, traps=True)
+        for each in (one, neighbour, trapping):
+            # From now on the root has nothing to do with calls to it.
+            await Watcher.os_pid(each)
+        async with node.stalled():
+            # The root finds news of the process of `one` first, and reads on to its end there.
+            await Watcher.watch(one, trapping)
+            await Watcher.link_with(trapping, one)
+            crashing = asyncio.ensure_future(Watcher.crash(one))
+            for _ in range(3):
+                await Watcher.os_pid(neighbour)
+        with pytest.raises(ServerExitedError):
+            await crashing
+        [heard] = await Watcher.heard(trapping, 1)
+        assert is_exit(heard, one)
+        assert heard.reason == Crash("ValueError", "on purpose")
 
 
 @on_both_loops

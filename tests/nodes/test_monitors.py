@@ -37,6 +37,7 @@ from noex_mp import (
     watch,
 )
 from noex_mp.client.monitors import Watch, Watching
+from noex_mp.core.specs import Restart
 from noex_mp.wire.envelopes import MONITORED
 from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
 from tests.servers.faulty import Start
@@ -230,6 +231,31 @@ async def test_nobody_there_is_said_at_once() -> None:
         # What is known of its end is told nevertheless.
         assert downs[0].report.reason == Shutdown()
         assert downs[1].report is None
+
+
+@on_both_loops
+@pytest.mark.parametrize("restart", ["temporary", "permanent"])
+async def test_one_that_was_watched_before_it_ended_is_not_nobody(restart: Restart) -> None:
+    async with ObservedNode() as node:
+        one, neighbour = await spawn(together().options(restart=restart)), await spawn(together())
+        watcher = await spawn(Watcher)
+        for each in (one, neighbour, watcher):
+            # From now on the root has nothing to do with calls to it.
+            await Watcher.os_pid(each)
+        async with node.stalled():
+            # The root finds news of the process of `one` first, and reads on to its end there.
+            await Watcher.watch(one, watcher)
+            ends = watch(one)
+            await Watcher.watch(watcher, one)
+            crashing = asyncio.ensure_future(Watcher.crash(one))
+            for _ in range(3):
+                await Watcher.os_pid(neighbour)
+        with pytest.raises(ServerExitedError):
+            await crashing
+        crash = Crash("ValueError", "on purpose")
+        assert (await anext(ends)).reason == crash
+        down = await the_down(watcher)
+        assert (down.reason, down.restart) == (crash, None if restart == "temporary" else 2)
 
 
 @on_both_loops
