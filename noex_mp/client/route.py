@@ -80,6 +80,7 @@ Pending = tuple["asyncio.Future[Any]", Any, "SentOperation | None", float, "floa
 _REFUSING: Final = frozenset(("reject", "drop_newest"))
 
 _BUFFERS: Final = frozenset((bytes, bytearray, memoryview))
+_MAY_BE_BIG: Final = _BUFFERS | {list}
 
 
 class Route:
@@ -200,7 +201,7 @@ class Route:
         else:
             frame = [CALL, self.sid, seq, operation.name, due, *args]
         for arg in args:
-            if arg.__class__ in _BUFFERS and len(arg) >= BIG:
+            if arg.__class__ in _MAY_BE_BIG and _is_big(arg):
                 data: Any = self._pack_heavy(frame, args, kwargs)
                 break
         else:
@@ -792,3 +793,15 @@ def _fail(entry: Pending, error: Exception) -> None:
     if operation is None:
         # Whoever does not wait for a cast has said that its fate is no matter: no log entry.
         future.exception()
+
+
+def _is_big(arg: Any) -> bool:
+    """Return whether an argument has big bytes, as far as one look tells: or the first in a list.
+
+    Packed with the rest, they would be copied in vain, before the size of the outcome tells.
+    """
+    if arg.__class__ is list:
+        if not arg or arg[0].__class__ not in _BUFFERS:
+            return False
+        arg = arg[0]
+    return len(arg) >= BIG
