@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from noex_mp.client.key_watches import KeyWatches
     from noex_mp.client.monitors import Watcher, Watching
 
-__all__ = ["Client", "connect_client"]
+__all__ = ["Client", "connect_client", "raisable"]
 
 # While calls are out, their deadlines are looked at so often, in seconds: a limit is late by one
 # of these, and never early.
@@ -587,7 +587,7 @@ class Client:
                     elif kind == REPLY:
                         future.set_result(frame[3])
                     else:
-                        future.set_exception(_raisable(frame[3], link.peer))
+                        future.set_exception(raisable(frame[3], link.peer))
                 elif kind == BUFFERS:
                     link.begin_buffers(frame)
                 elif kind == GRANT:
@@ -700,13 +700,23 @@ def _set_done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _raisable(error: object, peer: str) -> BaseException:
-    """Return the error, or one that says so if no future can pass it on as it is."""
+def raisable(error: object, peer: str) -> BaseException:
+    """Return the error, or one that says so if no future can pass it on as it is.
+
+    Args:
+        error: What came.
+        peer: Who has sent it.
+    """
     if not isinstance(error, BaseException):
         return RemoteProtocolError(peer, f"an error that is none: {error!r:.100}")
     # The one is refused by futures; the other would look as if our own caller was cancelled.
     if isinstance(error, (StopIteration, asyncio.CancelledError)):
-        return RemoteError(path_of(type(error)), str(error))
+        passed_on = RemoteError(path_of(type(error)), str(error))
+        # They say where it comes from.
+        for note in getattr(error, "__notes__", ()):
+            passed_on.add_note(note)
+        passed_on.__cause__ = error.__cause__
+        return passed_on
     return error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from typing_extensions import override
 
+from noex_mp.client.client import raisable
 from noex_mp.pools.dispatcher import RUN, RUN_CHUNK, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import NONE, TaskOptions
@@ -347,9 +348,11 @@ class _Chunk(Job):
     def set_result(self, result: Any) -> None:
         """Take the reply: how long it took, the results, and the errors among them."""
         seconds, results, errors = result
+        first: BaseException | None = None
         for index, error in errors:
-            results[index] = Failure(error)
-        first = errors[0][1] if errors else None
+            failure = raisable(error, "a lane")
+            results[index] = Failure(failure)
+            first = first or failure
         line = self.line
         assert line is not None
         self._source.note(seconds, len(self))

@@ -33,6 +33,7 @@ __all__ = [
     "look_at_token",
     "mark",
     "pid",
+    "raise_an",
     "raise_by_token",
     "sleep_long",
     "spin",
@@ -49,6 +50,10 @@ def double(value: int) -> int:
 
 def apply(function: Callable[[int], int], value: int) -> int:
     return function(value)
+
+
+def raise_an(error: type[BaseException]) -> None:
+    raise error
 
 
 def pid() -> int:

@@ -26,8 +26,15 @@ from bench.faults.tasks import (
     returns_a_lock,
     same,
 )
-from noex_mp import Node, Pool, ProcessPoolExecutor, UnencodableError, WorkerExitedError
-from tests.pools.tasks import asks, asks_another, start_another
+from noex_mp import (
+    Node,
+    Pool,
+    ProcessPoolExecutor,
+    RemoteError,
+    UnencodableError,
+    WorkerExitedError,
+)
+from tests.pools.tasks import asks, asks_another, raise_an, start_another
 from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
@@ -48,6 +55,28 @@ def fails(task: Callable[[], Any], error: type[Exception], says: str) -> None:
 
 def test_an_error_whose_class_takes_two_arguments_is_raised_by_its_future() -> None:
     fails(raises_two_arguments, TwoArgumentsError, "tea: sold out")
+
+
+@pytest.mark.parametrize("error", [StopIteration, asyncio.CancelledError])
+@pytest.mark.parametrize("chunksize", [None, 1, 2])
+async def test_an_error_that_no_future_takes_is_raised_by_name_however_tasks_travel(
+    error: type[BaseException], chunksize: int | None
+) -> None:
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=1) as pool:
+        with pytest.raises(RemoteError, match=error.__name__) as raised:
+            await pool.map(raise_an, [error, error], chunksize=chunksize)
+        assert "in raise_an" in raised.value.__notes__[-1]
+        results = pool.imap(raise_an, [error, error], chunksize=chunksize)
+        with pytest.raises(RemoteError, match=error.__name__):
+            await anext(results)
+        assert await pool.run(abs, -1) == 1
+
+
+def test_an_executor_raises_an_error_that_no_generator_lets_through_by_name() -> None:
+    with ProcessPoolExecutor(1) as pool:
+        for chunksize in (1, 2):
+            with pytest.raises(RemoteError, match="StopIteration"):
+                list(pool.map(raise_an, [StopIteration] * 2, chunksize=chunksize))
 
 
 def test_an_error_that_cannot_be_pickled_is_raised_by_its_future() -> None:
