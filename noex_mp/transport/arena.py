@@ -458,9 +458,10 @@ def _map(fd: int, offset: int, size: int, *, is_new: bool = False) -> tuple[mmap
     Python's `mmap` would keep a descriptor for each, a low one. So it makes one without a file,
     and another takes its place.
     """
-    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_new else 0)
+    # Also where nobody reads it: who looks for its owner, as numpy does, is to hear that from it.
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)
+    address = _address_of(memoryview(area))
     flags = mmap.MAP_SHARED | _MAP_FIXED | (_MAP_POPULATE if is_new else 0)
     call = libc().mmap
     call.restype = ctypes.c_void_p

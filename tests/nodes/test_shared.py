@@ -94,6 +94,7 @@ async def test_a_shared_array_is_read_in_place_by_whoever_gets_it() -> None:
             assert not is_writable
             assert "noex-mp-shared" in place
             assert place == where(value)
+            assert "WRITEABLE" in await Reader.write_to(second, value)
         back = await Reader.echo(first, value)
         assert (back == array).all()
 

@@ -31,6 +31,16 @@ class Reader(GenServer):
         return where(array), array.flags.writeable
 
     @call
+    def write_to(self, array: Any) -> str:
+        """Try to write to an array that says one must not; return how that went."""
+        try:
+            array.flags.writeable = True
+            array[0] = -1.0
+        except ValueError as error:
+            return str(error)
+        return "it was written to"
+
+    @call
     def keep(self, value: Any) -> None:
         self.kept.append(value)
 
