@@ -346,10 +346,14 @@ def close_all(fds: Sequence[int]) -> None:
 def anonymous_file(name: str) -> int:
     """Return a new nameless file in memory; `name` is for people who look into /proc.
 
-    Where the system has no such thing it is a file in the temporary folder.
+    Nobody can make it shorter again: who has mapped what is no longer there dies of SIGBUS. Where
+    the system has no such thing it is a file in the temporary folder.
     """
     if sys.platform == "linux" and not FALLBACKS:
-        return os.memfd_create(name, os.MFD_CLOEXEC)
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # Nor can anybody forbid us to make it longer, or to write.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        return fd
     import tempfile
 
     fd, path = tempfile.mkstemp(prefix=name)

@@ -56,6 +56,17 @@ async def test_nothing_of_ours_is_written_to_files_that_reuse_the_numbers(tmp_pa
         assert contents(tmp_path) == [b""] * 51
 
 
+@pytest.mark.linux_only("files in memory cannot be sealed elsewhere")
+async def test_no_handler_can_shorten_the_memory_that_others_look_at() -> None:
+    # A SIGBUS would be the end of whoever looks at what is gone, the root among them.
+    async with scene() as (_, hostile):
+        outcomes = await Hostile.shorten_all_memory(hostile)
+        assert outcomes == ["Operation not permitted"] * len(outcomes)
+        # The black box, twice; the log of names; the shared values.
+        assert len(outcomes) >= 3
+        assert await Hostile.recall(hostile, 2) == 2
+
+
 async def test_a_failing_end_is_not_written_to_a_file_that_reuses_a_number(tmp_path: Path) -> None:
     async with scene() as (node, hostile):
         await Hostile.close_and_reuse_low_fds(hostile, str(tmp_path / "file"))

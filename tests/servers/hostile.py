@@ -6,6 +6,7 @@ Whatever blocks says with a fifo that it has begun.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import faulthandler
 import multiprocessing
@@ -132,6 +133,16 @@ class Hostile(Faulty, expected=(RefusedError,)):
         os.closerange(0, 51)
         self.kept = [os.open(f"{path}-{n}", os.O_CREAT | os.O_RDWR) for n in range(51)]
         return self.kept
+
+    @call
+    def shorten_all_memory(self) -> list[str]:
+        """Try to shorten each file in memory that this process has; return how that went."""
+        outcomes: list[str] = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if "/memfd:noex-mp" in os.readlink(f"/proc/self/fd/{fd}"):
+                    outcomes.append(_shortened(f"/proc/self/fd/{fd}"))
+        return outcomes
 
     @call
     def close_all_fds(self) -> None:
@@ -488,3 +499,11 @@ class Pump(GenServer):
     def read(path: Path) -> Calls:
         calls, slowest = path.read_text().split()
         return Calls(int(calls), float(slowest))
+
+
+def _shortened(path: str) -> str:
+    try:
+        os.truncate(path, 0)
+    except PermissionError as error:
+        return str(error.strerror)
+    return "it was made shorter"
