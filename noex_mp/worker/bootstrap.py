@@ -95,8 +95,9 @@ class Birth:
 def run(birth: Birth) -> NoReturn:
     """Become a worker and run the entry; end the process with its status.
 
-    The signals that it resets are blocked when this is called. The entry's `SystemExit` gives the
-    status, its return means 0, any other exception 70, with the traceback on standard error.
+    The signals that it handles or resets are blocked when this is called. The entry's `SystemExit`
+    gives the status, its return means 0, any other exception 70, with the traceback on standard
+    error.
     """
     status = EXIT_SOFTWARE
     try:
@@ -159,6 +160,8 @@ def _become_worker(birth: Birth) -> Boot:
     lifeline.become_subreaper()
     reseed_numpy()
     _listen_for_faults(boot)
+    # Not before: the root may have asked already, and its signal would be the end of this.
+    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if not birth.fields.get("core_dumps"):
         # Writing out a core of 400 MB delays the news of the death by 0.4 s.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -176,7 +179,6 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
         # Ctrl-C goes to the root, which stops its workers in order: ignored, as in the zygote.
         if number != signal.SIGINT:
             _signal.signal(number, handler if callable(handler) else int(handler))
-    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _take_descriptors(birth: Birth) -> Boot:

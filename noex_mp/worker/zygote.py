@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters, lifeline, paths
 from noex_mp.transport.packet_socket import PacketSocket, packet_socket
-from noex_mp.transport.platform import FALLBACKS, is_open, open_fds
+from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS, is_open, open_fds
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
@@ -43,6 +43,8 @@ _OVERDUE: Final = 1.0  # seconds
 _LAST_SWEEP: Final = 5.0  # seconds
 # In which `ru_maxrss` counts: kilobytes, but on macOS bytes.
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+# What a worker hears once it handles it by itself.
+_LATER: Final = set[int]() if DUMP_SIGNAL is None else {DUMP_SIGNAL}
 # The root pays for each byte of a failed preload's text; its end is what matters.
 _MAX_TEXT: Final = 32 * 1024
 
@@ -140,7 +142,8 @@ class Zygote:
         self._signals = self._signals_before.changed()
         # Blocked for good, since a change for every fork would cost it a tenth of a millisecond:
         # what a worker gets before it handles them by itself waits until it does.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals.keys() - {signal.SIGCHLD})
+        blocked = (self._signals.keys() | _LATER) - {signal.SIGCHLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         # What stood in a buffer would be written by every worker.
         flush_output()
         # Of all forks from here on, only those of the user's code below a worker are not ours.
@@ -272,7 +275,7 @@ class Zygote:
                     (os.POSIX_SPAWN_DUP2, stderr, 2),
                 ],
                 setpgroup=0,
-                setsigmask=(),
+                setsigmask=_LATER,
                 # SIGINT stays ignored: Ctrl-C goes to the root, which stops its workers in order.
                 setsigdef=(signal.SIGTERM, signal.SIGHUP),
             )

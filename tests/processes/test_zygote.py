@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import uvloop
 
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, lifeline
-from noex_mp.transport.platform import FALLBACKS
+from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS
 from tests.processes.harness import SLEEP, Root, running_root, wait_for_ends
 
 WriteModule = Callable[..., str]
@@ -92,6 +93,23 @@ async def test_a_crash_in_c_leaves_its_last_words_at_the_offset_in_the_black_box
         await root.exit_of(worker)
         assert os.pread(worker.black_box, 4, 0) in (b"", bytes(4))
         assert os.pread(worker.black_box, 40, 4096).startswith(b"Fatal Python error: Segment")
+
+
+@pytest.mark.skipif(DUMP_SIGNAL is None, reason="there are no such signals elsewhere")
+async def test_a_worker_that_is_asked_where_it_is_before_it_listens_answers_then(
+    app: WriteModule,
+) -> None:
+    code = """
+        import os
+        from noex_mp.transport.platform import DUMP_SIGNAL
+
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), DUMP_SIGNAL))
+    """
+    async with running_root([app(dedent(code))]) as root:
+        worker = await root.fork("say(1)", black_box_offset=4096)
+        assert await worker.hear() == 1
+        assert os.pread(worker.black_box, 100, 4096).startswith(b"Current thread")
+        assert await root.exit_of(worker) == 0
 
 
 async def test_the_status_can_be_read_from_the_pidfd_after_the_reaping() -> None:
