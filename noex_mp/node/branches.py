@@ -49,13 +49,12 @@ SPAWNED: Final[dict[str, Any]] = {
 
 
 class _Budget:
-    """The restarts that a supervisor remembers, and which worker's death was counted last."""
+    """The restarts that a supervisor remembers."""
 
-    __slots__ = ("last_death", "tree")
+    __slots__ = ("tree",)
 
     def __init__(self, tree: plans.Tree) -> None:
         self.tree = tree
-        self.last_death = 0
 
 
 class Branch(Member):
@@ -240,16 +239,17 @@ class Branch(Member):
         """
         budget = self._budget_of(member)
         ended_by_itself = isinstance(member, Child) and member.exited is not None
-        death = worker.number if worker and not worker.alive and not ended_by_itself else 0
-        counted = death != 0 and death == budget.last_death
+        died_with = None if worker is None or worker.alive or ended_by_itself else worker
+        counted = died_with is not None and budget in died_with.counted_in
         tree = replace(budget.tree, children=self._for_the_plan(member))
         plan = plans.plan_exit(
             tree, self.key_of(member), reason, now=time.monotonic(), counted=counted
         )
         after = budget.tree.after(plan)
         if after != budget.tree:
-            budget.last_death = death
             budget.tree = after
+            if died_with is not None:
+                died_with.counted_in.add(budget)
         return plan
 
     def _budget_of(self, member: Member) -> _Budget:

@@ -73,6 +73,7 @@ class Worker:
         condemned: Why it is killed although nothing is wrong with most of its servers; or empty.
         leaving: It was told that its last server is gone.
         toll: How many servers died with it.
+        counted_in: The budgets for restarts in which its death was counted.
         oom_kills: How many the kernel had killed for want of memory: when it started, and from its
             death on, since then.
         ran_out_of_memory: The kernel has killed it for that.
@@ -100,6 +101,7 @@ class Worker:
         self.condemned = ""
         self.leaving = False
         self.toll = 0
+        self.counted_in: set[object] = set()
         self.oom_kills = 0
         self.ran_out_of_memory = False
         self.ran_over: OutOfMemory | None = None

@@ -203,6 +203,22 @@ async def test_one_death_of_a_group_counts_once_for_their_supervisor() -> None:
         assert not [e for e in node.seen if e.kind == "gave_up"]
 
 
+async def test_two_groups_that_die_at_once_count_twice() -> None:
+    members = [
+        child(Member, n).options(id=f"m{n}", name=f"m{n}", placement=f"room-{n % 2}")
+        for n in range(6)
+    ]
+    async with ObservedNode(Supervisor(*members, max_restarts=2)) as node:
+        refs = [await node_ref(node, f"m{n}") for n in range(6)]
+        async with node.stalled():
+            for ref in refs[:2]:
+                node.kill(ref)
+        for n, ref in enumerate(refs):
+            await node.event("crashed", ref)
+            assert await Member.echo(ref, n) == n
+        assert not [e for e in node.seen if e.kind == "gave_up"]
+
+
 async def node_ref(node: Node, name: str) -> Ref[Member]:
     from noex_mp import whereis
 

@@ -37,11 +37,12 @@ class CarriedOut:
             described.max_hangs,
         )
         self.inside: dict[str, CarriedOut] = {}
-        self._last_death = 0
+        self._deaths: set[int] = set()
 
     def begin(self) -> ExitReason | None:
         """Start with those it is described with; return None, or why that failed."""
         self.tree = replace(self.tree, children=()).after(Plan())
+        self._deaths.clear()
         self.inside.clear()
         for each in self.described.children:
             self._enter(each)
@@ -89,12 +90,12 @@ class CarriedOut:
             death: Of which process, if others lived in it.
         """
         self._note(who, is_down=True)
-        counted = death != 0 and death == self._last_death
+        counted = death in self._deaths
         before, now = self.tree, self.world.now
         plan = plan_exit(before, who, reason, now=now, counted=counted)
         self.tree = before.after(plan)
-        if self.tree != before:
-            self._last_death = death
+        if self.tree != before and death:
+            self._deaths.add(death)
         self._carry_out(plan)
 
     def _carry_out(self, plan: Plan) -> None:
