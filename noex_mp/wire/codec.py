@@ -41,6 +41,7 @@ from noex_mp.wire.values import (
     MAX_FRAME_SIZE,
     MAX_LENGTH,
     MAX_NESTING,
+    PACKED,
     Pack,
     extension,
     new_packer,
@@ -50,6 +51,8 @@ from noex_mp.wire.values import (
 
 __all__ = ["BIG", "Decoder", "Encoder", "pack_frame", "pack_plain"]
 
+# What a frame may have beside what it carries.
+_SMALL = frozenset((int, bool, float))
 _BYTES_LIKE = frozenset((bytes, bytearray, memoryview))
 _MAY_HOLD_BYTES = _BYTES_LIKE | {list, dict}
 # How far down the search for big bytes goes; what lies deeper stays in the message.
@@ -123,8 +126,8 @@ class Encoder:
         """
         if len(data) > MAX_FRAME_SIZE:
             raise ValueError(
-                f"it takes {len(data):,} bytes, and a message may have {MAX_FRAME_SIZE:,} beside "
-                f"its big bytes and arrays; send it in parts"
+                f"it takes {len(data):,} bytes, and a frame may have {MAX_FRAME_SIZE:,}; send it "
+                f"in parts"
             )
         lent, self._lent = self._lent, []
         if not self.buffers:
@@ -137,8 +140,9 @@ class Encoder:
     def pack_big(self, frame: list[Any], *, lends: bool = False) -> list[bytes | memoryview]:
         """Return the chunks to send for a frame whose big bytes leave out of band too.
 
-        Looks into lists, tuples, sets, dict values and dataclasses. Until the chunks are sent,
-        nobody may change a buffer in them. Works in the middle of another message, too.
+        So does all that it holds, packed, if that is more than a frame may have. Looks into lists,
+        tuples, sets, dict values and dataclasses. Until the chunks are sent, nobody may change a
+        buffer in them. Works in the middle of another message, too.
 
         Args:
             frame: The frame.
@@ -153,8 +157,11 @@ class Encoder:
         self._lends = lends and lending.lender is not None
         try:
             data = self.pack(self._lifted(frame))
-            if len(data) > MAX_LENGTH:
-                _refuse_long(frame)
+            if len(data) > MAX_FRAME_SIZE or (len(data) > MAX_LENGTH and _is_long(frame)):
+                # There may be no room for both.
+                del data
+                self._forget()
+                data = self.pack([self._packed_apart(item) for item in frame])
             return self.take(data)
         except BaseException:
             self._forget()
@@ -278,6 +285,15 @@ class Encoder:
         self.buffers.append((is_array, view))
         return extension(BUFFER, (len(self.buffers) - 1).to_bytes(4, "big"))
 
+    def _packed_apart(self, value: Any) -> Any:
+        """Return what stands for a value that travels behind the message, packed."""
+        if value is None or value.__class__ in _SMALL:
+            return value
+        # Not by the one for messages, which would keep the memory.
+        packed = new_packer(self._encode).pack(self._lifted(value))
+        self._apart(memoryview(packed), is_array=False)
+        return extension(PACKED, (len(self.buffers) - 1).to_bytes(4, "big"))
+
     def _lifted(self, value: Any, depth: int = 0) -> Any:
         """Return the value with references in place of its big bytes."""
         kind = type(value)  # pyright: ignore[reportUnknownVariableType]
@@ -320,17 +336,13 @@ def _is_deeper(value: Any, limit: int) -> bool:
     return limit == 0 or any(_is_deeper(child, limit - 1) for child in children)
 
 
-def _refuse_long(value: Any) -> None:
-    """Raise if a list or dict is longer than the peer would take."""
-    if isinstance(value, (list, tuple, set, frozenset, dict)):
-        children = cast("dict[Any, Any] | list[Any]", value)
-        if len(children) > MAX_LENGTH:
-            raise ValueError(
-                f"it has {len(children):,} elements, and a list or dict may have {MAX_LENGTH:,}; "
-                f"send it in parts, or as an array"
-            )
-        for child in children.values() if isinstance(children, dict) else children:
-            _refuse_long(child)
+def _is_long(value: Any) -> bool:
+    """Tell whether there is a list or dict longer than may be in a frame."""
+    if not isinstance(value, (list, tuple, set, frozenset, dict)):
+        return False
+    children = cast("dict[Any, Any] | list[Any]", value)
+    inner = children.values() if isinstance(children, dict) else children
+    return len(children) > MAX_LENGTH or any(map(_is_long, inner))
 
 
 class Decoder:
@@ -393,8 +405,10 @@ class Decoder:
 
     def nested(self, data: bytes) -> Any:
         """Return the value that a payload holds. For loaders only."""
+        if len(data) > MAX_LENGTH:
+            return self.packed(data)
         level = self._depth - 1
-        if level == len(self._payload_unpackers):
+        while level >= len(self._payload_unpackers):
             self._payload_unpackers.append(self._new_unpacker())
         unpacker = self._payload_unpackers[level]
         try:
@@ -406,6 +420,17 @@ class Decoder:
             # It is in the middle of something now, and would spoil the next value.
             self._payload_unpackers[level] = self._new_unpacker()
             raise
+        return value
+
+    def packed(self, data: bytes) -> Any:
+        """Return the value that lies packed in some bytes. For loaders only."""
+        # They are here: whoever has sent them has sent as much as that takes.
+        size = len(data)
+        unpacker = new_unpacker(self.hook, max_size=size, first_buffer=1024, max_length=size)
+        unpacker.feed(data)
+        value = unpacker.unpack()
+        if unpacker.read_bytes(1):
+            raise ValueError("bytes left over behind a value")
         return value
 
     def buffer(self, index: int) -> Any:

@@ -215,6 +215,10 @@ def _load_buffer(reader: ValueReader, data: bytes) -> Any:
     return reader.buffer(int.from_bytes(data, "big"))
 
 
+def _load_packed(reader: ValueReader, data: bytes) -> Any:
+    return reader.packed(reader.buffer(int.from_bytes(data, "big")))
+
+
 def _load_lent(reader: ValueReader, data: bytes) -> Any:
     # Also if it is gone: the sender need not keep it.
     reader.on_borrowed()
@@ -268,6 +272,7 @@ LOADERS: dict[int, Loader] = {
     values.SCALAR: arrays.load_scalar,
     values.BUFFER: _load_buffer,
     values.LENT: _load_lent,
+    values.PACKED: _load_packed,
     values.STANDARD: load_standard,
     values.PICKLE: load_pickle,
 }

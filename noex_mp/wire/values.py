@@ -39,6 +39,7 @@ NAMED_TUPLE: Final = 21
 STANDARD: Final = 22
 REGISTERED: Final = 23
 LENT: Final = 24
+PACKED: Final = 25
 
 FROM_OUTSIDE: Final = frozenset(
     {
@@ -59,7 +60,7 @@ MAX_NESTING: Final = 100
 """How many extensions may lie inside each other (a tuple in a tuple in a tuple ...)."""
 
 MAX_LENGTH: Final = 2**26
-"""The longest list or dict that may arrive, in elements."""
+"""The longest list or dict that may arrive in a frame, in elements."""
 
 MAX_FRAME_SIZE: Final = 256 * 2**20
 """The largest frame, in bytes, without the buffers ahead of it."""
@@ -104,6 +105,10 @@ class ValueReader(Protocol):
         """Return the value that a payload holds."""
         ...
 
+    def packed(self, data: bytes) -> Any:
+        """Return the value that lies packed in a big buffer of this message."""
+        ...
+
     def buffer(self, index: int) -> Any:
         """Return a big buffer that came ahead of this message."""
         ...
@@ -141,7 +146,11 @@ be called at any time, also in the middle of a message."""
 
 
 def new_unpacker(
-    hook: Callable[[int, bytes], Any], *, max_size: int, first_buffer: int
+    hook: Callable[[int, bytes], Any],
+    *,
+    max_size: int,
+    first_buffer: int,
+    max_length: int = MAX_LENGTH,
 ) -> Unpacker:
     """Return a new unpacker that refuses what is larger than `max_size` bytes."""
     return Unpacker(
@@ -157,8 +166,8 @@ def new_unpacker(
         max_ext_len=max_size,
         # The list is allocated when its header arrives, so its length must be believable: an
         # element takes a byte at least.
-        max_array_len=min(MAX_LENGTH, max_size),
-        max_map_len=min(MAX_LENGTH, max_size // 2),
+        max_array_len=min(max_length, max_size),
+        max_map_len=min(max_length, max_size // 2),
     )
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from noex_mp.core.ref import Ref
 from noex_mp.errors import NotImportableError, RemoteProtocolError
-from noex_mp.wire import values
+from noex_mp.wire import codec, values
 from noex_mp.wire.classes import path_of
 from noex_mp.wire.codec import BIG, Decoder, Encoder
 from noex_mp.wire.stream import FrameReader
@@ -387,3 +387,79 @@ def test_uuid_is_kept_exactly() -> None:
 
 def test_big_is_the_documented_limit() -> None:
     assert BIG == 128 * 1024
+
+
+# --- what is larger than a frame may be ---
+
+
+def arrived(stream: bytes, reader: FrameReader) -> Any:
+    """Return what a reader makes of the frame in a stream that comes in small parts."""
+    frames: list[Any] = []
+    position = 0
+    while position < len(stream):
+        wanted = reader.wanted
+        size = 100 if wanted is None else len(wanted)
+        part = stream[position : position + size]
+        position += len(part)
+        if wanted is None:
+            reader.feed(part)
+            frames += reader.frames()
+        else:
+            wanted[:] = part
+            reader.advance(size)
+    [frame] = frames
+    return frame
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text" * 1000,
+        ["text"] * 1000,
+        [None] * 501,
+        ([None] * 501,),
+        dict.fromkeys(range(501)),
+        ("text" * 1000, {"a": (bytes(BIG), ["b"] * 600)}, bytes(BIG)),
+        {("text",) * 1000},
+        Plain(["text"] * 1000),
+    ],
+)
+def test_what_is_too_large_for_a_frame_travels_behind_it(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "MAX_FRAME_SIZE", 1000)
+    monkeypatch.setattr(codec, "MAX_LENGTH", 500)
+    encoder = Encoder()
+    for _ in range(2):
+        stream = b"".join(encoder.pack_big([7, 1, "name", None, value, True]))
+        reader = FrameReader(peer="worker 1", max_frame_size=1000)
+        frame = arrived(stream, reader)
+        assert reader.failures == []
+        assert frame == [7, 1, "name", None, value, True]
+
+
+def test_nobody_outside_sends_what_is_too_large_for_a_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(codec, "MAX_FRAME_SIZE", 1000)
+    stream = b"".join(Encoder().pack_big([7, "text" * 1000]))
+    reader = FrameReader(peer="a program", trusted=False)
+    assert arrived(stream, reader) == [7, None]
+    [failure] = reader.failures
+    assert "a forbidden extension type" in str(failure)
+
+
+def test_bytes_left_over_behind_what_was_packed_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(codec, "MAX_FRAME_SIZE", 1000)
+    header, packed, frame = Encoder().pack_big([7, "text" * 1000])
+    reader = FrameReader(peer="worker 1")
+    reader.feed(bytes(header).replace(b"\xcd\x0f\xa3", b"\xcd\x0f\xa4"))
+    assert list(reader.frames()) == []
+    assert reader.wanted is not None
+    reader.wanted[:] = bytes(packed) + b"\x01"
+    reader.advance(len(reader.wanted))
+    reader.feed(frame)
+    assert [*reader.frames()] == [[7, None]]
+    assert "left over" in str(reader.failures[0])
