@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from bench import executor, floor, imports
+from bench import executor, floor, imports, loops
 from bench.floor import Numbers
 from bench.harness import Measurement, Row
 from bench.pools import cases as pools
@@ -66,6 +66,9 @@ def _big_values(name: str, *, without_loop: bool = False) -> Callable[[], Number
 MEASUREMENTS: dict[str, Measurement] = {
     "floor": Measurement(floor.floor),
     "python_floor": Measurement(floor.python_floor),
+    "loops": Measurement(loops.one_at_a_time),
+    "loops_64": Measurement(loops.together),
+    "loops_one_way": Measurement(loops.one_way),
     "floor_two_cores": Measurement(floor.floor_across_cores, pinned=False),
     "pool": Measurement(executor.pool_round_trip),
     "pool_16mib": Measurement(executor.pool_big_argument),
@@ -125,6 +128,21 @@ ROWS: list[Row] = [
     Row("floor p99", ("floor", "p99"), "µs"),
     Row("floor round trips", _FLOOR_RATE, "/s"),
     Row("python floor p50", ("python_floor", "p50"), "µs", against=_FLOOR),
+    Row("two bare loops p50", ("loops", "p50"), "µs", against=_FLOOR),
+    Row(
+        "two bare loops, 64 at a time",
+        ("loops_64", "per_second"),
+        "/s",
+        against=_FLOOR_RATE,
+        more_is_better=True,
+    ),
+    Row(
+        "two bare loops, one way",
+        ("loops_one_way", "per_second"),
+        "/s",
+        against=_FLOOR_RATE,
+        more_is_better=True,
+    ),
     Row("call p50", _CALL, "µs", 2.4, 1.8, _FLOOR),
     Row("call p99", ("call", "p99"), "µs", 5.0, against=_FLOOR),
     Row("call p50, beside one without all that", _CALL, "µs", 1.1, against=("call_bare", "p50")),
