@@ -162,12 +162,14 @@ class NotImportableError(ConfigError):
     Attributes:
         path: Where the class says it lives, as `module:qualname`.
         is_by_value: It would have to be sent with its code, and pickle is switched off.
+        problem: What the script that it stands in has raised when it was imported; or nothing.
     """
 
-    def __init__(self, path: str, *, is_by_value: bool = False) -> None:
+    def __init__(self, path: str, *, is_by_value: bool = False, problem: str = "") -> None:
         super().__init__(path)
         self.path = path
         self.is_by_value = is_by_value
+        self.problem = problem
 
     def __str__(self) -> str:
         module, _, qualname = self.path.partition(":")
@@ -178,6 +180,11 @@ class NotImportableError(ConfigError):
                 f"code.\n"
                 f"Move {name} to the top level of a module that can be imported, for example "
                 f"servers.py."
+            )
+        if self.problem:
+            return (
+                f"a worker process that imports your script gets no further: {self.problem}\n"
+                f'Put what the script does under: if __name__ == "__main__":'
             )
         if module == "__main__":
             return (

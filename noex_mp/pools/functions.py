@@ -89,8 +89,8 @@ def load_function(code: FunctionCode) -> Callable[..., Any]:
         loaded: Callable[..., Any] = by_value.load(code)
         return loaded
     module, _, qualname = code.partition(":")
+    name = local_module(module)
     try:
-        name = local_module(module)
         found: Any = sys.modules.get(name) or importlib.import_module(name)
         return functools.reduce(getattr, qualname.split("."), found)  # type: ignore[no-any-return]
     except (Exception, SystemExit) as error:  # an import runs any code

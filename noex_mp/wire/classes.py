@@ -97,10 +97,18 @@ def import_main_on_demand(import_main: Callable[[], object]) -> None:
 
 
 def local_module(name: str) -> str:
-    """Return the name that a module has in this process."""
+    """Return the name that a module has in this process.
+
+    Raises:
+        NotImportableError: It is the user's script, which raises something when it is imported.
+    """
     if name in (MAIN, MAIN_IN_WORKERS):
         if MAIN_IN_WORKERS not in sys.modules and _import_main is not None:
-            _import_main()
+            try:
+                _import_main()
+            except (Exception, SystemExit) as error:  # an import runs any code
+                problem = f"{type(error).__name__}: {error}"
+                raise NotImportableError(MAIN, problem=problem) from error
         return MAIN_IN_WORKERS if MAIN_IN_WORKERS in sys.modules else MAIN
     return name
 
@@ -112,8 +120,8 @@ def find_class(path: str) -> type[Any]:
         NotImportableError: There is no such module, or no such class in it.
     """
     name, qualname = _split(path)
+    name = local_module(name)
     try:
-        name = local_module(name)
         found: object = sys.modules.get(name) or importlib.import_module(name)
         for attribute in qualname:
             found = getattr(found, attribute)

@@ -534,6 +534,24 @@ if __name__ == "__main__":
     assert GUARDED in done.stderr
 
 
+def test_a_missing_guard_is_told_also_by_a_pool(tmp_path: Path) -> None:
+    program = """
+import asyncio
+from noex_mp import Pool
+def double(value):
+    return 2 * value
+async def main():
+    async with Pool(size=1) as pool:
+        await pool.run(double, 1)
+asyncio.run(main())
+"""
+    write(tmp_path, {"script.py": program})
+    done = start(tmp_path, "script.py")
+    assert done.returncode == 1
+    assert "imports your script gets no further: RuntimeError: asyncio.run()" in done.stderr
+    assert GUARDED in done.stderr
+
+
 def test_a_node_without_pickle_sends_no_code(tmp_path: Path) -> None:
     program = f"""
 {HEAD}{SERVER}
