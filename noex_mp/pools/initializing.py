@@ -33,9 +33,9 @@ def _authkey() -> bytes | None:
     return None if process is None else bytes(process.current_process().authkey)
 
 
-def _prepare(key: bytes, initializer: FunctionCode | None, *initargs: Any) -> None:
+def _prepare(key: bytes, initializer: FunctionCode | None, *initargs: Any) -> Any:
     from multiprocessing.process import current_process
 
     current_process().authkey = key
-    if initializer is not None:
-        load_function(initializer)(*initargs)
+    # It may be `async`.
+    return None if initializer is None else load_function(initializer)(*initargs)

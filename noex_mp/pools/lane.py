@@ -62,11 +62,13 @@ class Lane(GenServer, expected=(BaseException,)):
         # What `run_limited` or `run_seeded` has done last.
         self._inner = ""
 
-    def init(self) -> None:
+    def init(self) -> Awaitable[None] | None:
         """Call the initializer."""
         self._guard.listen()
-        if self._initializer is not None:
-            load_function(self._initializer)(*self._initargs)
+        if self._initializer is None:
+            return None
+        result = load_function(self._initializer)(*self._initargs)
+        return _awaited(result) if result.__class__ is CoroutineType else None
 
     @call
     def run(self, code: FunctionCode, /, *args: Any, **kwargs: Any) -> Any:
@@ -307,6 +309,10 @@ async def _with_limit(result: Awaitable[Any], before: tuple[int, int]) -> Any:
         return await result
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+async def _awaited(coroutine: Awaitable[Any]) -> None:
+    await coroutine
 
 
 async def _as_value(result: Awaitable[Any]) -> Any:

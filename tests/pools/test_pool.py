@@ -32,6 +32,15 @@ async def test_closures_and_coroutine_functions_run_too() -> None:
         assert await pool.run(later, 5) == 5
 
 
+async def test_an_initializer_may_be_a_coroutine_function() -> None:
+    async def prepare(value: str) -> None:
+        await asyncio.sleep(0)
+        os.environ["PREPARED"] = value
+
+    async with Node(), Pool(size=1, initializer=prepare, initargs=("yes",)) as pool:
+        assert await pool.run(os.getenv, "PREPARED") == "yes"
+
+
 async def test_lambdas_may_be_among_the_arguments() -> None:
     factor = 3
     times: Callable[[int], int] = lambda value: value * factor  # noqa: E731 - it is about lambdas
