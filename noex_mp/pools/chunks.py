@@ -7,7 +7,6 @@ is left, so that all lanes end together), bounded by how long tasks have taken s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -18,6 +17,7 @@ from noex_mp.client.client import raisable
 from noex_mp.pools.dispatcher import RUN, RUN_CHUNK, Job
 from noex_mp.pools.functions import FunctionCode
 from noex_mp.pools.options import NONE, TaskOptions
+from noex_mp.pools.weights import weight
 
 if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
@@ -123,8 +123,11 @@ class Source:
             depth: How many messages of the length it is used to the lane has.
         """
         # The next has to be there when one is done, and no more: how long it takes is bounded. One
-        # of a size that the user has chosen may be long, or a single task.
-        return 2 if self._chunksize is None else depth
+        # of a size that the user has chosen may be long, or a single task; or large.
+        if self._chunksize is None:
+            return 2
+        bytes_each = self._chunksize * self._weight
+        return min(depth, max(2, CHUNK_BYTES // bytes_each)) if bytes_each else depth
 
     @property
     def is_wanted(self) -> bool:
@@ -170,7 +173,7 @@ class Source:
             row = next(rows)
         except StopIteration:
             pass
-        except Exception as caught:  # of the user's own iterator
+        except BaseException as caught:  # of the user's own iterator
             error = caught
         else:
             self._taken += 1
@@ -229,7 +232,7 @@ def _read(
     try:
         for row in islice(rows, size):
             tasks.append(row)  # noqa: PERF402 - what was read before an error counts
-    except Exception as caught:  # of the user's own iterator
+    except BaseException as caught:  # of the user's own iterator
         error = caught
     return tuple([list(column) for column in zip(*tasks, strict=True)]), error
 
@@ -237,9 +240,7 @@ def _read(
 def _weight(columns: Sequence[Any], row: int) -> int:
     # What lies in a list or an object is not seen: to look for it would cost more than the task.
     try:
-        return sum(
-            getattr(column[row], "nbytes", 0) or sys.getsizeof(column[row]) for column in columns
-        )
+        return sum(weight(column[row]) for column in columns)
     except Exception:  # the user's own code may answer
         return 1
 

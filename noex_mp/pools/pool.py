@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sized
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec, Unpack
 
@@ -35,9 +35,6 @@ __all__ = ["Pool", "PoolTasks"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-# So many results of an `imap` wait to be taken, for each lane; then no further task begins.
-READ_AHEAD: Final = 1024
 
 
 class TaskFuture(asyncio.Future[T]):
@@ -262,10 +259,11 @@ class PoolTasks:
     ) -> AsyncGenerator[Any, None]:
         """Run a function on each element of an iterable, and yield the results in their order.
 
-        The iterable is read only as far ahead as the processes need, so it may be endless. What
-        the function raises is raised in its turn, and ends the iteration. Whoever leaves the loop
-        early writes `async with contextlib.aclosing(pool.imap(...)) as lines`, or tasks begin until
-        the iterator is collected.
+        The iterable is read only as far ahead as the processes need, so it may be endless: no task
+        begins while 1024 results, or 64 MiB of them, wait to be taken for each process. What the
+        function raises is raised in its turn, and ends the iteration. Whoever leaves the loop early
+        writes `async with contextlib.aclosing(pool.imap(...)) as lines`, or tasks begin until the
+        iterator is collected.
 
         Args:
             fn, iterables, chunksize, progress: As of `map`.
@@ -317,7 +315,7 @@ class PoolTasks:
     ) -> AsyncGenerator[Any, None]:
         dispatcher = self._pool.dispatcher
         with reporting(progress, _name_of(fn), _length(iterables)) as report:
-            stream = kind(dispatcher.loop, self._pool.size * READ_AHEAD, report)
+            stream = kind(dispatcher.loop, self._pool.size, report)
             self._put(fn, iterables, stream, chunksize)
             try:
                 while batch := await stream.batch():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from noex_mp.pools.chunks import Failure
+from noex_mp.pools.weights import weight_of_all
 
-__all__ = ["AsTheyCome", "Gathered", "Ordered", "Stream"]
+__all__ = ["AHEAD", "AHEAD_BYTES", "AsTheyCome", "Gathered", "Ordered", "Stream"]
+
+# So many results wait to be taken, for each lane, and so many bytes as far as that can be seen;
+# then no further task begins.
+AHEAD: Final = 1024
+AHEAD_BYTES: Final = 64 * 2**20
 
 Report = Callable[[int], object]
 """Is told how many tasks are done."""
@@ -79,18 +85,26 @@ class Gathered:
 class Stream:
     """The results of an `imap`: so many as nobody has taken yet, up to a bound.
 
+    Args:
+        loop: The event loop.
+        lanes: How many lanes there are.
+        report: Is told how many tasks are done.
+
     Attributes:
         is_over: Whether nobody wants any further result.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, ahead: int, report: Report | None = None
+        self, loop: asyncio.AbstractEventLoop, lanes: int, report: Report | None = None
     ) -> None:
         self.is_over = False
         self._loop = loop
-        self._ahead = ahead
+        self._lanes = lanes
         self._report = report
         self._ready: list[Any] = []
+        # How many wait for one before them; and of both, how many bytes they have.
+        self._held = 0
+        self._ready_bytes = self._held_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._given = 0
         # How many results there will be, once that is known.
@@ -100,7 +114,10 @@ class Stream:
     @property
     def wants_more(self) -> bool:
         """Whether there is room for further results."""
-        return len(self._ready) < self._ahead
+        return (
+            len(self._ready) + self._held < self._lanes * AHEAD
+            and self._ready_bytes + self._held_bytes < self._lanes * AHEAD_BYTES
+        )
 
     def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
@@ -120,6 +137,7 @@ class Stream:
             self._waiter = self._loop.create_future()
             await self._waiter
         batch, self._ready = self._ready, []
+        self._ready_bytes = 0
         self._given += len(batch)
         return batch
 
@@ -129,8 +147,9 @@ class Stream:
         self._error = error
         self._wake()
 
-    def _take(self, results: Sequence[Any]) -> None:
+    def _take(self, results: Sequence[Any], size: int) -> None:
         self._ready += results
+        self._ready_bytes += size
         if error := _reported(self._report, self._given + len(self._ready)):
             self._report = None
             self._ready.append(Failure(error))
@@ -146,30 +165,28 @@ class AsTheyCome(Stream):
 
     def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
-        self._take(results)
+        self._take(results, weight_of_all(results))
 
 
 class Ordered(Stream):
     """Gives out results in the order of their tasks."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, ahead: int, report: Report | None = None
+        self, loop: asyncio.AbstractEventLoop, lanes: int, report: Report | None = None
     ) -> None:
-        super().__init__(loop, ahead, report)
-        self._early: dict[int, Sequence[Any]] = {}
-        self._held = 0
+        super().__init__(loop, lanes, report)
+        self._early: dict[int, tuple[Sequence[Any], int]] = {}
         self._next = 0
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether there is room for further results."""
-        return len(self._ready) + self._held < self._ahead
 
     def put(self, start: int, results: Sequence[Any], error: BaseException | None = None) -> None:
         """Take results, the first of them that of task number `start`."""
-        self._early[start] = results
+        size = weight_of_all(results)
+        self._early[start] = results, size
         self._held += len(results)
+        self._held_bytes += size
         while (found := self._early.pop(self._next, None)) is not None:
-            self._next += len(found)
-            self._held -= len(found)
-            self._take(found)
+            results, size = found
+            self._next += len(results)
+            self._held -= len(results)
+            self._held_bytes -= size
+            self._take(results, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
+from noex_mp.pools import streams
 from noex_mp.pools.chunks import MAX_CHUNK, Failure, Source
 from noex_mp.pools.functions import pack_function
+from noex_mp.pools.streams import AsTheyCome, Ordered, Stream
 from tests.pools.tasks import die_of, die_of_later, double, halve, later
 
 
@@ -52,6 +54,39 @@ class Collected:
 async def _take(stream: AsyncIterator[int], seen: list[int]) -> None:
     async for value in stream:
         seen.append(value)  # noqa: PERF401 - what comes before an error is to be kept
+
+
+def _labelled(size: int) -> tuple[str, bytes]:
+    return "label", bytes(size)
+
+
+def _described(size: int) -> dict[str, Any]:
+    return {"image": bytes(size), "height": 1}
+
+
+@pytest.mark.parametrize("kind", [AsTheyCome, Ordered])
+@pytest.mark.parametrize("hold", [bytes, _labelled, _described])
+async def test_results_that_nobody_takes_are_bounded_in_bytes_too(
+    kind: type[Stream], hold: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "AHEAD_BYTES", 10_000)
+    stream = kind(asyncio.get_running_loop(), 2)
+    stream.put(1, [hold(4_000), hold(4_000)])
+    assert stream.wants_more
+    stream.put(3, [hold(13_000)])
+    assert not stream.wants_more
+    stream.put(0, [hold(1)])
+    assert not stream.wants_more
+    assert len(await stream.batch()) == 4
+    assert stream.wants_more
+
+
+async def test_few_chunks_are_under_way_where_their_arguments_are_large() -> None:
+    for size, depth in ((100, 64), (2**20, 2)):
+        texts = ("x" * size for _ in range(100))
+        source = Source(pack_function(len), (texts,), Collected(), chunksize=4)
+        assert source.take(2) is not None
+        assert source.depth(64) == depth
 
 
 async def test_results_come_in_order_or_as_they_are_done(pool: Pool) -> None:
@@ -112,6 +147,21 @@ async def test_what_the_reading_of_tasks_raises_comes_behind_the_results(pool: P
     assert seen == [2, 4]
     with pytest.raises(OSError, match="no more"):
         await pool.map(double, numbers())
+
+
+@pytest.mark.parametrize("chunksize", [None, 1])
+async def test_a_cancellation_that_the_reading_of_tasks_raises_is_that_of_their_map(
+    pool: Pool, chunksize: int | None
+) -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(100)
+        raise asyncio.CancelledError
+
+    # It is read where replies are, too.
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await pool.map(double, numbers(), chunksize=chunksize)
+    assert await pool.run(double, 1) == 2
 
 
 async def test_a_dead_process_fails_the_tasks_that_it_had_begun(pool: Pool) -> None:
