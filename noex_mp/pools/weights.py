@@ -43,7 +43,7 @@ def _with_content(value: Any) -> int:
 
 
 def _content_of(value: Any) -> Any:
-    cls: type[Any] = type(value)
+    cls = value.__class__
     if issubclass(cls, (list, tuple)):
         return value
     if issubclass(cls, dict):
