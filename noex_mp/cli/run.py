@@ -26,7 +26,7 @@ from noex_mp.cli.notify import Notifier
 from noex_mp.cli.probes import Probes
 from noex_mp.cli.reloading import Reloading, what_has_changed, write_no_bytecode
 from noex_mp.cli.signals import StopRequests, run_with_signals
-from noex_mp.cli.streams import open_missing, standard_streams
+from noex_mp.cli.streams import standard_streams
 from noex_mp.cli.target import Target, load_tree, look_in_this_folder
 from noex_mp.cli.watch import Watch
 from noex_mp.cli.words import amount
@@ -44,6 +44,7 @@ from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
 from noex_mp.node.root import Root
 from noex_mp.node.sources import own_files
+from noex_mp.transport import fds
 from noex_mp.transport.loops import new_event_loop
 
 __all__ = ["run"]
@@ -82,7 +83,7 @@ def run(
         options: Options of theirs, as `port=9000` or `shop.port=9000`.
         reload: Whether the tree is started anew when a file of the application changes.
     """
-    open_missing()
+    fds.open_standard_fds()
     notifier = Notifier.from_environment()
     try:
         target = Target(target_text)

@@ -13,7 +13,7 @@ from functools import partial
 
 from noex_mp.node.output import ROOM, Writer
 
-__all__ = ["Stream", "open_missing", "standard_streams"]
+__all__ = ["Stream", "standard_streams"]
 
 
 class Stream(Writer):
@@ -53,16 +53,6 @@ def standard_streams() -> Mapping[str, Stream]:
     """
     stderr = Stream(2)
     return {"stdout": stderr if _same_place(1, 2) else Stream(1), "stderr": stderr}
-
-
-def open_missing() -> None:
-    """Open what is closed of 0, 1 and 2, so that no other file gets these numbers."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            # The lowest free number, which is this one.
-            os.open(os.devnull, os.O_RDWR)
 
 
 def _same_place(one: int, other: int) -> bool:

@@ -79,9 +79,18 @@ def _as_target(text: str) -> str | None:
 
 
 def look_in_this_folder() -> None:
-    """Import from the current folder first, as `python` does for a script in it."""
+    """Import from the current folder first, as `python` does for a script in it.
+
+    Raises:
+        BadTargetError: There is no such folder any more.
+    """
     # An installed script has its own folder there instead. The zygote gets this path as well.
-    folder = str(Path.cwd())
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError:
+        raise BadTargetError(
+            "the current folder has been removed\nGo to the one that holds your program."
+        ) from None
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
 

@@ -59,6 +59,7 @@ from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.node.registry_files import SavedRegistry
 from noex_mp.node.root import Root
 from noex_mp.supervision.validate import validate
+from noex_mp.transport import fds
 from noex_mp.transport.loops import keep_apart, new_event_loop
 from noex_mp.wire.classes import goes_by_name
 from noex_mp.wire.codec import Encoder
@@ -276,6 +277,7 @@ class Node:
             raise ConfigError("this node was started before; make another")
         tree = self.wire_tree()
         self._os_pid = os.getpid()
+        fds.open_standard_fds()
         self._loop = new_event_loop()
         keep_apart(self._loop)
         config = self.root_config(sink=self._output, listener=self._log, wants=self._log.wants)

@@ -48,11 +48,19 @@ def config_of_this_process(**options: Any) -> packets.ZygoteConfig:
     """
     seen: dict[str, Any] = {
         "sys_path": list(sys.path),
-        "cwd": os.getcwd(),
+        "cwd": _current_folder(),
         "argv": list(sys.argv),
         "environ": dict(os.environ),
     }
     return packets.ZygoteConfig(**(seen | options))
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        # It has been removed; whoever is executed from here is there too.
+        return os.curdir
 
 
 def main_of_this_process() -> dict[str, str | None]:

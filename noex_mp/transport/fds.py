@@ -89,6 +89,19 @@ def raise_fd_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def open_standard_fds() -> None:
+    """Open what is closed of 0, 1 and 2, so that no other file gets these numbers.
+
+    With one of them as its own, uvloop ends the process.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+
+
 def usage() -> tuple[int, int]:
     """Return how many descriptors this process has open, and how many it may have."""
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
@@ -136,14 +149,21 @@ def high(fd: int) -> int:
 
 
 def take_numbers_below(limit: int) -> list[int]:
-    """Open every free number below `limit`, so that what is opened next gets another."""
+    """Open every free number below `limit`, so that what is opened next gets another.
+
+    Where this process may have no others, half of them are left free.
+    """
     taken: list[int] = []
-    with contextlib.suppress(OSError):
+    try:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         while null < limit:
             taken.append(null)
             null = os.dup(null)
         os.close(null)
+    except OSError:
+        half = len(taken) // 2
+        give_back_numbers(taken[half:])
+        del taken[half:]
     return taken
 
 

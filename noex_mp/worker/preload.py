@@ -131,7 +131,10 @@ def take_over(config: ZygoteConfig) -> None:
     os.environ.pop("PYTHONPATH", None)
     if "PYTHONPATH" in config.environ:
         os.environ["PYTHONPATH"] = config.environ["PYTHONPATH"]
-    os.chdir(config.cwd)
+    # A folder may be gone since: then this process stays where it was executed, which is where the
+    # root is. One that is nowhere itself can say no more either.
+    with contextlib.suppress(OSError):
+        os.chdir(config.cwd)
     sys.path[:] = config.sys_path
     sys.argv[:] = config.argv
 

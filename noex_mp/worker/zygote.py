@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds, interpreters, lifeline, paths
 from noex_mp.transport.packet_socket import PacketSocket, packet_socket
-from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS, is_open, open_fds
+from noex_mp.transport.platform import DUMP_SIGNAL, FALLBACKS, open_fds
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
 from noex_mp.worker.bootstrap import EXIT_SOFTWARE, Birth, flush_output, run
@@ -493,17 +493,11 @@ def _kill(os_pid: int) -> None:
         os.kill(os_pid, signal.SIGKILL)
 
 
-def _open_standard_fds() -> None:
-    for fd in (0, 1, 2):
-        if not is_open(fd):
-            os.open(os.devnull, os.O_RDWR)
-
-
 def main(fd: int) -> NoReturn:
     """Be a zygote on the request socket `fd`."""
     # The root's thread may have blocked signals, and SIGCHLD must get through.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _open_standard_fds()
+    fds.open_standard_fds()
     fds.raise_fd_limit()
     requests = packet_socket(fds.high_socket(socket.socket(fileno=fd)))
     try:

@@ -410,6 +410,21 @@ def test_a_bad_command_line_ends_with_2(words: tuple[str, ...], text: str) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_that_has_been_removed_ends_with_2(tmp_path: Path) -> None:
+    program = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *command("run", "app:tree")]
+    done = subprocess.run(
+        program,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "the current folder has been removed" in done.stderr
+
+
 def test_whoever_asked_for_json_is_told_in_json_what_to_change() -> None:
     done = noex_mp("run", "app:tre", "--log-format", "json", "--name", "shop")
     assert done.returncode == 2

@@ -41,6 +41,12 @@ def test_with_256_descriptors(scenario: str, loop: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_server_runs_with_64_descriptors() -> None:
+    program = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command()]
+    with running("app:node", program=program, until="node of-its-own is up with 1 server "):
+        pass
+
+
 def test_a_tree_that_is_too_large_for_the_limit_says_so() -> None:
     program = ["sh", "-c", 'ulimit -n 30; exec "$@"', "sh", *command()]
     with running("app:tree", program=program, until=None) as run:

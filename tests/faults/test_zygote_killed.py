@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import select
@@ -91,6 +92,24 @@ async def test_a_death_after_the_zygotes_is_noticed_and_the_server_restarted() -
         with pytest.raises(ServerExitedError) as failure:
             await Faulty.leave(faulty, 3)
         assert failure.value.report.summary == "exited with status 3; restarting"
+
+
+@on_both_loops
+async def test_the_next_one_starts_though_the_folder_of_the_node_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        async with ObservedNode() as node:
+            counter = await spawn(Counter)
+            folder.rmdir()
+            assert await Counter.increment(await spawn(child(Counter).options(start="exec"))) == 1
+            await kill_zygote(node)
+            node.kill(counter)
+            await node.event("restarted", counter)
+            assert await Counter.increment(counter) == 1
+        # Nor need there be one at the start.
+        async with ObservedNode():
+            assert await Counter.increment(await spawn(Counter)) == 1
 
 
 @on_both_loops

@@ -365,6 +365,26 @@ def test_a_program_from_standard_input_works(tmp_path: Path) -> None:
     assert done.stdout.startswith(SAYS)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_program_without_any_stream_works(loop: str, tmp_path: Path) -> None:
+    # Without a loop of its own, whose descriptors would take these numbers.
+    program = """
+        if __name__ == "__main__":
+            from noex_mp import sync
+            with open("said", "w") as said:
+                said.write(Hello.hello.sync(sync.spawn(Hello, "you")))
+    """
+    write(tmp_path, {"script.py": HEAD + SERVER + textwrap.dedent(program)})
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "NOEX_MP_LOOP": loop},
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, (tmp_path / "said").read_text()) == (0, "hello you")
+
+
 def test_an_archive_works(tmp_path: Path) -> None:
     write(tmp_path, {"app/__main__.py": "from pool import run\nrun()", "app/pool.py": PROGRAM})
     (tmp_path / "app/pool.py").write_text(f"{PROGRAM}\ndef run():\n    asyncio.run(main())\n")
