@@ -63,7 +63,7 @@ class BlockingPool(Generic[S]):
         """Return once all is done that was sent to the pool before."""
         self._ask(Drain())
 
-    def limit(self, limit: int | None, discard: Discard = "newest") -> None:
+    def limit(self, limit: int | None, discard: Discard | None = None) -> None:
         """Let no more messages wait than that, from now on."""
         self._ask(limit_of(limit, discard))
 

@@ -137,12 +137,13 @@ class PoolRef(Generic[S]):
         """Return a future that is done once all is that was sent to the pool before."""
         return self._ask(Drain())
 
-    def limit(self, limit: int | None, discard: Discard = "newest") -> asyncio.Future[None]:
+    def limit(self, limit: int | None, discard: Discard | None = None) -> asyncio.Future[None]:
         """Let no more messages wait than that, from now on.
 
         Args:
             limit: How many; None is without limit.
-            discard: Which one goes where more do, of those with the lowest priority.
+            discard: Which one goes where more do, of those with the lowest priority; None: as
+                before.
         """
         return self._ask(limit_of(limit, discard))
 
@@ -169,14 +170,15 @@ def broadcast_of(operation: object, args: tuple[Any, ...], kwargs: dict[str, Any
     return Broadcast(info.name, list(args), kwargs)
 
 
-def limit_of(limit: int | None, discard: Discard) -> LimitQueue:
+def limit_of(limit: int | None, discard: Discard | None) -> LimitQueue:
     """Return what is asked of a pool that is to have a limit.
 
     Raises:
         ValueError: That is no limit.
     """
     check_limit("limit", limit, "a number of messages")
-    check_discard(discard)
+    if discard is not None:
+        check_discard(discard)
     return LimitQueue(limit, discard)
 
 

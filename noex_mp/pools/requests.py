@@ -98,7 +98,7 @@ class LimitQueue(Call[None], frozen=True):
     """Let no more messages wait than that."""
 
     limit: int | None
-    discard: Discard
+    discard: Discard | None
 
 
 class StopTask(Call[None], frozen=True):

@@ -443,8 +443,8 @@ class Router(GenServer):
         await self._want(size=size)
         return await self._crew.resize(size)
 
-    async def _keep_to(self, limit: int | None, discard: Discard) -> None:
-        await self._want(limit=limit, discard=discard)
+    async def _keep_to(self, limit: int | None, discard: Discard | None) -> None:
+        await self._want(limit=limit, discard=discard or self._options.discard)
         self._keep_limit()
 
     async def _want(self, **asked: Any) -> None:

@@ -532,6 +532,10 @@ async def test_more_than_may_wait_is_refused_and_the_limit_can_be_changed(
         await pool_of(ref).limit(3)
         left.append(Hasher.digest(ref, b"x"))
         await until_waiting(ref, 3)
+        # Which one goes is as before.
+        await pool_of(ref).limit(2)
+        with pytest.raises(MailboxFullError):
+            await left[refused]
         await pool_of(ref).limit(1, discard)
         results_soon = asyncio.gather(*left, return_exceptions=True)
         busy.let_go()
