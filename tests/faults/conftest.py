@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.nodes.observed import whistles
+from tests.nodes.observed import shared_nodes, whistles
 
-__all__ = ["whistles"]
+__all__ = ["shared_nodes", "whistles"]

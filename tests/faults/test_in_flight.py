@@ -18,10 +18,18 @@ from noex_mp import (
     spawn,
     stop,
 )
-from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_all_loops,
+    on_both_loops,
+    shared_node,
+)
 from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Caller, Counter, Journal
 from tests.servers.faulty import DiesWhenFirstRead, Faulty, Start
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 BIG = 16 * 2**20
 
@@ -34,7 +42,7 @@ async def outcomes(calls: list[asyncio.Future[Any]]) -> list[Any]:
 
 @on_all_loops
 async def test_of_64_calls_the_40th_kills_the_worker_and_only_it_fails() -> None:
-    async with ObservedNode():
+    async with shared_node():
         for step in (Faulty.step, Faulty.step_slowly, Faulty.step_later):
             faulty = await spawn(Faulty)
             await Faulty.echo(faulty, 0)
@@ -51,7 +59,7 @@ async def test_of_64_calls_the_40th_kills_the_worker_and_only_it_fails() -> None
 
 
 async def test_finished_replies_of_every_size_survive_the_death_of_their_server() -> None:
-    async with ObservedNode():
+    async with shared_node():
         for size in (1, 1000, 20_000, 127 * 1024, 200_000):
             faulty = await spawn(Faulty)
             await Faulty.echo(faulty, 0)
@@ -68,7 +76,7 @@ async def test_finished_replies_of_every_size_survive_the_death_of_their_server(
 
 
 async def test_replies_survive_that_the_next_argument_kills_the_server(tmp_path: Path) -> None:
-    async with ObservedNode():
+    async with shared_node():
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         calls = [Faulty.step(faulty, n) for n in range(1, 4)]
@@ -80,7 +88,7 @@ async def test_replies_survive_that_the_next_argument_kills_the_server(tmp_path:
 
 
 async def test_replies_to_two_senders_survive_the_death_of_the_server() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter_of_deaths = 0
         faulty = await spawn(Faulty)
 
@@ -100,7 +108,7 @@ async def test_replies_to_two_senders_survive_the_death_of_the_server() -> None:
 
 @on_all_loops
 async def test_casts_that_had_not_begun_are_lost_and_counted_exactly() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         calls: list[asyncio.Future[Any]] = []
@@ -118,7 +126,7 @@ async def test_casts_that_had_not_begun_are_lost_and_counted_exactly() -> None:
 
 
 async def test_a_cast_that_kills_the_worker_has_begun_and_is_not_counted() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         for n in range(1, 11):
@@ -129,7 +137,7 @@ async def test_a_cast_that_kills_the_worker_has_begun_and_is_not_counted() -> No
 
 async def test_lost_casts_are_counted_for_each_sender(whistles: Whistles) -> None:
     started, release = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal)
         calling = await spawn(Caller)
         paused = Caller.pause(calling.within(None), journal, started.path, release.path)
@@ -148,7 +156,7 @@ async def test_lost_casts_are_counted_for_each_sender(whistles: Whistles) -> Non
 
 
 async def test_lost_casts_are_counted_once_though_the_restart_fails(tmp_path: Path) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         started = tmp_path / "fifo"
         start = await spawn(Start, how="raise the second time", marker=str(tmp_path / "marker"))
         await Start.os_pid(start)
@@ -169,7 +177,7 @@ async def test_lost_casts_are_counted_once_though_the_restart_fails(tmp_path: Pa
 
 
 async def test_casts_lost_at_the_last_death_are_counted_too() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(child(Faulty).options(restart="temporary"))
         await Faulty.echo(faulty, 0)
         dying = Faulty.kill(faulty)
@@ -186,7 +194,7 @@ async def test_casts_that_waited_for_a_restart_are_lost_only_with_its_next_death
 ) -> None:
     marker = tmp_path / "marker"
     looping = whistles("marker.fifo")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await spawn(
             child(Start, how="loop unless first", marker=str(marker)).options(init_timeout=None)
         )
@@ -207,13 +215,13 @@ async def test_casts_that_waited_for_a_restart_are_lost_only_with_its_next_death
 
 @on_both_loops
 async def test_an_idempotent_call_that_had_begun_is_run_again(tmp_path: Path) -> None:
-    async with ObservedNode():
+    async with shared_node():
         faulty = await spawn(Faulty)
         assert await Faulty.again(faulty, str(tmp_path / "marker")) == "done"
 
 
 async def test_calls_sent_again_keep_their_order_with_idempotent_ones(tmp_path: Path) -> None:
-    async with ObservedNode():
+    async with shared_node():
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         first = [Faulty.step(faulty, n) for n in range(3)]
@@ -225,7 +233,7 @@ async def test_calls_sent_again_keep_their_order_with_idempotent_ones(tmp_path: 
 
 async def test_a_call_that_was_given_up_is_not_sent_again(whistles: Whistles) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         dozing = Faulty.doze(faulty.within(None), started.path)
         timed_out = Faulty.step(faulty.within(0.05), 1)
@@ -244,7 +252,7 @@ async def test_a_call_that_was_given_up_is_not_sent_again(whistles: Whistles) ->
 
 async def test_a_call_that_was_given_up_is_no_lost_cast(whistles: Whistles) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         dozing = Faulty.doze(faulty.within(None), started.path)
         calls = [Faulty.step(faulty.within(0.05), n) for n in range(3)]
@@ -268,7 +276,7 @@ async def test_a_call_that_was_given_up_is_no_lost_cast(whistles: Whistles) -> N
 async def test_a_worker_killed_while_a_big_argument_is_half_sent(whistles: Whistles) -> None:
     started = whistles()
     data = bytes(BIG)
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         dozing = Faulty.doze(faulty.within(None), started.path)
         await started.heard()
@@ -283,7 +291,7 @@ async def test_a_worker_killed_while_a_big_argument_is_half_sent(whistles: Whist
 @on_both_loops
 async def test_a_worker_killed_while_a_big_reply_is_half_sent(whistles: Whistles) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         big = Faulty.big_and_doze(faulty.within(None), BIG, started.path)
@@ -302,7 +310,7 @@ async def test_a_caller_that_dies_does_not_disturb_the_server_that_has_its_call(
     whistles: Whistles,
 ) -> None:
     started, release = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal)
         calling = await spawn(Caller)
         os_pid = await Journal.os_pid(journal)
@@ -318,7 +326,7 @@ async def test_a_caller_that_dies_does_not_disturb_the_server_that_has_its_call(
 
 
 async def test_a_server_that_is_called_by_one_that_dies_sees_its_next_incarnation() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(Counter)
         calling = await spawn(Caller)
         for n in range(3):
@@ -328,7 +336,7 @@ async def test_a_server_that_is_called_by_one_that_dies_sees_its_next_incarnatio
 
 
 async def test_a_server_spawned_by_another_outlives_it() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         calling = await spawn(Caller)
         counter = await Caller.start(calling, 5)
         node.kill(calling)
@@ -337,7 +345,7 @@ async def test_a_server_spawned_by_another_outlives_it() -> None:
 
 
 async def test_a_ref_by_another_server_stays_good_through_a_restart() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter: Ref[Counter] = await spawn(Counter, start=1)
         calling = await spawn(Caller)
         assert await Caller.increment(calling, counter) == 2

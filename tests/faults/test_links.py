@@ -27,9 +27,17 @@ from noex_mp.client import current
 from noex_mp.client.client import Client
 from noex_mp.transport.link import Link
 from noex_mp.wire.envelopes import BUFFERS, CALL, ERROR, LOCATE, REPLY, REQUEST
-from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_all_loops,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.counters import Counter, Journal
 from tests.servers.faulty import Faulty
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 _random = random.Random(4711)
 
@@ -87,7 +95,7 @@ async def test_an_idle_link_does_not_keep_what_it_has_read_last() -> None:
 @pytest.mark.slow
 @on_both_loops
 async def test_nonsense_from_a_client_ends_its_link_and_not_the_worker() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         os_pid = await Faulty.os_pid(faulty)
         for n, (kind, data) in enumerate(NONSENSE.items()):
@@ -100,7 +108,7 @@ async def test_nonsense_from_a_client_ends_its_link_and_not_the_worker() -> None
 
 @pytest.mark.parametrize("half", [HALF_A_FRAME, HALF_A_BUFFER], ids=["frame", "buffer"])
 async def test_a_client_that_closes_in_the_middle_of_a_frame_is_named(half: bytes) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         os_pid = await Faulty.os_pid(faulty)
         link = link_to(node, faulty)
@@ -113,7 +121,7 @@ async def test_a_client_that_closes_in_the_middle_of_a_frame_is_named(half: byte
 
 @on_all_loops
 async def test_calls_that_had_not_begun_when_the_link_broke_are_sent_again() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         before = [Faulty.step(faulty, n) for n in range(5)]
@@ -132,7 +140,7 @@ async def test_the_end_of_a_link_is_heard_though_its_worker_has_not_read_everyth
 ) -> None:
     # The kernel makes a reset of such an end, which uvloop would keep to itself.
     started, release = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal)
         blocked = Journal.block(journal.within(None), started.path, release.path)
         await started.heard()
@@ -145,7 +153,7 @@ async def test_the_end_of_a_link_is_heard_though_its_worker_has_not_read_everyth
 @pytest.mark.slow
 async def test_no_call_runs_twice_when_its_link_breaks(whistles: Whistles) -> None:
     started, release = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal)
         paused = Journal.pause(journal.within(None), started.path, release.path)
         # Read by the worker, and in the server's queue.
@@ -163,7 +171,7 @@ async def test_no_call_runs_twice_when_its_link_breaks(whistles: Whistles) -> No
 @pytest.mark.slow
 async def test_a_call_in_hand_fails_at_once_when_its_link_breaks(whistles: Whistles) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(child(Faulty).options(shutdown=0.05))
         waiting = Faulty.wait(faulty.within(None), started.path)
         await started.heard()
@@ -175,7 +183,7 @@ async def test_a_call_in_hand_fails_at_once_when_its_link_breaks(whistles: Whist
 
 
 async def test_a_link_that_breaks_does_not_disturb_the_other_clients() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         lost = link_to(node, faulty)
@@ -201,7 +209,7 @@ REPLY_NONSENSE: dict[str, bytes] = {
 @pytest.mark.slow
 @on_both_loops
 async def test_nonsense_from_a_worker_ends_the_link_and_not_the_program() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         for kind, data in REPLY_NONSENSE.items():
             faulty = await spawn(Faulty)
             os_pid = await Faulty.os_pid(faulty)
@@ -214,7 +222,7 @@ async def test_nonsense_from_a_worker_ends_the_link_and_not_the_program() -> Non
 
 
 async def test_an_error_that_is_none_does_not_leave_its_call_hanging() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         await Faulty.echo(faulty, 0)
         link = link_to(node, faulty)
@@ -256,7 +264,7 @@ async def test_nonsense_on_a_programs_control_link_ends_no_process() -> None:
 
 @on_both_loops
 async def test_the_end_of_a_control_link_is_heard_though_not_everything_was_read() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         client = client_of(node)
         os.write(client._control.fd, NONSENSE["no msgpack"] + bytes(150_000))
@@ -266,7 +274,7 @@ async def test_the_end_of_a_control_link_is_heard_though_not_everything_was_read
 
 
 async def test_a_broken_control_link_of_a_program_fails_its_requests_at_once() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         await spawn(Faulty)
         client = client_of(node)
         os.write(client._control.fd, NONSENSE["no msgpack"])
@@ -329,7 +337,7 @@ async def test_nonsense_from_the_root_fails_what_a_program_asked_for() -> None:
 
 @pytest.mark.slow
 async def test_random_bytes_never_bring_a_worker_down() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         os_pid = await Faulty.os_pid(faulty)
         for _ in range(20):

@@ -30,10 +30,13 @@ from tests.nodes.observed import (
     Whistles,
     on_all_loops,
     on_both_loops,
+    shared_node,
     stuck_in_its_restart,
 )
 from tests.servers.counters import Counter, Journal
 from tests.servers.faulty import Faulty, Start, Stubborn
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def kill_again_and_again(node: ObservedNode, ref: Ref[Faulty]) -> int:
@@ -117,7 +120,7 @@ async def test_the_restart_type_decides_who_comes_back(
     from noex_mp import Stop
     from tests.servers.counters import Turns
 
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         if deed == "kill":
             faulty = await spawn(child(Faulty).options(restart=restart))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             with pytest.raises(ServerExitedError):
@@ -142,7 +145,7 @@ async def test_a_kill_during_a_restart_counts_and_the_next_one_is_tried(
 ) -> None:
     in_init = whistles("marker.fifo")
     spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await spawn(spec.options(init_timeout=None))
         await Start.os_pid(start)
         node.kill(start)
@@ -164,7 +167,7 @@ async def test_a_kill_during_a_restart_counts_and_the_next_one_is_tried(
 async def test_a_call_during_a_restart_waits_within_its_time(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await stuck_in_its_restart(node, tmp_path, whistles)
         with pytest.raises(CallTimedOutError):
             await Start.os_pid(start.within(0.05))
@@ -177,7 +180,7 @@ async def test_a_call_during_a_restart_waits_within_its_time(
 async def test_a_stop_during_a_restart_ends_it(tmp_path: Path, whistles: Whistles) -> None:
     in_init = whistles("marker.fifo")
     spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await spawn(spec.options(init_timeout=None, name="start"))
         await Start.os_pid(start)
         node.kill(start)
@@ -193,12 +196,12 @@ async def test_a_stop_during_a_restart_ends_it(tmp_path: Path, whistles: Whistle
 async def test_a_node_that_stops_during_a_restart_leaves_nothing(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         await stuck_in_its_restart(node, tmp_path, whistles)
 
 
 async def test_a_stop_right_behind_a_kill_ends_the_server_for_good() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         for _ in range(5):
             faulty = await spawn(Faulty)
             await Faulty.echo(faulty, 1)
@@ -224,7 +227,7 @@ async def test_a_node_that_stops_right_behind_a_spawn_leaves_nothing() -> None:
 @pytest.mark.slow
 @on_both_loops
 async def test_a_server_that_does_not_stop_is_ended_by_force() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         for deaf in (False, True):
             stubborn = await spawn(Stubborn, deaf=deaf)
             await stop(stubborn, timeout=0.05)
@@ -246,7 +249,7 @@ async def test_a_node_stops_within_the_time_of_its_servers(shutdown: float | str
 
 async def test_a_server_busy_in_a_handler_is_stopped_by_force(whistles: Whistles) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         faulty = await spawn(Faulty)
         looping = Faulty.loop(faulty.within(None), started.path)
         await started.heard()
@@ -261,7 +264,7 @@ async def test_a_server_busy_in_a_handler_is_stopped_by_force(whistles: Whistles
 
 @on_both_loops
 async def test_two_stops_at_once_both_wait_for_the_end() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         for _ in range(3):
             counter = await spawn(Counter)
             await asyncio.gather(*(stop(counter) for _ in range(3)))
@@ -270,7 +273,7 @@ async def test_two_stops_at_once_both_wait_for_the_end() -> None:
 
 
 async def test_a_second_stop_with_less_patience_shortens_the_first() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stubborn = await spawn(Stubborn)
         async with asyncio.timeout(5):
             await asyncio.gather(stop(stubborn, timeout=None), stop(stubborn, timeout=0.05))
@@ -287,7 +290,7 @@ async def test_two_stops_of_a_node_at_once_both_wait_for_the_end() -> None:
 
 
 async def test_stopping_what_is_gone_is_no_error() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         await stop(counter)
         await stop(counter)
@@ -318,7 +321,7 @@ async def test_what_was_sent_before_a_stop_is_handled_first(count: int, tmp_path
 
 
 async def test_calls_sent_before_a_stop_are_answered() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         calls: list[Awaitable[object]] = [Journal.record(journal, n) for n in range(500)]
         calls += [Journal.record_slowly(journal, n) for n in range(100)]
@@ -354,7 +357,7 @@ async def test_the_very_first_messages_come_before_a_stop_too(
 
 
 async def test_calls_sent_after_a_stop_fail() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         await Journal.record(journal, 1)
         stopping = asyncio.ensure_future(stop(journal))

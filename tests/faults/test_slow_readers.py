@@ -13,8 +13,14 @@ import pytest
 
 from noex_mp import Ref, ServerExitedError, spawn, sync
 from noex_mp.client import current
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.answering import Answering
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 MIB = 2**20
 
@@ -32,7 +38,7 @@ def link_to(ref: Ref[Any]) -> Any:
 async def test_what_is_finished_is_answered_though_the_next_message_kills(
     operation: str, sizes: list[int]
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         ref = await spawn(Answering)
         await Answering.os_pid(ref)
         # The first leaves at once; what follows is one batch over there.
@@ -82,7 +88,7 @@ async def test_one_that_does_not_read_delays_no_other_and_costs_no_cpu(operation
 @on_both_loops
 async def test_what_it_has_sent_is_handled_before_a_stop(tmp_path: Path) -> None:
     written = tmp_path / "handled"
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = await spawn(Answering, str(written))
         await Answering.os_pid(ref)
         link = link_to(ref)
@@ -109,7 +115,7 @@ def wait_for(file: Path) -> None:
 
 
 async def test_a_call_that_is_put_aside_can_be_cancelled() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ref = await spawn(Answering)
         await Answering.os_pid(ref)
         link = link_to(ref)

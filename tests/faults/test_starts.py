@@ -19,9 +19,15 @@ from noex_mp import (
     spawn,
     whereis,
 )
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.counters import Counter
 from tests.servers.faulty import Start
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 FAILURES = {
     "raise": "ValueError",
@@ -38,7 +44,7 @@ FAILURES = {
 
 @on_both_loops
 async def test_every_failed_start_says_why() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         for how, why in FAILURES.items():
             with pytest.raises(InitFailedError) as failure:
                 await spawn(child(Start, how=how).options(name="start"))
@@ -60,7 +66,7 @@ async def test_a_tree_goes_on_without_a_child_that_has_nothing_to_do() -> None:
 @pytest.mark.parametrize("how", ["loop", "loop in C", "loop in the constructor"])
 @on_both_loops
 async def test_a_start_that_hangs_is_ended_after_its_time(how: str) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         with pytest.raises(InitTimedOutError) as failure:
             await spawn(child(Start, how=how).options(init_timeout=0.1))
         assert failure.value.init_timeout == 0.1
@@ -81,7 +87,7 @@ async def test_a_tree_that_does_not_start_stops_what_had_started() -> None:
 
 
 async def test_a_start_that_fails_in_a_restart_counts_as_an_exit(tmp_path: Path) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await spawn(Start, how="raise unless first", marker=str(tmp_path / "marker"))
         with pytest.raises(ServerExitedError):
             await Start.kill(start)
@@ -97,7 +103,7 @@ async def test_a_start_that_fails_in_a_restart_counts_as_an_exit(tmp_path: Path)
 
 
 async def test_a_call_waits_while_a_restart_fails_and_is_tried_again(tmp_path: Path) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await spawn(Start, how="raise the second time", marker=str(tmp_path / "marker"))
         before = await Start.os_pid(start)
         dying = Start.kill(start)
@@ -109,7 +115,7 @@ async def test_a_call_waits_while_a_restart_fails_and_is_tried_again(tmp_path: P
 
 
 async def test_a_start_with_a_taken_name_is_refused() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(child(Counter, start=1).options(name="counter"))
         with pytest.raises(AlreadyRegisteredError) as failure:
             await spawn(child(Counter, start=2).options(name="counter"))
@@ -119,7 +125,7 @@ async def test_a_start_with_a_taken_name_is_refused() -> None:
 
 
 async def test_many_starts_at_once_with_one_name_give_one_server() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Counter).options(name="counter")
         results: list[Any] = await asyncio.gather(
             *(spawn(spec) for _ in range(8)), return_exceptions=True
@@ -130,7 +136,7 @@ async def test_many_starts_at_once_with_one_name_give_one_server() -> None:
 
 async def test_what_a_start_leaves_in_its_process_group_goes_with_it() -> None:
     # The plugin finds what is left.
-    async with ObservedNode():
+    async with shared_node():
         results = await asyncio.gather(
             *(spawn(child(Start, how=how)) for how in ("raise", "kill", "os._exit")),
             return_exceptions=True,

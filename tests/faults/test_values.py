@@ -13,9 +13,15 @@ from noex_mp import (
     UnknownOperationError,
     spawn,
 )
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.counters import Counter, Journal, Stack
 from tests.servers.faulty import ERRORS, Expecting, Faulty, TwoArgumentsError
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 # What arrives: as itself, or as a RemoteError that names it.
 ARRIVES_AS = {
@@ -35,7 +41,7 @@ ARRIVES_AS = {
 @pytest.mark.slow
 @on_both_loops
 async def test_any_exception_that_crashes_a_server_arrives_as_the_cause() -> None:
-    async with ObservedNode():
+    async with shared_node():
         arrived: dict[str, str] = {}
         for kind in ERRORS:
             faulty = await spawn(Faulty)
@@ -52,7 +58,7 @@ EXPECTED = sorted(ERRORS.keys() - {"StopIteration", "CancelledError"})
 
 @pytest.mark.parametrize("operation", ["fail", "fail_slowly"])
 async def test_any_expected_exception_is_raised_at_the_caller(operation: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         expecting = await spawn(Expecting)
         arrived: dict[str, str] = {}
         for kind in EXPECTED:
@@ -67,7 +73,7 @@ async def test_any_expected_exception_is_raised_at_the_caller(operation: str) ->
 async def test_an_expected_exception_that_a_future_cannot_hold_does_not_hang_the_call(
     kind: str,
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         expecting = await spawn(Expecting)
         others = [Expecting.echo(expecting, n) for n in range(3)]
         failing = Expecting.fail(expecting, kind)
@@ -97,7 +103,7 @@ async def test_an_exception_that_cannot_be_rebuilt_names_its_class_and_text() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 async def test_an_exception_that_holds_an_array_disturbs_nothing(size: int) -> None:
-    async with ObservedNode():
+    async with shared_node():
         expecting = await spawn(Expecting)
         with pytest.raises((ValueError, RemoteError)):
             await Expecting.fail_with_an_array(expecting, size)
@@ -108,7 +114,7 @@ async def test_an_exception_that_holds_an_array_disturbs_nothing(size: int) -> N
 
 async def test_an_exception_that_holds_big_bytes_arrives() -> None:
     data = bytes(1_000_000)
-    async with ObservedNode():
+    async with shared_node():
         expecting = await spawn(Expecting)
         with pytest.raises(ValueError) as failure:
             await Expecting.fail_with(expecting, data)
@@ -117,7 +123,7 @@ async def test_an_exception_that_holds_big_bytes_arrives() -> None:
 
 @pytest.mark.parametrize("operation", ["unencodable", "unencodable_slowly", "unencodable_and_big"])
 async def test_a_reply_that_cannot_be_encoded_is_an_error_at_the_caller(operation: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         faulty = await spawn(Faulty)
         os_pid = await Faulty.os_pid(faulty)
         before = [Faulty.echo(faulty, n) for n in range(3)]
@@ -141,7 +147,7 @@ async def test_the_error_names_the_path_in_the_reply(operation: str) -> None:
 
 @on_both_loops
 async def test_an_argument_that_cannot_be_encoded_takes_nothing_along() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         Journal.note(journal, "before")
         with pytest.raises(UnencodableError) as failure:
@@ -155,7 +161,7 @@ async def test_an_argument_that_cannot_be_encoded_takes_nothing_along() -> None:
 async def test_a_big_argument_beside_one_that_cannot_be_encoded_takes_nothing_along() -> None:
     import numpy as np
 
-    async with ObservedNode():
+    async with shared_node():
         faulty = await spawn(Faulty)
         bad = (n for n in range(3))
         for big in (bytes(1_000_000), np.zeros(1_000_000, "u1")):
@@ -166,7 +172,7 @@ async def test_a_big_argument_beside_one_that_cannot_be_encoded_takes_nothing_al
 
 
 async def test_a_message_to_a_callback_that_cannot_be_encoded_is_refused() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stack = await spawn(Stack)
         with pytest.raises(UnencodableError):
             stack.call(n for n in (1, 2))
@@ -190,7 +196,7 @@ def _local_value() -> object:
 
 
 async def test_a_callers_mistake_is_no_crash() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         os_pid = await Counter.os_pid(counter)
         with pytest.raises(TypeError, match="increment"):
@@ -209,7 +215,7 @@ async def test_a_callers_mistake_is_no_crash() -> None:
 
 
 async def test_a_cast_that_fails_as_expected_leaves_a_line_and_no_crash() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(Counter, start=1)
         Counter.add(counter, 5000)
         assert await Counter.increment(counter) == 2

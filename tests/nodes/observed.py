@@ -12,15 +12,17 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import uvloop
 
-from noex_mp import Node, Ref, child, spawn
+from noex_mp import Node, Ref, Shutdown, child, spawn, whereis
+from noex_mp.client.current import current
 from noex_mp.client.events import Event, Listener, Wants
 from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
+from tests.servers.counters import Counter
 from tests.servers.faulty import Start
 
 SERVERS = ("tests.servers.counters", "tests.servers.faulty")
@@ -39,6 +41,12 @@ class ObservedNode(Node):
         super().__init__(*args, **options)
         self.seen: list[Event] = []
         self.lines: list[str] = []
+        self.look_from_here()
+
+    def look_from_here(self) -> None:
+        """Forget what there was to see so far, and tell the running loop of what comes."""
+        self.seen.clear()
+        self.lines.clear()
         self._user_loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
 
@@ -139,6 +147,76 @@ class ObservedNode(Node):
         """The os pids of all zygotes, those of old code included."""
         assert self._root is not None
         return self._root._zygotes.os_pids  # pyright: ignore[reportPrivateUsage]
+
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncGenerator[Self]:
+        """Be the current node, as if it were new; in the end it has no servers any more."""
+        assert self._loop is not None
+        assert self._clients is not None
+        self.look_from_here()
+        token = current.set(self.id)
+        try:
+            yield self
+        finally:
+            current.reset(token)
+            ending = asyncio.run_coroutine_threadsafe(self._end_all_servers(), self._loop)
+            await asyncio.wrap_future(ending)
+            self._clients.close()
+            # Once around, in which the client of this loop closes what it has open.
+            await asyncio.sleep(0)
+
+    async def _end_all_servers(self) -> None:
+        """As the end of a node does it; in the root's loop."""
+        assert self._root is not None
+        stops = self._root._supervision._stops  # pyright: ignore[reportPrivateUsage]
+        await stops.stop_everything(Shutdown("the test is over"))
+        for worker in self._root._workers.all():  # pyright: ignore[reportPrivateUsage]
+            worker.signal_group(signal.SIGKILL)
+            await worker.dead
+
+
+_lendable: dict[str, ObservedNode] = {}
+
+
+@pytest.fixture(scope="module")
+def shared_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a node for a whole module, one on each event loop; `shared_node` lends it to a test."""
+    module: object = request.node
+    assert isinstance(module, pytest.Module)
+    tries_both = hasattr(module.obj, "on_both_loops")
+    with pytest.MonkeyPatch.context() as patch:
+        for loop in {_runtime_loop(), *(("asyncio", "uvloop") if tries_both else ())}:
+            patch.setenv("NOEX_MP_LOOP", loop)
+            _lendable[loop] = asyncio.run(_start_node())
+    yield
+    while _lendable:
+        asyncio.run(_lendable.popitem()[1].stop())
+
+
+async def _start_node() -> ObservedNode:
+    node = await ObservedNode().start()
+    async with node.lent():
+        # What a node opens at the first use of it and keeps, no test is to be blamed for.
+        await spawn(child(Counter).options(name="first"))
+        whereis("first", Counter)
+    return node
+
+
+def _runtime_loop() -> str:
+    return os.environ.get("NOEX_MP_LOOP", "uvloop")
+
+
+def shared_node() -> contextlib.AbstractAsyncContextManager[ObservedNode]:
+    """Borrow the module's node: for a test that needs some node, and whose subject it is not.
+
+    ```python
+    pytestmark = pytest.mark.usefixtures("shared_nodes")
+
+    async with shared_node() as node:
+        counter = await spawn(Counter)
+    ```
+    """
+    return _lendable[_runtime_loop()].lent()
 
 
 def set_done(future: asyncio.Future[None]) -> None:

@@ -10,15 +10,21 @@ import pytest
 
 from noex_mp import CallTimedOutError, child, spawn
 from noex_mp.client import current
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.nodes.observed import (
+    Whistles,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.answering import Answering
 from tests.servers.busy import Busy
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @on_both_loops
 @pytest.mark.parametrize("first_wait", [False, True])
 async def test_a_nested_call_inherits_what_is_left(first_wait: bool) -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await spawn(Busy), await spawn(Busy)
         left = await Busy.ask_time_left(one.within(20.0), two, first_wait=first_wait)
         assert left is not None
@@ -32,7 +38,7 @@ async def test_a_nested_call_inherits_what_is_left(first_wait: bool) -> None:
 
 
 async def test_current_call_knows_the_limit() -> None:
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         assert await Busy.time_left(busy.within(None)) is None
         left = await Busy.time_left(busy.within(30))
@@ -43,7 +49,7 @@ async def test_current_call_knows_the_limit() -> None:
 
 
 async def test_a_call_in_a_handler_whose_time_is_over_is_not_sent() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await spawn(Busy), await spawn(Busy)
         with pytest.raises(CallTimedOutError):
             await Busy.ask_too_late(one.within(0.05), two)
@@ -57,7 +63,7 @@ async def test_what_is_out_of_time_is_dropped_before_it_runs(
     blocked_by: str, whistles: Whistles
 ) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         block = Busy.block if blocked_by == "call" else Busy.block_cast
         blocked = asyncio.ensure_future(block(busy.within(None), coming.path, going.path))
@@ -76,7 +82,7 @@ async def test_what_is_out_of_time_is_dropped_before_it_runs(
 @on_both_loops
 async def test_what_waits_behind_an_async_handler_is_dropped_too(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         waiting = Busy.wait(busy.within(None), coming.path)
         await coming.heard()
@@ -91,7 +97,7 @@ async def test_what_waits_behind_an_async_handler_is_dropped_too(whistles: Whist
 @on_both_loops
 async def test_a_cancelled_call_that_waits_never_runs(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         waiting = Busy.wait(busy.within(None), coming.path)
         await coming.heard()
@@ -110,7 +116,7 @@ async def test_an_async_handler_is_cancelled_with_its_call_and_the_server_lives(
     whistles: Whistles,
 ) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         for _ in range(3):
             waiting = Busy.wait(busy, coming.path)
@@ -124,7 +130,7 @@ async def test_a_handler_may_swallow_the_cancel_and_its_reply_goes_nowhere(
     whistles: Whistles,
 ) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         waiting = Busy.wait_stubbornly(busy, coming.path)
         await coming.heard()
@@ -136,7 +142,7 @@ async def test_a_handler_may_swallow_the_cancel_and_its_reply_goes_nowhere(
 @on_both_loops
 async def test_a_handler_that_never_waits_can_ask(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         spinning = Busy.spin_until_cancelled(busy.within(None), coming.path, 30.0)
         behind = Busy.echo(busy.within(None), "behind")
@@ -150,7 +156,7 @@ async def test_a_handler_that_never_waits_sees_the_end_of_its_callers_time(
     whistles: Whistles,
 ) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         with contextlib.suppress(CallTimedOutError):
             # It replies as soon as the time is over, perhaps before anybody has looked.
@@ -161,7 +167,7 @@ async def test_a_handler_that_never_waits_sees_the_end_of_its_callers_time(
 @on_both_loops
 async def test_a_late_reply_never_reaches_a_later_call(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         with pytest.raises(CallTimedOutError):
             await Busy.block(busy.within(0.05), coming.path, going.path)
@@ -172,7 +178,7 @@ async def test_a_late_reply_never_reaches_a_later_call(whistles: Whistles) -> No
 
 async def test_limits_of_many_calls_at_once_are_kept(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         blocked = Busy.block(busy.within(None), coming.path, going.path)
         await coming.heard()
@@ -192,7 +198,7 @@ async def test_limits_of_many_calls_at_once_are_kept(whistles: Whistles) -> None
 @on_both_loops
 async def test_a_thread_of_a_handler_may_look_and_disturbs_nobody(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two = [await spawn(child(Answering).options(placement="p")) for _ in range(2)]
         assert await Answering.count(two) == 0
         looking = Answering.look_from_a_thread(one.within(20.0), coming.path, 15.0)
@@ -208,7 +214,7 @@ async def test_a_thread_of_a_handler_may_look_and_disturbs_nobody(whistles: Whis
 
 @on_both_loops
 async def test_a_call_that_is_cancelled_as_it_begins_cancels_what_it_waits_for() -> None:
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         # Its task is there, and waits for messages.
         assert await Busy.pass_on(busy, []) == ["end"]
@@ -225,7 +231,7 @@ async def test_a_call_that_is_cancelled_as_it_begins_cancels_what_it_waits_for()
 
 @on_both_loops
 async def test_a_call_in_a_thread_of_a_handler_inherits_what_is_left() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await spawn(Busy), await spawn(Busy)
         left = await Busy.ask_time_left_in_a_thread(one.within(20.0), two)
         assert left is not None

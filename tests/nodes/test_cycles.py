@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from noex_mp import CallCycleError, Ref, ServerExitedError, child, spawn, stop
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.nodes.observed import (
+    Whistles,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.answering import Answering, Racing, SelfCalling
 from tests.servers.busy import Busy
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def several(count: int) -> list[Ref[Busy]]:
@@ -20,7 +26,7 @@ async def several(count: int) -> list[Ref[Busy]]:
 
 @on_both_loops
 async def test_a_server_that_calls_itself_is_told() -> None:
-    async with ObservedNode():
+    async with shared_node():
         (one,) = await several(1)
         with pytest.raises(CallCycleError) as failure:
             await Busy.pass_on(one.within(None), [one])
@@ -32,7 +38,7 @@ async def test_a_server_that_calls_itself_is_told() -> None:
 @on_both_loops
 @pytest.mark.parametrize("size", [2, 3, 5])
 async def test_a_ring_is_found(size: int) -> None:
-    async with ObservedNode():
+    async with shared_node():
         ring = await several(size)
         with pytest.raises(CallCycleError) as failure:
             await Busy.pass_on(ring[0].within(None), [*ring[1:], ring[0]])
@@ -44,7 +50,7 @@ async def test_a_ring_is_found(size: int) -> None:
 @pytest.mark.parametrize("how", ["wait_for", "gather", "shield", "task", "task group"])
 @pytest.mark.parametrize("size", [1, 2])
 async def test_a_ring_is_found_however_a_handler_waits(how: str, size: int) -> None:
-    async with ObservedNode():
+    async with shared_node():
         ring = await several(size)
         with pytest.raises((CallCycleError, ServerExitedError)) as failure:
             await Busy.pass_on_by(ring[0].within(None), how, [*ring[1:], ring[0]])
@@ -62,7 +68,7 @@ PLACES = ["init", "handle_continue", "handle_info", "timeout", "handle_cast", "t
 @on_both_loops
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_server_that_calls_itself_is_told_wherever_it_does(place: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         log = await spawn(Busy)
         spec = child(SelfCalling, place, log).options(init_timeout=None, restart="temporary")
         server = await spawn(spec)
@@ -80,7 +86,7 @@ async def test_a_server_that_calls_itself_is_told_wherever_it_does(place: str) -
 
 async def test_a_circle_is_found_as_fast_after_a_long_wait(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two, three = await several(3)
         # Somebody waits for one, which waits for long: it looks more and more rarely.
         waiting = Busy.pass_on_when_told(one.within(None), coming.path, going.path, [two, one])
@@ -99,7 +105,7 @@ async def test_a_circle_is_found_as_fast_after_a_long_wait(whistles: Whistles) -
 @on_both_loops
 async def test_two_calls_that_wait_for_each_other_are_found(whistles: Whistles) -> None:
     coming, going, also_going = whistles(), whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two = await several(2)
         first = Busy.call_when_told(one.within(None), two, coming.path, going.path)
         second = Busy.call_when_told(two.within(None), one, coming.path, also_going.path)
@@ -116,7 +122,7 @@ async def test_two_calls_that_wait_for_each_other_are_found(whistles: Whistles) 
 
 
 async def test_a_circle_behind_a_tail_is_found_in_the_circle(whistles: Whistles) -> None:
-    async with ObservedNode():
+    async with shared_node():
         outside, one, two = await several(3)
         with pytest.raises(CallCycleError) as failure:
             await Busy.pass_on(outside.within(None), [one, two, one])
@@ -125,7 +131,7 @@ async def test_a_circle_behind_a_tail_is_found_in_the_circle(whistles: Whistles)
 
 async def test_calls_that_meet_in_one_server_are_no_circle(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two, busy = await several(3)
         blocked = Busy.block(busy, coming.path, going.path)
         await coming.heard()
@@ -141,7 +147,7 @@ async def test_a_server_that_does_not_wait_for_the_call_is_in_no_circle(
     whistles: Whistles,
 ) -> None:
     going = whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two = await several(2)
         # One has called two, which calls back; but one waits for something else.
         calling = Busy.call_without_waiting(one.within(None), two, going.path)
@@ -154,7 +160,7 @@ async def test_a_server_that_does_not_wait_for_the_call_is_in_no_circle(
 
 async def test_a_handler_that_replies_later_is_in_no_circle(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two = await several(2)
         await Busy.note(one, "a note")
         assert await Busy.reply_later(one, two, coming.path) == "['a note']"
@@ -162,7 +168,7 @@ async def test_a_handler_that_replies_later_is_in_no_circle(whistles: Whistles) 
 
 async def test_a_task_that_outlives_its_handler_is_in_no_circle(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         one, two = await several(2)
         assert await Busy.leave_task(one.within(1.0), two, coming.path, going.path) == "done"
         going.blow()
@@ -173,6 +179,6 @@ async def test_a_task_that_outlives_its_handler_is_in_no_circle(whistles: Whistl
 
 
 async def test_a_handler_that_waits_for_the_first_of_several_is_in_no_circle() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two, other = await spawn(Racing), await spawn(Racing), await spawn(Answering)
         assert await Racing.first_of(one.within(None), two, other) == "other"

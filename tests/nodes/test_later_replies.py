@@ -8,12 +8,17 @@ import pytest
 
 from noex_mp import CallTimedOutError, spawn
 from noex_mp.client import current
-from tests.nodes.observed import ObservedNode, Whistles
+from tests.nodes.observed import (
+    Whistles,
+    shared_node,
+)
 from tests.servers.deferring import Deferring
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def test_a_later_reply_may_be_an_error_and_the_server_lives_on() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ref = await spawn(Deferring)
         asked = Deferring.ask(ref, "a")
         await Deferring.refuse(ref, "a", "no")
@@ -28,7 +33,7 @@ async def test_a_later_reply_may_be_an_error_and_the_server_lives_on() -> None:
 
 
 async def test_a_sender_knows_whether_it_still_waits() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ref = await spawn(Deferring)
         for_ever, for_long = (
             Deferring.ask(ref.within(limit), name) for limit, name in ((None, "a"), (60.0, "b"))
@@ -50,7 +55,7 @@ async def test_a_sender_knows_whether_it_still_waits() -> None:
 
 
 async def test_callers_are_told_apart() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ref = (await spawn(Deferring)).within(None)
         asked = [Deferring.ask(ref, name) for name in "ab"]
         thread = asyncio.create_task(asyncio.to_thread(Deferring.ask.sync, ref, "c"))
@@ -67,7 +72,7 @@ async def test_on_a_link_for_which_nothing_has_run_at_once_a_call_may_be_cancell
     whistles: Whistles,
 ) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         ref = (await spawn(Deferring)).within(None)
         asked = Deferring.ask(ref, "a")
         while not await asyncio.to_thread(Deferring.has_asked.sync, ref, "a"):

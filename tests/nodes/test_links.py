@@ -30,11 +30,19 @@ from noex_mp import (
 from noex_mp.client import current
 from noex_mp.core.specs import Restart
 from noex_mp.errors import RemoteProtocolError
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_both_loops,
+    shared_node,
+    whistles,
+)
 from tests.servers.faulty import Start, Stubborn
 from tests.servers.watching import Watcher, is_exit
 
 __all__ = ["whistles"]
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def linked(count: int, **options: Any) -> list[Ref[Watcher]]:
@@ -71,7 +79,7 @@ async def reason_of(ref: Ref[Watcher]) -> Any:
 @on_both_loops
 @pytest.mark.parametrize("placement", [None, "rooms"])
 async def test_a_chain_ends_with_the_reason_of_the_first(placement: str | None) -> None:
-    async with ObservedNode():
+    async with shared_node():
         refs = await linked(4, placement=placement)
         watches = [watch(ref) for ref in refs]
         with pytest.raises(ServerExitedError):
@@ -85,7 +93,7 @@ async def test_a_chain_ends_with_the_reason_of_the_first(placement: str | None) 
 @on_both_loops
 @pytest.mark.parametrize("restart", ["temporary", "permanent"])
 async def test_one_that_was_linked_before_it_ended_is_not_nobody(restart: Restart) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Watcher).options(placement="rooms")
         one, neighbour = await spawn(spec.options(restart=restart)), await spawn(spec)
         trapping = await spawn(Watcher, traps=True)
@@ -108,7 +116,7 @@ async def test_one_that_was_linked_before_it_ended_is_not_nobody(restart: Restar
 
 @on_both_loops
 async def test_a_server_that_traps_exits_hears_of_them_and_lives() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two, three = [await spawn(Watcher) for _ in range(3)]
         trapping = await spawn(Watcher, traps=True)
         for ref in (one, two, three):
@@ -132,7 +140,7 @@ async def test_a_server_that_traps_exits_hears_of_them_and_lives() -> None:
 
 @on_both_loops
 async def test_an_exit_comes_after_all_that_the_server_had_sent() -> None:
-    async with ObservedNode():
+    async with shared_node():
         sender, trapping = await spawn(Watcher), await spawn(Watcher, traps=True)
         await Watcher.link_with(sender, trapping)
         await Watcher.tell_and_die(sender, trapping, 200, "kill")
@@ -143,7 +151,7 @@ async def test_an_exit_comes_after_all_that_the_server_had_sent() -> None:
 
 @on_both_loops
 async def test_a_normal_end_ends_nobody_else_and_what_is_unlinked_neither() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two, three = await linked(3)
         await Watcher.unlink_from(one, two)
         with pytest.raises(ServerExitedError):
@@ -171,7 +179,7 @@ async def test_both_are_restarted_by_their_supervisors_and_link_anew() -> None:
 
 @on_both_loops
 async def test_an_exit_names_by_number_whom_a_name_was_linked_by() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(child(Watcher).options(name="one"))
         trapping = await spawn(Watcher, traps=True)
         await Watcher.link_with(trapping, named("one", Watcher))
@@ -185,7 +193,7 @@ async def test_an_exit_names_by_number_whom_a_name_was_linked_by() -> None:
 
 @on_both_loops
 async def test_a_link_to_nobody_is_an_exit_at_once() -> None:
-    async with ObservedNode():
+    async with shared_node():
         trapping = await spawn(Watcher, traps=True)
         await Watcher.link_with(trapping, named("nobody", Watcher))
         (heard,) = await Watcher.heard(trapping, 1)
@@ -199,7 +207,7 @@ async def test_a_link_to_nobody_is_an_exit_at_once() -> None:
 
 @on_both_loops
 async def test_exit_ends_a_server_and_its_supervisor_goes_on_from_there() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, trapping = await spawn(Watcher), await spawn(Watcher, traps=True)
         ends, others = watch(one), watch(trapping)
         await one.exit(Normal())
@@ -228,7 +236,7 @@ async def test_one_that_does_not_heed_an_exit_is_killed(
     placement: str | None, whistles: Whistles
 ) -> None:
     spins = whistles()
-    async with ObservedNode():
+    async with shared_node():
         spec = child(Watcher).options(placement=placement, shutdown=0.1, restart="temporary")
         spinning = await spawn(spec)
         ends = watch(spinning)
@@ -246,7 +254,7 @@ async def test_one_that_does_not_heed_an_exit_is_killed(
 
 
 async def test_an_exit_signal_leaves_the_neighbours_alone() -> None:
-    async with ObservedNode():
+    async with shared_node():
         spec = child(Watcher).options(placement="rooms")
         one, hurried = await spawn(spec), await spawn(spec.options(shutdown="brutal_kill"))
         os_pid = await Watcher.os_pid(one)
@@ -259,7 +267,7 @@ async def test_an_exit_signal_leaves_the_neighbours_alone() -> None:
 
 async def test_what_a_neighbour_has_still_to_send_ends_nobody(whistles: Whistles) -> None:
     whistle, go_on = whistles("whistle"), whistles("whistle.on")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Watcher).options(placement="rooms", shutdown=0.1, restart="temporary")
         one, sender, neighbour = [await spawn(spec) for _ in range(3)]
         reader = await spawn(Watcher)
@@ -283,7 +291,7 @@ async def test_a_link_that_breaks_before_an_end_is_told_sends_nothing_twice(
     whistles: Whistles,
 ) -> None:
     whistle, go_on = whistles("whistle"), whistles("whistle.on")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Watcher).options(placement="rooms")
         one, sender = await spawn(spec), await spawn(spec)
         reader = await spawn(Watcher)
@@ -309,7 +317,7 @@ async def test_a_link_that_breaks_before_an_end_is_told_sends_nothing_twice(
 
 
 async def test_one_that_does_not_come_to_its_end_can_still_be_killed() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one = await spawn(child(Stubborn).options(shutdown=None))
         ends = watch(one)
         stopping = asyncio.ensure_future(stop(one, timeout=None))
@@ -325,7 +333,7 @@ async def test_a_start_that_an_exit_signal_cuts_short_has_its_reason(
     tmp_path: Path, whistles: Whistles
 ) -> None:
     in_init = whistles("marker.fifo")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
         start = await spawn(spec.options(init_timeout=None, shutdown=0))
         await Start.os_pid(start)
@@ -359,7 +367,7 @@ async def test_a_link_to_one_that_is_just_ending_is_a_link_to_the_next(whistles:
 
 
 async def test_a_server_of_another_node_cannot_be_linked() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, other = await spawn(Watcher), await spawn(Watcher)
         elsewhere = Ref[Watcher]("elsewhere", other.sid)
         assert "not of this process" in await Watcher.try_to_link(one, elsewhere)
@@ -368,7 +376,7 @@ async def test_a_server_of_another_node_cannot_be_linked() -> None:
 @on_both_loops
 @pytest.mark.parametrize("shutdown", [None, "brutal_kill"])
 async def test_an_exit_signal_needs_no_time_limit(shutdown: Any) -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(child(Watcher).options(shutdown=shutdown, restart="temporary"))
         ends = watch(one)
         await one.exit(Crash("Stale", ""))
@@ -377,7 +385,7 @@ async def test_an_exit_signal_needs_no_time_limit(shutdown: Any) -> None:
 
 @on_both_loops
 async def test_a_kill_takes_no_neighbour_along() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = [await spawn(child(Watcher).options(placement="rooms")) for _ in range(2)]
         ends, os_pid = watch(one), await Watcher.os_pid(two)
         await one.exit(Killed("SIGKILL"))
@@ -390,7 +398,7 @@ async def test_who_is_linked_to_one_that_is_shut_down_ends_in_good_order(
     whistles: Whistles,
 ) -> None:
     farewell = whistles()
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(Watcher)
         spec = child(Watcher, links=one, says_farewell=farewell.path)
         ends = watch(await spawn(spec))
@@ -403,7 +411,7 @@ async def test_who_is_linked_to_one_that_is_shut_down_ends_in_good_order(
 
 @on_both_loops
 async def test_a_death_by_signal_reaches_all_that_are_linked() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         hub, *spokes = [await spawn(child(Watcher).options(restart="temporary")) for _ in range(5)]
         for spoke in spokes:
             await Watcher.link_with(spoke, hub)

@@ -39,11 +39,19 @@ from noex_mp import (
 from noex_mp.client.monitors import Watch, Watching
 from noex_mp.core.specs import Restart
 from noex_mp.wire.envelopes import MONITORED
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_both_loops,
+    shared_node,
+    whistles,
+)
 from tests.servers.faulty import Start
 from tests.servers.watching import Loud, Watcher, is_down
 
 __all__ = ["whistles"]
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 def together() -> Any:
@@ -59,7 +67,7 @@ async def the_down(watcher: Ref[Watcher], nth: int = 1) -> Down:
 
 @on_both_loops
 async def test_a_down_comes_once_and_says_why_and_what_follows() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, watcher = await spawn(Watcher), await spawn(Watcher)
         watched = await Watcher.watch(watcher, one)
         node.kill(one)
@@ -82,7 +90,7 @@ async def test_a_down_comes_once_and_says_why_and_what_follows() -> None:
 @pytest.mark.parametrize("how", ["kill", "crash", "stop"])
 @pytest.mark.parametrize("shares", [False, True], ids=["apart", "together"])
 async def test_a_down_comes_after_all_that_the_server_had_sent(how: str, shares: bool) -> None:
-    async with ObservedNode():
+    async with shared_node():
         sender = await spawn(together() if shares and how != "kill" else child(Watcher))
         neighbour = await spawn(together())
         watcher = await spawn(Watcher) if how != "stop" else neighbour
@@ -96,7 +104,7 @@ async def test_a_down_comes_after_all_that_the_server_had_sent(how: str, shares:
 @on_both_loops
 async def test_a_down_comes_after_what_a_full_socket_did_not_take(whistles: Whistles) -> None:
     whistle, go_on = whistles("whistle"), whistles("whistle.on")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         sender, neighbour, watcher = [
             await spawn(each) for each in (together(), together(), Watcher)
         ]
@@ -116,7 +124,7 @@ async def test_a_down_comes_after_what_a_full_socket_did_not_take(whistles: Whis
 
 @on_both_loops
 async def test_every_monitor_has_its_down_and_none_after_it_is_taken_back() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, watcher = await spawn(Watcher), await spawn(Watcher)
         first, second, third = [await Watcher.watch(watcher, one) for _ in range(3)]
         assert await Watcher.unwatch(watcher, second)
@@ -132,7 +140,7 @@ async def test_every_monitor_has_its_down_and_none_after_it_is_taken_back() -> N
 @on_both_loops
 async def test_a_down_on_its_way_does_not_come_any_more(whistles: Whistles) -> None:
     go_on = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, watcher = await spawn(Watcher), await spawn(Watcher)
         watched = await Watcher.watch(watcher, one)
         unwatching = Watcher.unwatch_late(watcher, watched, go_on.path, flush=False)
@@ -148,7 +156,7 @@ async def test_a_down_on_its_way_does_not_come_any_more(whistles: Whistles) -> N
 @pytest.mark.parametrize("flush", [False, True])
 async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whistles) -> None:
     go_on = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, watcher, other = await spawn(Watcher), await spawn(together()), await spawn(together())
         watched = await Watcher.watch(watcher, one)
         await Watcher.watch(other, one)
@@ -162,7 +170,7 @@ async def test_a_down_that_waits_is_dropped_on_demand(flush: bool, whistles: Whi
 
 
 async def test_a_neighbour_that_hears_first_lets_nobody_hear_after_a_flush() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, first, second = [
             await spawn(each) for each in (child(Watcher), together(), together())
         ]
@@ -184,7 +192,7 @@ async def test_a_neighbour_that_hears_first_lets_nobody_hear_after_a_flush() -> 
 
 
 async def test_nobody_takes_back_the_monitor_of_another() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, alone = await spawn(Watcher), await spawn(Watcher)
         watchers = [alone, await spawn(together()), await spawn(together())]
         watched = [await Watcher.watch(watcher, one) for watcher in watchers]
@@ -198,7 +206,7 @@ async def test_what_was_sent_in_a_start_that_failed_comes_before_the_down(
     tmp_path: Path, whistles: Whistles
 ) -> None:
     in_init, go_on = whistles("marker.fifo"), whistles("marker.fifo.on")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         watcher, neighbour = await spawn(Watcher), await spawn(together())
         spec = child(Loud, watcher, str(tmp_path / "marker"))
         loud = await spawn(spec.options(placement="rooms"))
@@ -219,7 +227,7 @@ async def test_what_was_sent_in_a_start_that_failed_comes_before_the_down(
 
 @on_both_loops
 async def test_nobody_there_is_said_at_once() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, watcher = await spawn(Watcher), await spawn(Watcher)
         await Watcher.os_pid(one)
         await stop(one)
@@ -236,7 +244,7 @@ async def test_nobody_there_is_said_at_once() -> None:
 @on_both_loops
 @pytest.mark.parametrize("restart", ["temporary", "permanent"])
 async def test_one_that_was_watched_before_it_ended_is_not_nobody(restart: Restart) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, neighbour = await spawn(together().options(restart=restart)), await spawn(together())
         watcher = await spawn(Watcher)
         for each in (one, neighbour, watcher):
@@ -284,7 +292,7 @@ async def test_one_that_restarts_is_watched_from_its_next_start(
     whistles: Whistles, tmp_path: Any
 ) -> None:
     in_init = whistles("marker.fifo")
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         watcher = await spawn(Watcher)
         spec = child(Start, how="loop unless first", marker=str(tmp_path / "marker"))
         start = await spawn(spec.options(init_timeout=None))
@@ -324,7 +332,7 @@ async def test_a_watcher_that_dies_leaves_nothing_behind() -> None:
 
 @on_both_loops
 async def test_a_program_watches_until_the_server_is_gone_for_good() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one = await spawn(child(Watcher).options(restart="permanent"))
         ends = watch(one)
         seen: list[tuple[Any, int | None]] = []
@@ -346,7 +354,7 @@ async def test_a_program_watches_until_the_server_is_gone_for_good() -> None:
 
 @on_both_loops
 async def test_a_promised_restart_that_does_not_come_is_told_too(tmp_path: Any) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Start, how="raise unless first", marker=str(tmp_path / "marker"))
         start = await spawn(spec)
         ends = watch(start)
@@ -409,7 +417,7 @@ async def test_an_id_is_no_name_and_a_path_is_an_address() -> None:
 
 
 async def test_what_is_for_the_event_loop_says_so_in_a_thread() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, other = await spawn(Watcher), await spawn(Watcher)
         for what in ("monitor", "link", "unlink", "trap_exits"):
             assert "not from another thread" in await Watcher.try_in_thread(one, what, other)
@@ -417,7 +425,7 @@ async def test_what_is_for_the_event_loop_says_so_in_a_thread() -> None:
 
 @on_both_loops
 async def test_what_is_for_servers_says_so_in_a_program() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(Watcher)
         for call in (monitor, link, unlink):
             with pytest.raises(NoNodeError, match="is for servers"):
@@ -433,7 +441,7 @@ async def test_what_is_for_servers_says_so_in_a_program() -> None:
 
 @on_both_loops
 async def test_a_monitor_in_init_works() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one = await spawn(Watcher)
         watcher = await spawn(Watcher, watches=one)
         node.kill(one)

@@ -9,9 +9,15 @@ import pytest
 
 from noex_mp import GenServer, Node, Ref, UnencodableError, call, spawn
 from noex_mp.wire.codec import BIG
-from tests.nodes.observed import SERVERS, ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    SERVERS,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.counters import Journal
 from tests.wire.samples import Talking
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +42,7 @@ def contents(items: list[object]) -> list[object]:
 
 @on_both_loops
 async def test_what_a_value_says_comes_before_the_value(says: Callable[..., None]) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         says(lambda: Journal.note(journal, "by the way"))
         for i in range(3):
@@ -50,7 +56,7 @@ async def test_what_a_value_says_comes_before_the_value(says: Callable[..., None
 
 
 async def test_a_call_out_of_a_value_has_a_reply_of_its_own(says: Callable[..., None]) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         replies: list[Awaitable[object]] = []
         says(lambda: replies.append(Journal.record(journal, "inner")))
@@ -62,7 +68,7 @@ async def test_a_call_out_of_a_value_has_a_reply_of_its_own(says: Callable[..., 
 async def test_big_values_and_values_that_say_such_arrive_whole(
     says: Callable[..., None],
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         inner, outer = b"i" * (2 * BIG), b"o" * (2 * BIG)
         says(lambda: Journal.note(journal, [inner, (1, 2)]))
@@ -77,7 +83,7 @@ async def test_big_values_and_values_that_say_such_arrive_whole(
 async def test_what_a_value_says_may_be_the_first_message_to_a_server(
     says: Callable[..., None],
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal, other = await spawn(Journal), await spawn(Journal)
         says(lambda: Journal.note(other, "first"))
         await Journal.note(journal, Talking(1))
@@ -87,7 +93,7 @@ async def test_what_a_value_says_may_be_the_first_message_to_a_server(
 async def test_a_value_that_says_what_cannot_be_sent_fails_alone(
     says: Callable[..., None],
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         says(lambda: Journal.note(journal, threading.Lock()))
         with pytest.raises(UnencodableError, match=r"args\[0\]: <Talking>.*args\[0\]: <lock>"):
@@ -98,7 +104,7 @@ async def test_a_value_that_says_what_cannot_be_sent_fails_alone(
 
 
 async def test_a_value_that_says_itself_is_refused(says: Callable[..., None]) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         says(lambda: Journal.note(journal, Talking(1)))
         with pytest.raises(UnencodableError, match="<Talking>"):
@@ -108,7 +114,7 @@ async def test_a_value_that_says_itself_is_refused(says: Callable[..., None]) ->
 
 
 async def test_a_reply_may_say_something_too() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal, speaker = await spawn(Journal), await spawn(Speaker)
         for content in (1, b"b" * (2 * BIG)):
             reply = await Speaker.speak(speaker, journal, content)

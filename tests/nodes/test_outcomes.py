@@ -26,13 +26,19 @@ from noex_mp import (
     spawn,
     stop,
 )
-from tests.nodes.observed import ObservedNode, Whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    shared_node,
+)
 from tests.servers.answering import Choosy, Mistaken, Starting
 from tests.servers.counters import Journal, Later, Pop, Push, Size, Stack, Turns
 
+pytestmark = pytest.mark.usefixtures("shared_nodes")
+
 
 async def test_messages_go_to_the_callbacks() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stack = await spawn(Stack, "a", "b")
         assert await stack.call(Size()) == 2
         await stack.cast(Push("c"))
@@ -41,7 +47,7 @@ async def test_messages_go_to_the_callbacks() -> None:
 
 
 async def test_a_reply_may_come_later() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stack = await spawn(Stack)
         waiting = [stack.call(Later()) for _ in range(3)]
         assert await stack.call(Size()) == 0
@@ -51,7 +57,7 @@ async def test_a_reply_may_come_later() -> None:
 
 
 async def test_a_reply_that_would_come_later_fails_with_the_server() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         stack = await spawn(Stack)
         waiting = stack.call(Later())
         assert await stack.call(Size()) == 0
@@ -61,7 +67,7 @@ async def test_a_reply_that_would_come_later_fails_with_the_server() -> None:
 
 
 async def test_a_reply_that_would_come_later_fails_when_the_server_is_stopped() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stack = await spawn(Stack)
         waiting = stack.call(Later())
         await stop(stack)
@@ -70,7 +76,7 @@ async def test_a_reply_that_would_come_later_fails_when_the_server_is_stopped() 
 
 
 async def test_a_reply_may_stop_the_server() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         stack = await spawn(Stack, "last")
         assert await stack.call(Pop()) == "last"
         await node.event("exited", stack)
@@ -79,20 +85,20 @@ async def test_a_reply_may_stop_the_server() -> None:
 
 
 async def test_only_the_first_reply_counts() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         assert [await Turns.twice(turns) for _ in range(3)] == [1, 1, 1]
 
 
 async def test_init_may_continue_before_any_message() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns, Continue("work"))
         assert await Turns.all(turns) == ["init", ("continue", "work")]
 
 
 @pytest.mark.slow
 async def test_init_may_ask_for_a_timeout() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns, TimeoutAfter(0.01))
         # No message, or it would call the timeout off: the server itself waits.
         while "timeout" not in await Turns.after(turns, 0.05):
@@ -102,7 +108,7 @@ async def test_init_may_ask_for_a_timeout() -> None:
 
 @pytest.mark.parametrize("operation", ["reply_and", "reply_slowly_and"])
 async def test_a_reply_may_continue(operation: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         replying = getattr(Turns, operation)(turns, Continue(1))
         # What is continued comes before a message that waits.
@@ -111,7 +117,7 @@ async def test_a_reply_may_continue(operation: str) -> None:
 
 
 async def test_a_cast_may_continue_and_stop() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         turns = await spawn(Turns)
         await Turns.then(turns, Continue("more"))
         assert await Turns.all(turns) == ["init", ("continue", "more")]
@@ -120,7 +126,7 @@ async def test_a_cast_may_continue_and_stop() -> None:
 
 
 async def test_a_continue_may_stop() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         turns = await spawn(Turns)
         assert await Turns.reply_and(turns, Continue("stop")) == "reply"
         await node.event("exited", turns)
@@ -128,7 +134,7 @@ async def test_a_continue_may_stop() -> None:
 
 @pytest.mark.parametrize("operation", ["reply_and", "reply_slowly_and"])
 async def test_messages_behind_a_stop_are_not_handled(operation: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         await Turns.all(turns)
         replying = getattr(Turns, operation)(turns, Stop())
@@ -139,7 +145,7 @@ async def test_messages_behind_a_stop_are_not_handled(operation: str) -> None:
 
 
 async def test_a_timeout_comes_if_no_message_does() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         assert await Turns.at_timeout(turns, 0.01) == ["init", "timeout"]
         # Once, and not again.
@@ -148,7 +154,7 @@ async def test_a_timeout_comes_if_no_message_does() -> None:
 
 @pytest.mark.slow
 async def test_a_message_calls_a_timeout_off() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         await Turns.then(turns, TimeoutAfter(0.03))
         assert await Turns.after(turns, 0.1) == ["init"]
@@ -156,7 +162,7 @@ async def test_a_message_calls_a_timeout_off() -> None:
 
 @pytest.mark.slow
 async def test_a_message_that_waits_already_calls_a_timeout_off() -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         await Turns.all(turns)
         # Both are in the queue before the first is handled.
@@ -165,7 +171,7 @@ async def test_a_message_that_waits_already_calls_a_timeout_off() -> None:
 
 
 async def test_a_failed_terminate_does_not_keep_a_server(whistles: Whistles) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal, "/no/such/folder/journal")
         await stop(journal)
         assert not await journal.is_running()
@@ -175,7 +181,7 @@ async def test_a_failed_terminate_does_not_keep_a_server(whistles: Whistles) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["unknown", "wrong arguments", "out of time"])
 async def test_a_message_that_is_refused_calls_no_timeout_off(how: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         turns = await spawn(Turns)
         timeout = Turns.at_timeout(turns, 0.05)
         if how == "unknown":
@@ -214,7 +220,7 @@ async def test_a_start_that_is_stopped_as_normal_has_failed(
     placement: str | None, whistles: Whistles
 ) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         spec = child(Starting, coming.path, going.path)
         starting = asyncio.ensure_future(spawn(spec.options(name="x", placement=placement)))
         await coming.heard()
@@ -224,14 +230,14 @@ async def test_a_start_that_is_stopped_as_normal_has_failed(
 
 
 async def test_a_wrong_outcome_of_init_fails_the_start() -> None:
-    async with ObservedNode():
+    async with shared_node():
         with pytest.raises(InitFailedError, match="init returned 5; it may return None, Continue"):
             await spawn(Mistaken, "init")
 
 
 @pytest.mark.parametrize("place", ["get", "get_slowly"])
 async def test_a_call_that_returns_what_is_for_init_is_a_crash(place: str) -> None:
-    async with ObservedNode():
+    async with shared_node():
         mistaken = await spawn(Mistaken, place, Ignore())
         operation = Mistaken.get if place == "get" else Mistaken.get_slowly
         with pytest.raises(ServerExitedError) as failure:
@@ -243,7 +249,7 @@ async def test_a_call_that_returns_what_is_for_init_is_a_crash(place: str) -> No
 
 @pytest.mark.parametrize("place", ["handle_continue", "handle_info", "another's", "reply_and"])
 async def test_a_wrong_outcome_is_a_crash_and_no_message(place: str) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         name = "handle_info" if place == "another's" else place
         spec = child(Mistaken, name).options(restart="temporary")
         mistaken = await node.spawn(spec)
@@ -262,7 +268,7 @@ async def test_a_wrong_outcome_is_a_crash_and_no_message(place: str) -> None:
 
 
 async def test_what_a_cast_returns_is_no_matter() -> None:
-    async with ObservedNode():
+    async with shared_node():
         mistaken = await spawn(Mistaken, "put")
         await Mistaken.put(mistaken)
         assert await Mistaken.get(mistaken) is None

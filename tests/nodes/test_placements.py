@@ -19,10 +19,19 @@ from noex_mp import (
     spawn,
     stop,
 )
-from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops, whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_all_loops,
+    on_both_loops,
+    shared_node,
+    whistles,
+)
 from tests.servers.members import Member, Stuck, Waiting
 
 __all__ = ["whistles"]
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def members(count: int) -> list[Ref[Member]]:
@@ -31,7 +40,7 @@ async def members(count: int) -> list[Ref[Member]]:
 
 @on_both_loops
 async def test_members_share_one_process_and_others_do_not() -> None:
-    async with ObservedNode():
+    async with shared_node():
         group = await members(3)
         alone = await spawn(child(Member).options(placement=None))
         other = await spawn(child(Member).options(placement="halls"))
@@ -43,7 +52,7 @@ async def test_members_share_one_process_and_others_do_not() -> None:
 
 @on_all_loops
 async def test_a_member_that_crashes_ends_alone_and_comes_back_in_the_same_process() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two = await members(2)
         os_pid = await Member.os_pid(one)
         await Member.note(two, "kept")
@@ -58,7 +67,7 @@ async def test_a_member_that_crashes_ends_alone_and_comes_back_in_the_same_proce
 
 @on_all_loops
 async def test_the_death_of_the_process_ends_all_members_with_one_cause() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         group = await members(4)
         os_pid = await Member.os_pid(group[0])
         for ref in group[1:]:
@@ -80,7 +89,7 @@ async def test_the_death_of_the_process_ends_all_members_with_one_cause() -> Non
 
 
 async def test_the_process_ends_with_its_last_member_and_a_new_one_gets_another() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two = await members(2)
         os_pid = await Member.os_pid(one)
         await stop(one)
@@ -95,7 +104,7 @@ async def test_the_process_ends_with_its_last_member_and_a_new_one_gets_another(
 
 @on_all_loops
 async def test_what_a_crashed_member_had_answered_is_answered_and_the_rest_is_sorted() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two = await members(2)
         await Member.echo(one, 0)
         before = [Member.echo(one, n) for n in range(50)]
@@ -117,7 +126,7 @@ async def test_what_a_crashed_member_had_answered_is_answered_and_the_rest_is_so
 
 @on_both_loops
 async def test_no_message_reaches_an_incarnation_it_was_not_sent_to() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(child(Member).options(restart="permanent"))
         await Member.echo(one, 0)
         for _ in range(3):
@@ -137,7 +146,7 @@ async def test_no_message_reaches_an_incarnation_it_was_not_sent_to() -> None:
 
 @on_both_loops
 async def test_members_call_start_and_stop_each_other() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await members(2)
         assert await Member.ask(one, two, "hello") == "hello"
         assert (await Member.make_crash(one, two)).sid == two.sid
@@ -153,7 +162,7 @@ async def test_a_member_that_waits_for_something_is_cancelled_and_its_neighbours
     whistles: Whistles,
 ) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two = await members(2)
         os_pid = await Member.os_pid(two)
         dozing = Member.doze(one.within(None), started.path)
@@ -173,7 +182,7 @@ async def test_a_member_that_cannot_be_cancelled_takes_its_process_with_it(
     stuck: Any, whistles: Whistles
 ) -> None:
     started = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one, two = await members(2)
         os_pid = await Member.os_pid(two)
         hanging = stuck(one.within(None), started.path)
@@ -229,7 +238,7 @@ async def node_ref(node: Node, name: str) -> Ref[Member]:
 
 @on_both_loops
 async def test_a_busy_member_gives_its_neighbours_their_turns() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await members(2)
         await asyncio.gather(Member.echo(one, 0), Member.echo(two, 0))
         for work in (Member.work, Member.work_slowly):
@@ -242,7 +251,7 @@ async def test_a_busy_member_gives_its_neighbours_their_turns() -> None:
 
 
 async def test_an_init_that_blocks_is_ended_with_its_process_and_named(whistles: Whistles) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one = await spawn(Member, 1)
         stuck = child(Stuck).options(init_timeout=0.1)
         with pytest.raises(InitTimedOutError):
@@ -254,7 +263,7 @@ async def test_an_init_that_blocks_is_ended_with_its_process_and_named(whistles:
 
 
 async def test_an_init_that_waits_too_long_costs_its_neighbours_nothing() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         one = await spawn(Member, 1)
         os_pid = await Member.os_pid(one)
         with pytest.raises(InitTimedOutError):
@@ -264,14 +273,14 @@ async def test_an_init_that_waits_too_long_costs_its_neighbours_nothing() -> Non
 
 
 async def test_a_member_cannot_wait_for_its_own_end() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(Member, 1)
         with pytest.raises(ServerExitedError, match="cannot wait for its own end"):
             await Member.fire(one, one)
 
 
 async def test_ps_shows_who_shares_a_process() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         await members(2)
         shown = await node.ps()
         assert {server["placement"] for server in shown} == {"rooms"}

@@ -21,16 +21,22 @@ from noex_mp import (
     stop,
     whereis,
 )
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    on_both_loops,
+    shared_node,
+)
 from tests.processes.harness import REPOSITORY
 from tests.servers.processes import Looking
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 FRESH = child(Looking).options(start="exec", init_timeout=60.0)
 
 
 @on_both_loops
 async def test_an_executed_worker_imports_for_itself_and_is_like_a_forked_one_otherwise() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         forked, fresh = await spawn(Looking), await spawn(FRESH)
         assert await Looking.imported_in(fresh) == await Looking.os_pid(fresh)
         assert await Looking.parent(fresh) == node.zygote
@@ -72,7 +78,7 @@ async def test_variables_are_set_and_removed(start: Any, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("start", ["fork", "exec"])
 async def test_the_time_zone_is_a_variable_too(start: Any) -> None:
-    async with ObservedNode():
+    async with shared_node():
         # Five hours and a half ahead of Greenwich, in words that need no file of the system's.
         there = await spawn(FRESH.options(start=start, env={"TZ": "THERE-5:30"}))
         assert await Looking.seconds_east(there) == 19800
@@ -82,7 +88,7 @@ async def test_the_time_zone_is_a_variable_too(start: Any) -> None:
 async def test_a_process_is_as_nice_and_where_it_is_told_to_be(start: Any) -> None:
     cpu = max(os.sched_getaffinity(0))
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    async with ObservedNode():
+    async with shared_node():
         options = FRESH.options(start=start, nice=before + 3, cpu_affinity={cpu})
         looking = await spawn(options)
         assert await Looking.nice(looking) == before + 3
@@ -91,7 +97,7 @@ async def test_a_process_is_as_nice_and_where_it_is_told_to_be(start: Any) -> No
 
 
 async def test_a_cpu_that_there_is_not_is_refused_at_the_caller() -> None:
-    async with ObservedNode():
+    async with shared_node():
         with pytest.raises(BadChildSpecError, match="may not run on CPU 4000"):
             await spawn(child(Looking).options(cpu_affinity={4000}))
 
@@ -125,7 +131,7 @@ def test_a_nice_value_that_the_system_refuses_fails_the_start_with_a_sentence() 
 
 async def test_members_of_a_placement_agree_on_their_process() -> None:
     room = child(Looking).options(placement="rooms")
-    async with ObservedNode():
+    async with shared_node():
         first = await spawn(room.options(nice=5))
         assert await Looking.nice(await spawn(room)) == 5
         assert await Looking.nice(await spawn(room.options(nice=5))) == 5
@@ -146,7 +152,7 @@ async def test_a_tree_says_once_what_the_process_of_a_placement_is_like() -> Non
 
 
 async def test_a_start_that_fails_in_an_executed_worker_says_why() -> None:
-    async with ObservedNode():
+    async with shared_node():
         with pytest.raises(InitFailedError):
             await spawn(FRESH.options(env={"PYTHONHOME": "/nowhere"}))
         looking = await spawn(FRESH)

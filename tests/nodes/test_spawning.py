@@ -26,13 +26,21 @@ from noex_mp import (
     whereis,
 )
 from noex_mp.client import current
-from tests.nodes.observed import ObservedNode, Whistles, on_all_loops, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_all_loops,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.counters import Caller, Counter, Journal, RefusedError, Stack, Turns
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @on_all_loops
 async def test_a_spawned_server_is_called_cast_to_and_stopped() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(Counter, start=10)
         assert isinstance(counter, Ref)
         assert await Counter.increment(counter) == 11
@@ -50,14 +58,14 @@ async def test_a_spawned_server_is_called_cast_to_and_stopped() -> None:
 async def test_each_server_has_a_process_of_its_own() -> None:
     import os
 
-    async with ObservedNode():
+    async with shared_node():
         counters = await asyncio.gather(*(spawn(Counter) for _ in range(5)))
         os_pids = set(await asyncio.gather(*(Counter.os_pid(c) for c in counters)))
         assert len(os_pids | {os.getpid()}) == 6
 
 
 async def test_messages_of_one_sender_keep_their_order() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         for n in range(0, 300, 3):
             Journal.note(journal, n)
@@ -67,7 +75,7 @@ async def test_messages_of_one_sender_keep_their_order() -> None:
 
 
 async def test_an_operation_is_sent_when_it_is_called_not_when_it_is_awaited() -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         first = Journal.record(journal, 1)
         second = Journal.record(journal, 2)
@@ -77,7 +85,7 @@ async def test_an_operation_is_sent_when_it_is_called_not_when_it_is_awaited() -
 
 
 async def test_an_expected_error_is_raised_at_the_caller_and_the_state_is_kept() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter, start=5)
         with pytest.raises(RefusedError) as failure:
             await Counter.increment(counter, 2000)
@@ -87,7 +95,7 @@ async def test_an_expected_error_is_raised_at_the_caller_and_the_state_is_kept()
 
 
 async def test_a_request_that_cannot_be_sent_leaves_nothing() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(Counter)
         with pytest.raises(UnencodableError):
             await stop(counter, Shutdown(threading.Lock()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -100,7 +108,7 @@ async def test_a_request_that_cannot_be_sent_leaves_nothing() -> None:
 
 @on_both_loops
 async def test_a_name_finds_its_server() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(child(Counter, start=1).options(name="counter"))
         assert await Counter.increment(named("counter", Counter)) == 2
         assert whereis("counter", Counter) == counter
@@ -112,7 +120,7 @@ async def test_a_name_finds_its_server() -> None:
 
 
 async def test_a_name_stays_with_a_server_through_its_restart() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter = await spawn(child(Counter, start=1).options(name="counter"))
         by_name = named("counter", Counter)
         assert await Counter.increment(by_name) == 2
@@ -122,7 +130,7 @@ async def test_a_name_stays_with_a_server_through_its_restart() -> None:
 
 
 async def test_a_name_is_free_once_its_server_is_gone_and_means_the_next_one_then() -> None:
-    async with ObservedNode():
+    async with shared_node():
         by_name = named("counter", Counter)
         spec = child(Counter, start=1).options(name="counter")
         for _ in range(3):
@@ -137,7 +145,7 @@ async def test_a_name_is_free_once_its_server_is_gone_and_means_the_next_one_the
 
 
 async def test_messages_to_a_name_keep_their_order_while_it_is_looked_up() -> None:
-    async with ObservedNode():
+    async with shared_node():
         await spawn(child(Journal).options(name="journal"))
         journal = named("journal", Journal)
         for n in range(0, 50, 2):
@@ -147,7 +155,7 @@ async def test_messages_to_a_name_keep_their_order_while_it_is_looked_up() -> No
 
 
 async def test_a_call_to_a_name_has_its_time_limit(whistles: Whistles) -> None:
-    async with ObservedNode():
+    async with shared_node():
         await spawn(child(Journal).options(name="journal"))
         never, started = whistles(), whistles()
         with pytest.raises(CallTimedOutError):
@@ -160,7 +168,7 @@ async def test_a_call_to_a_name_has_its_time_limit(whistles: Whistles) -> None:
 
 
 async def test_refs_are_values() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         counter, other = await spawn(Counter), await spawn(Counter)
         assert counter != other
         assert {counter: 1}[copy.copy(counter.within(1))] == 1
@@ -171,7 +179,7 @@ async def test_refs_are_values() -> None:
 
 
 async def test_a_ref_can_be_sent_to_another_server() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter, calling = await spawn(Counter), await spawn(Caller)
         assert await Caller.increment(calling, counter, by=2) == 2
         await spawn(child(Counter, start=7).options(name="counter"))
@@ -179,7 +187,7 @@ async def test_a_ref_can_be_sent_to_another_server() -> None:
 
 
 async def test_a_server_spawns_another_on_its_own_node() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         calling = await spawn(Caller)
         counter = await Caller.start(calling, 5)
         assert counter.node == node.id
@@ -188,7 +196,7 @@ async def test_a_server_spawns_another_on_its_own_node() -> None:
 
 
 async def test_a_ref_works_in_another_event_loop_and_thread() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         await Counter.increment(counter)
 
@@ -202,7 +210,7 @@ async def test_a_ref_works_in_another_event_loop_and_thread() -> None:
 
 
 async def test_a_ref_in_a_thread_without_a_loop_says_what_to_do() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         errors: list[BaseException] = []
 
@@ -233,7 +241,7 @@ async def test_a_ref_of_a_stopped_node_says_so() -> None:
 
 
 async def test_first_guesses_are_helped() -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         with pytest.raises(AttributeError, match=r"await Counter.increment\(counter"):
             counter.increment(3)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
@@ -251,7 +259,7 @@ async def test_first_guesses_are_helped() -> None:
 async def test_a_call_has_its_time_limit_and_its_late_reply_disturbs_nothing(
     whistles: Whistles,
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         started, release = whistles(), whistles()
         with pytest.raises(CallTimedOutError) as failure:
@@ -264,7 +272,7 @@ async def test_a_call_has_its_time_limit_and_its_late_reply_disturbs_nothing(
 
 
 async def test_a_call_that_is_cancelled_disturbs_nothing(whistles: Whistles) -> None:
-    async with ObservedNode():
+    async with shared_node():
         journal = await spawn(Journal)
         started, release = whistles(), whistles()
         calling = Journal.pause(journal.within(None), started.path, release.path)
@@ -279,7 +287,7 @@ async def test_a_call_that_is_cancelled_disturbs_nothing(whistles: Whistles) -> 
 async def test_a_program_whose_loop_was_blocked_does_not_lose_its_calls(
     whistles: Whistles,
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         counter = await spawn(Counter)
         await Counter.increment(counter)
         calling = Counter.increment(counter.within(0.1))
@@ -292,7 +300,7 @@ async def test_a_program_whose_loop_was_blocked_does_not_lose_its_calls(
 
 
 async def test_a_child_gets_its_environment_and_nobody_else_does() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one = await spawn(child(Counter).options(env={"NOEX_MP_TEST": "one"}))
         other = await spawn(Counter)
         assert await Counter.environment(one, "NOEX_MP_TEST") == "one"
@@ -300,7 +308,7 @@ async def test_a_child_gets_its_environment_and_nobody_else_does() -> None:
 
 
 async def test_a_restarted_child_has_its_options_and_arguments_again() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         spec = child(Counter, start=4).options(env={"NOEX_MP_TEST": "one"}, name="counter")
         counter = await spawn(spec)
         await Counter.increment(counter)
@@ -314,14 +322,14 @@ async def test_a_restarted_child_has_its_options_and_arguments_again() -> None:
     [(int, "GenServer"), (child(Counter).options(init_timeout=-1), "init_timeout"), (3, "3")],
 )
 async def test_a_bad_spec_is_refused_before_anything_starts(server: object, problem: str) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         with pytest.raises(BadChildSpecError, match=problem):
             await spawn(server)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         assert node.seen == []
 
 
 async def test_big_start_arguments_arrive() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stack = await spawn(Stack, "x" * 5_000_000, "y")
         from tests.servers.counters import Pop
 
@@ -336,7 +344,7 @@ async def test_stop_passes_its_reason_to_terminate(tmp_path: object) -> None:
     from pathlib import Path
 
     path = Path(str(tmp_path)) / "journal"
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         journal = await spawn(Journal, str(path))
         await stop(journal, Shutdown("for the night"))
         assert path.read_text() == "Shutdown(detail='for the night') []\n"
@@ -346,7 +354,7 @@ async def test_stop_passes_its_reason_to_terminate(tmp_path: object) -> None:
 
 
 async def test_a_server_may_stop_itself() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         turns = await spawn(Turns)
         assert await Turns.reply_and(turns, Stop(Shutdown("done"))) == "reply"
         report = (await node.event("exited", turns)).report

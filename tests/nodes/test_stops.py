@@ -22,10 +22,16 @@ from noex_mp import (
     stop,
     sync,
 )
-from tests.nodes.observed import ObservedNode, Whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    shared_node,
+)
 from tests.servers.counters import Counter
 from tests.servers.faulty import Start
 from tests.servers.waiting import Stubborn
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def test_what_crashes_while_the_node_stops_is_not_started_again(whistles: Whistles) -> None:
@@ -49,7 +55,7 @@ async def test_what_crashes_while_the_node_stops_is_not_started_again(whistles: 
 
 
 async def test_a_server_cannot_wait_for_its_own_end() -> None:
-    async with ObservedNode():
+    async with shared_node():
         stubborn = await spawn(Stubborn)
         assert "return Stop()" in await Stubborn.stop_itself(stubborn)
         assert await stubborn.is_running()
@@ -89,7 +95,7 @@ async def test_a_cancelled_stop_of_a_node_goes_on_to_its_end(whistles: Whistles)
 
 
 async def test_a_plain_cast_that_returns_a_coroutine_runs_it(tmp_path: Path) -> None:
-    async with ObservedNode():
+    async with shared_node():
         stubborn = await spawn(Stubborn)
         await Stubborn.promise(stubborn, str(tmp_path / "marker"))
         await Stubborn.os_pid(stubborn)
@@ -98,7 +104,7 @@ async def test_a_plain_cast_that_returns_a_coroutine_runs_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("size", [131_040, 131_057, 131_071, 131_072, 200_000])
 async def test_replies_around_the_size_of_the_outbox_arrive(size: int) -> None:
-    async with ObservedNode():
+    async with shared_node():
         stubborn = await spawn(Stubborn)
         replies = await asyncio.gather(*(Stubborn.size(stubborn, size) for _ in range(5)))
         assert [len(reply) for reply in replies] == [size] * 5

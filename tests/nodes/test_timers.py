@@ -19,14 +19,21 @@ from noex_mp import (
     stop,
 )
 from noex_mp.client import timers
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_both_loops,
+    shared_node,
+)
 from tests.servers.busy import Ticking
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @on_both_loops
 async def test_a_message_comes_once(whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking, heard.path)
         await Ticking.after(ticking, {"a": 1}, 0.01)
         await heard.heard()
@@ -38,7 +45,7 @@ async def test_a_message_comes_once(whistles: Whistles) -> None:
 @pytest.mark.parametrize("seconds", [0, 0.0001, 0.0004, 0.0006])
 async def test_a_short_time_is_a_time_too(seconds: float, whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking, heard.path)
         await Ticking.after(ticking, "soon", seconds)
         await heard.heard()
@@ -51,7 +58,7 @@ async def test_a_short_time_is_a_time_too(seconds: float, whistles: Whistles) ->
 @on_both_loops
 async def test_an_interval_lives_on_if_the_next_time_is_near(whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         for missing in (0.0002, 0.0003, 0.0004):
             ticking = await spawn(Ticking, heard.path)
             await Ticking.every_and_block(ticking, "tick", 0.02, 2 * 0.02 - missing)
@@ -63,7 +70,7 @@ async def test_an_interval_lives_on_if_the_next_time_is_near(whistles: Whistles)
 @on_both_loops
 async def test_messages_of_an_interval_come_until_it_is_cancelled(whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking, heard.path)
         await Ticking.every(ticking, "tick", 0.005)
         for _ in range(5):
@@ -77,7 +84,7 @@ async def test_messages_of_an_interval_come_until_it_is_cancelled(whistles: Whis
 
 
 async def test_a_timer_that_is_cancelled_sends_nothing() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking)
         await Ticking.after(ticking, "never", 30.0)
         left = await Ticking.cancel(ticking)
@@ -87,7 +94,7 @@ async def test_a_timer_that_is_cancelled_sends_nothing() -> None:
 
 
 async def test_what_has_fired_and_waits_is_taken_back_too() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking)
         assert await Ticking.cancel_what_has_fired(ticking, 0.005) == 0.0
         assert await Ticking.all(ticking) == []
@@ -95,7 +102,7 @@ async def test_what_has_fired_and_waits_is_taken_back_too() -> None:
 
 async def test_what_an_interval_has_missed_does_not_come_in_a_heap(whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking, heard.path)
         await Ticking.every(ticking, "tick", 0.02)
         await heard.heard()
@@ -108,7 +115,7 @@ async def test_what_an_interval_has_missed_does_not_come_in_a_heap(whistles: Whi
 
 async def test_a_program_may_send_later_to_any_server(whistles: Whistles) -> None:
     heard = whistles()
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking, heard.path)
         timer = send_after(ticking, "from afar", 0.01)
         await heard.heard()
@@ -126,7 +133,7 @@ async def test_a_program_may_send_later_to_any_server(whistles: Whistles) -> Non
 
 
 async def test_a_message_that_cannot_be_sent_is_refused_where_the_timer_is_set() -> None:
-    async with ObservedNode():
+    async with shared_node():
         ticking = await spawn(Ticking)
         for send_later in (send_after, send_interval):
             with pytest.raises(UnencodableError) as failure:

@@ -21,12 +21,18 @@ from noex_mp import (
 from noex_mp.client.api import spec_to_wire
 from noex_mp.wire import codec, extensions, registration
 from noex_mp.wire.codec import Encoder
-from tests.nodes.observed import ObservedNode, on_both_loops
+from tests.nodes.observed import (
+    ObservedNode,
+    on_both_loops,
+    shared_node,
+)
 from tests.nodes.outside import Sent, outside
 from tests.servers.echoing import Echo
 from tests.wire.anatomy import NATIVE, PICKLED, anatomy
 from tests.wire.registered import Guarded, Moody, Unshared
 from tests.wire.samples import Color, Pair, Plain, Point
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @on_both_loops
@@ -42,7 +48,7 @@ async def test_all_that_needs_no_pickle_arrives_in_a_node_without_it() -> None:
 
 
 async def test_all_else_arrives_by_pickle() -> None:
-    async with ObservedNode():
+    async with shared_node():
         echo = await spawn(Echo)
         for value in PICKLED:
             assert str(anatomy(await Echo.echo(echo, value))) == str(anatomy(value))
@@ -70,7 +76,7 @@ async def test_a_reply_names_its_place_inside_of_a_registered_value() -> None:
 
 
 async def test_a_decode_that_fails_costs_one_call() -> None:
-    async with ObservedNode():
+    async with shared_node():
         echo = await spawn(Echo)
         before = Echo.echo(echo, 1)
         failing = [
@@ -98,7 +104,7 @@ def unshared() -> Iterator[Unshared]:
 async def test_a_type_that_the_worker_has_not_registered_is_named_at_the_caller(
     unshared: Unshared,
 ) -> None:
-    async with ObservedNode():
+    async with shared_node():
         echo = await spawn(Echo)
         with pytest.raises(UnregisteredTypeError) as failure:
             await Echo.echo(echo, unshared)
@@ -111,7 +117,7 @@ async def test_a_message_that_is_too_large_for_a_frame_arrives_behind_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(codec, "MAX_FRAME_SIZE", 2**20)
-    async with ObservedNode():
+    async with shared_node():
         echo = await spawn(Echo)
         texts = ["text" * 250] * 2000
         assert await Echo.echo(echo, texts) == texts

@@ -17,9 +17,17 @@ import pytest
 
 from noex_mp import CallTimedOutError, MailboxFullError, Ref, child, spawn, stop
 from noex_mp.client import current, route
-from tests.nodes.observed import ObservedNode, Whistles, on_both_loops, stuck_in_its_restart
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    on_both_loops,
+    shared_node,
+    stuck_in_its_restart,
+)
 from tests.servers.busy import Busy, DropsNewest, DropsOldest, Rejects
 from tests.servers.faulty import Start
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 MIB = 2**20
 
@@ -99,7 +107,7 @@ async def test_a_million_casts_to_a_stopped_server_cost_no_more_than_the_bounds(
 
 @on_both_loops
 async def test_a_sender_that_waits_goes_on_with_the_server() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(Busy).options(max_messages=100))
         await Busy.count(busy)
         sent = 0
@@ -119,7 +127,7 @@ async def test_a_sender_that_waits_goes_on_with_the_server() -> None:
 
 
 async def test_a_cast_that_waits_has_a_deadline() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(Busy).options(max_messages=10))
         await Busy.count(busy)
         with stopped(node, busy):
@@ -138,7 +146,7 @@ async def test_a_cast_that_waits_has_a_deadline() -> None:
 @pytest.mark.parametrize("bound", [1, 10, 10_000])
 async def test_nowait_raises_when_the_window_is_used_up(bound: int, whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_messages=bound))
         await Busy.count(busy)
         blocked = Busy.block(busy.within(None), coming.path, going.path)
@@ -154,7 +162,7 @@ async def test_nowait_raises_when_the_window_is_used_up(bound: int, whistles: Wh
 @pytest.mark.parametrize("size", [10_000, MIB])
 async def test_the_bytes_are_bounded_too(size: int, whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_bytes=8 * MIB))
         await Busy.count(busy)
         blocked = Busy.block(busy.within(None), coming.path, going.path)
@@ -172,7 +180,7 @@ async def test_the_bytes_are_bounded_too(size: int, whistles: Whistles) -> None:
 
 
 async def test_a_message_above_the_bound_goes_alone() -> None:
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_bytes=1000))
         big = bytes(100_000)
         echoes = [Busy.echo(busy, big) for _ in range(5)]
@@ -180,7 +188,7 @@ async def test_a_message_above_the_bound_goes_alone() -> None:
 
 
 async def test_a_call_has_no_nowait() -> None:
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(Busy)
         with pytest.raises(TypeError, match="count is a call and has a reply"):
             Busy.count.nowait(busy)
@@ -189,7 +197,7 @@ async def test_a_call_has_no_nowait() -> None:
 @on_both_loops
 async def test_a_server_that_rejects_lets_nobody_wait(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         rejects = await spawn(Rejects)
         await Rejects.count(rejects)
         blocked = Rejects.block(rejects.within(None), coming.path, going.path)
@@ -215,7 +223,7 @@ async def test_a_server_that_rejects_lets_nobody_wait(whistles: Whistles) -> Non
 
 async def test_a_server_may_keep_the_oldest(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(DropsNewest)
         await DropsNewest.count(drops)
         blocked = DropsNewest.block(drops.within(None), coming.path, going.path)
@@ -235,7 +243,7 @@ async def test_a_server_may_keep_the_oldest(whistles: Whistles) -> None:
 
 async def test_a_server_may_keep_the_newest(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(DropsOldest)
         await DropsOldest.count(drops)
         waiting = DropsOldest.wait(drops.within(None), coming.path)
@@ -261,7 +269,7 @@ async def test_a_server_may_keep_the_newest(whistles: Whistles) -> None:
 @on_both_loops
 async def test_a_full_server_does_not_stall_its_neighbour(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         full = await spawn(child(Busy).options(placement="both", max_messages=100))
         neighbour = await spawn(child(Busy).options(placement="both"))
         waiting = Busy.wait(full.within(None), coming.path)
@@ -277,7 +285,7 @@ async def test_a_full_server_does_not_stall_its_neighbour(whistles: Whistles) ->
 @pytest.mark.slow
 @on_both_loops
 async def test_two_servers_that_flood_each_other_do_not_deadlock() -> None:
-    async with ObservedNode():
+    async with shared_node():
         one, two = await spawn(Busy), await spawn(Busy)
         count = 30_000
         await Busy.flood(one.within(None), two, count)
@@ -288,7 +296,7 @@ async def test_two_servers_that_flood_each_other_do_not_deadlock() -> None:
 
 async def test_many_senders_share_a_mailbox(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_messages=1000))
         senders = [await spawn(Busy) for _ in range(4)]
         # Each has sent something, and knows its share.
@@ -305,7 +313,7 @@ async def test_many_senders_share_a_mailbox(whistles: Whistles) -> None:
 
 
 async def test_a_full_mailbox_is_counted_exactly_at_a_death() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(Busy).options(max_messages=100))
         await Busy.count(busy)
         with stopped(node, busy):
@@ -323,7 +331,7 @@ async def test_a_full_mailbox_is_counted_exactly_at_a_death() -> None:
 
 @on_both_loops
 async def test_a_cast_that_need_not_wait_any_more_is_not_given_up_for_want_of_time() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(Busy).options(max_messages=10))
         await Busy.count(busy)
         with stopped(node, busy):
@@ -340,7 +348,7 @@ async def test_a_cast_that_need_not_wait_any_more_is_not_given_up_for_want_of_ti
 
 @on_both_loops
 async def test_what_a_server_has_taken_that_drops_the_oldest_is_handled_or_counted() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(DropsOldest)
         await DropsOldest.count(drops)
         with stopped(node, drops):
@@ -360,7 +368,7 @@ async def test_what_a_server_has_taken_that_drops_the_oldest_is_handled_or_count
 async def test_what_nobody_waits_for_outlasts_a_long_restart_or_is_counted(
     tmp_path: Path, whistles: Whistles
 ) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         start = await stuck_in_its_restart(node, tmp_path, whistles)
         for n in range(3):
             Start.note.nowait(start.within(0.05), n)
@@ -383,7 +391,7 @@ async def _dropped(node: ObservedNode, ref: Ref[Any], count: int) -> AsyncIterat
 @on_both_loops
 async def test_nowait_never_lets_a_heavy_message_wait(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_bytes=MIB))
         await Busy.count(busy)
         blocked = Busy.block(busy.within(None), coming.path, going.path)
@@ -403,7 +411,7 @@ async def test_nowait_never_lets_a_heavy_message_wait(whistles: Whistles) -> Non
 async def test_the_newest_are_kept_within_the_bytes_too(whistles: Whistles) -> None:
     coming = whistles()
     size, count = 100_000, 100
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(child(Busy).options(when_full="drop_oldest", max_bytes=MIB))
         waiting = Busy.wait(drops.within(None), coming.path)
         await coming.heard()
@@ -418,7 +426,7 @@ async def test_the_newest_are_kept_within_the_bytes_too(whistles: Whistles) -> N
 
 
 async def test_what_waits_at_its_sender_for_a_server_that_drops_is_bounded_in_bytes_too() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(child(Busy).options(when_full="drop_oldest", max_bytes=MIB))
         await Busy.count(drops)
         with stopped(node, drops):
@@ -433,7 +441,7 @@ async def test_what_waits_at_its_sender_for_a_server_that_drops_is_bounded_in_by
 @on_both_loops
 async def test_what_was_dropped_is_not_lost_once_more(whistles: Whistles) -> None:
     coming = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(DropsOldest)
         waiting = DropsOldest.wait(drops.within(None), coming.path)
         await coming.heard()
@@ -453,7 +461,7 @@ async def test_calls_that_were_given_up_are_no_lost_casts_of_a_server_that_drops
     whistles: Whistles,
 ) -> None:
     coming = whistles()
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         drops = await spawn(DropsOldest)
         waiting = DropsOldest.wait(drops.within(None), coming.path)
         await coming.heard()
@@ -477,7 +485,7 @@ async def test_the_first_message_leaves_room_for_as_many_as_the_mailbox_holds(
     bound: int, whistles: Whistles
 ) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         rejects = await spawn(child(Busy).options(max_messages=bound, when_full="reject"))
         blocked = Busy.block(rejects.within(None), coming.path, going.path)
         await coming.heard()
@@ -490,7 +498,7 @@ async def test_the_first_message_leaves_room_for_as_many_as_the_mailbox_holds(
 
 async def test_new_senders_get_shares_of_a_full_mailbox(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_messages=64, max_bytes=MIB))
         blocked = Busy.block(busy.within(None), coming.path, going.path)
         await coming.heard()
@@ -510,7 +518,7 @@ async def test_new_senders_get_shares_of_a_full_mailbox(whistles: Whistles) -> N
 
 
 async def test_senders_that_are_gone_have_no_share() -> None:
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_messages=20))
 
         def ask() -> None:
@@ -537,7 +545,7 @@ def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_may_wait")
 @pytest.mark.parametrize("server", [Busy, DropsOldest])
 async def test_what_is_over_does_not_count_as_waiting(server: type[Busy]) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(server).options(max_messages=10))
         await Busy.count(busy)
         with stopped(node, busy):
@@ -554,7 +562,7 @@ async def test_what_is_over_does_not_count_as_waiting(server: type[Busy]) -> Non
 
 
 async def test_who_waits_until_all_is_sent_does_not_wait_for_what_is_over() -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         busy = await spawn(child(Busy).options(max_messages=10))
         await Busy.count(busy)
         with stopped(node, busy):
@@ -568,7 +576,7 @@ async def test_who_waits_until_all_is_sent_does_not_wait_for_what_is_over() -> N
 
 async def test_a_cast_that_finds_no_room_in_time_says_its_name(whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
-    async with ObservedNode():
+    async with shared_node():
         busy = await spawn(child(Busy).options(max_messages=2))
         blocked = Busy.block(busy.within(None), coming.path, going.path)
         await coming.heard()

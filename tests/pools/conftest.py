@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from noex_mp import sync
-from tests.nodes.observed import whistles
+from tests.nodes.observed import shared_nodes, whistles
 
-__all__ = ["own_node", "whistles"]
+__all__ = ["own_node", "shared_nodes", "whistles"]
 
 
 @pytest.fixture

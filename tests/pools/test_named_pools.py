@@ -25,10 +25,15 @@ from noex_mp import (
     spawn,
     stop,
 )
-from tests.nodes.observed import ObservedNode, Whistles
+from tests.nodes.observed import (
+    Whistles,
+    shared_node,
+)
 from tests.pools.gates import LADDER, there
 from tests.pools.tasks import die, double, fill, later, pid, sleep_long
 from tests.servers.hashing import Hasher
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 cpu = Pool.named("cpu")
 
@@ -196,7 +201,7 @@ async def test_a_task_that_asks_for_more_memory_than_its_limit_fails_alone() -> 
 
 
 async def test_it_is_resized_and_restarted_as_any_pool() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool(size=1))
         pool = Pool.named(ref)
         assert await pool_of(pool.ref).resize(3) == 1
@@ -211,13 +216,13 @@ async def test_it_is_resized_and_restarted_as_any_pool() -> None:
 
 
 async def test_a_name_that_nobody_has_is_said() -> None:
-    async with Node():
+    async with shared_node():
         with pytest.raises(NoServerError, match="'cpu'"):
             cpu.run(pid)
 
 
 async def test_one_that_comes_later_under_the_name_is_found() -> None:
-    async with Node():
+    async with shared_node():
         first = await spawn(Pool(size=1, name="cpu"))
         assert await cpu.run(double, 1) == 2
         await stop(first)
@@ -228,7 +233,7 @@ async def test_one_that_comes_later_under_the_name_is_found() -> None:
 
 
 async def test_a_server_is_no_pool() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Hasher)
         with pytest.raises(ConfigError, match="Hasher is one server, and no pool"):
             await pool_of(ref).resize(2)
@@ -236,7 +241,7 @@ async def test_a_server_is_no_pool() -> None:
 
 async def test_a_task_whose_router_is_killed_holds_up_nobody(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         where = await spawn(Pool(size=1, grace=0.1))
         pool = Pool.named(where)
         task = pool.run(sleep_long, started)

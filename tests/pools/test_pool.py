@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 
 from noex_mp import ConfigError, Node, Pool, WorkerExitedError
+from tests.nodes.observed import (
+    shared_node,
+)
 from tests.pools.tasks import apply, die, double, fill, later, pid, wait_for
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 async def test_tasks_run_in_other_processes() -> None:
-    async with Node(), Pool(size=2) as pool:
+    async with shared_node(), Pool(size=2) as pool:
         assert await pool.run(pow, 2, exp=10) == 1024
         assert await pool.run(pid) != os.getpid()
 
@@ -27,7 +32,7 @@ async def test_closures_and_coroutine_functions_run_too() -> None:
     def times(n: int) -> int:
         return n * factor
 
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         assert await pool.run(times, 5) == 15
         assert await pool.run(later, 5) == 5
 
@@ -44,19 +49,19 @@ async def test_an_initializer_may_be_a_coroutine_function() -> None:
 async def test_lambdas_may_be_among_the_arguments() -> None:
     factor = 3
     times: Callable[[int], int] = lambda value: value * factor  # noqa: E731 - it is about lambdas
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         assert await pool.run(apply, times, 2) == 6
         assert await pool.map(apply, [times], [3]) == [9]
 
 
 async def test_map_and_imap_keep_the_order() -> None:
-    async with Node(), Pool(size=2) as pool:
+    async with shared_node(), Pool(size=2) as pool:
         assert await pool.map(double, range(500)) == list(range(0, 1000, 2))
         assert [n async for n in pool.imap(double, range(500))] == list(range(0, 1000, 2))
 
 
 async def test_a_killed_process_fails_its_task_and_nothing_else() -> None:
-    async with Node(), Pool(size=2) as pool:
+    async with shared_node(), Pool(size=2) as pool:
         futures = [pool.run(double, n) for n in range(100)]
         killed = pool.run(die)
         futures += [pool.run(double, n) for n in range(100)]
@@ -105,7 +110,7 @@ async def test_options_are_checked(options: Any, message: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the data of a process")
 async def test_a_task_that_takes_more_than_its_limit_fails_alone() -> None:
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         limited = pool.options(memory_limit="64MB")
         before = await pool.run(pid)
         with pytest.raises(MemoryError):

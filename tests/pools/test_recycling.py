@@ -13,8 +13,13 @@ import pytest
 
 from noex_mp import Node, OutOfMemory, Pool, ProcessPoolExecutor, WorkerExitedError, sync
 from noex_mp.pools.lanes import lane_options
+from tests.nodes.observed import (
+    shared_node,
+)
 from tests.pools.gates import Gate
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 def leak(megabytes: int) -> int:
@@ -51,7 +56,7 @@ def nice() -> int:
 
 
 async def test_a_process_is_replaced_after_so_many_tasks() -> None:
-    async with Node(), Pool(size=1, max_tasks_per_child=2) as pool:
+    async with shared_node(), Pool(size=1, max_tasks_per_child=2) as pool:
         pids = [await pool.run(pid) for _ in range(10)]
         assert len(set(pids)) == 5
         assert pids[::2] == pids[1::2]
@@ -59,14 +64,14 @@ async def test_a_process_is_replaced_after_so_many_tasks() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 async def test_many_tasks_at_once_are_all_done(size: int) -> None:
-    async with Node(), Pool(size=size, max_tasks_per_child=2) as pool:
+    async with shared_node(), Pool(size=size, max_tasks_per_child=2) as pool:
         results = await asyncio.gather(*(pool.run(double, n) for n in range(20)))
         assert results == list(range(0, 40, 2))
         assert await pool.map(double, range(20)) == list(range(0, 40, 2))
 
 
 async def test_a_process_is_replaced_when_it_is_old() -> None:
-    async with Node(), Pool(size=1, max_age=0.05) as pool:
+    async with shared_node(), Pool(size=1, max_age=0.05) as pool:
         first = await pool.run(pid)
         # A task after the other, until one runs elsewhere.
         while await pool.run(pid) == first:
@@ -87,7 +92,7 @@ async def test_a_pool_that_has_stopped_is_not_kept_until_its_processes_would_be_
 
 async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    async with Node(), Pool(size=1, max_tasks_per_child=1) as pool:
+    async with shared_node(), Pool(size=1, max_tasks_per_child=1) as pool:
         first = pool.run(wait_for, *gate.arguments)
         await gate.begun()
         killed = pool.run(die)
@@ -131,7 +136,7 @@ async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(tmp_path
 
 @pytest.mark.linux_only("macOS has no memory limit")
 async def test_a_process_that_leaks_is_replaced_between_two_tasks() -> None:
-    async with Node(), Pool(size=1, memory_limit="300MB") as pool:
+    async with shared_node(), Pool(size=1, memory_limit="300MB") as pool:
         first = await pool.run(leak, 260)
         for _ in range(500):
             if await pool.run(pid) != first:
@@ -143,7 +148,7 @@ async def test_a_process_that_leaks_is_replaced_between_two_tasks() -> None:
 
 @pytest.mark.linux_only("macOS has no memory limit")
 async def test_a_task_that_takes_more_than_it_may_is_killed() -> None:
-    async with Node(), Pool(size=1, memory_limit="100MB") as pool:
+    async with shared_node(), Pool(size=1, memory_limit="100MB") as pool:
         with pytest.raises(WorkerExitedError) as failure:
             await pool.run(_eat)
         assert isinstance(failure.value.report.reason, OutOfMemory)
@@ -177,7 +182,7 @@ def test_an_executor_replaces_its_processes_too() -> None:
 
 
 async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path) -> None:
-    async with Node():
+    async with shared_node():
         pool = Pool(size=1)
         await pool.start()
         running = pool.run(sleep_long, tmp_path / "started")

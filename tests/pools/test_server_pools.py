@@ -33,8 +33,14 @@ from noex_mp import (
     supervisor,
     whereis,
 )
-from tests.nodes.observed import ObservedNode, Whistles
+from tests.nodes.observed import (
+    ObservedNode,
+    Whistles,
+    shared_node,
+)
 from tests.servers.hashing import Hasher, Refused
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 # As whoever runs no type checker has it.
 of: Any = Pool.of
@@ -85,7 +91,7 @@ def busy(whistles: Whistles) -> Busy:
 
 
 async def test_its_address_is_used_as_that_of_one_server() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=2))
         assert repr(ref).startswith("Ref(Hasher, ")
         assert await Hasher.digest(ref, b"") == await Hasher.digest(ref, data=b"")
@@ -95,13 +101,13 @@ async def test_its_address_is_used_as_that_of_one_server() -> None:
 
 
 async def test_all_of_them_work() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=3))
         assert len(await pids(ref)) == 3
 
 
 async def test_errors_are_those_of_a_server() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=1))
         with pytest.raises(Refused, match="no"):
             await Hasher.refuse(ref, "no")
@@ -120,7 +126,7 @@ async def test_errors_are_those_of_a_server() -> None:
 
 async def test_casts_are_done_in_their_order(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(child(Hasher, str(diary)), size=1))
         for n in range(100):
             await Hasher.remember(ref, n)
@@ -130,7 +136,7 @@ async def test_casts_are_done_in_their_order(tmp_path: Path) -> None:
 
 
 async def test_what_is_in_the_way_of_a_dead_member_goes_to_another(busy: Busy) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = await spawn(Pool.of(Hasher, size=1, in_flight=3))
         (call,) = await busy(ref)
         # These two are with the member, and have not begun; the third waits here.
@@ -144,7 +150,7 @@ async def test_what_is_in_the_way_of_a_dead_member_goes_to_another(busy: Busy) -
 
 
 async def test_a_death_costs_the_one_call_that_had_begun() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=2))
         calls = [Hasher.digest(ref, b"x") for _ in range(200)]
         killed = Hasher.die(ref)
@@ -156,14 +162,14 @@ async def test_a_death_costs_the_one_call_that_had_begun() -> None:
 
 
 async def test_what_may_run_twice_is_run_again(tmp_path: Path) -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=2))
         assert await Hasher.die_once(ref, str(tmp_path / "mark")) != os.getpid()
 
 
 async def test_work_whose_time_is_over_is_not_begun(busy: Busy, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(child(Hasher, str(diary)), size=1))
         (call,) = await busy(ref)
         with pytest.raises(CallTimedOutError):
@@ -179,7 +185,7 @@ async def test_work_whose_time_is_over_is_not_begun(busy: Busy, tmp_path: Path) 
 
 
 async def test_a_member_whose_call_is_given_up_gets_no_other_before_it_is_free(busy: Busy) -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=2))
         first, second = await busy(ref, 2)
         first.cancel()
@@ -193,7 +199,7 @@ async def test_a_member_whose_call_is_given_up_gets_no_other_before_it_is_free(b
 
 
 async def test_a_killed_router_fails_what_it_had_and_finds_its_members_again(busy: Busy) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = await spawn(Pool.of(Hasher, size=2))
         before = await pids(ref)
         calls = await busy(ref, 2)
@@ -224,7 +230,7 @@ async def test_a_pool_in_a_tree_has_its_name_and_its_place() -> None:
 
 
 async def test_stop_ends_the_whole_pool_once_it_has_done_what_it_had(busy: Busy) -> None:
-    async with Node() as node:
+    async with shared_node() as node:
         ref = await spawn(Pool.of(Hasher, size=2))
         calls = await busy(ref, 2)
         calls += [Hasher.pid(ref) for _ in range(5)]
@@ -241,7 +247,7 @@ async def test_stop_ends_the_whole_pool_once_it_has_done_what_it_had(busy: Busy)
 
 
 async def test_a_member_that_does_not_start_fails_the_pool() -> None:
-    async with Node() as node:
+    async with shared_node() as node:
         with pytest.raises(InitFailedError, match=r"takes from 1 to 2 positional"):
             await spawn(Pool.of(child(Hasher, "diary", "more"), size=2))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         assert await node.ps() == []
@@ -285,7 +291,7 @@ def test_a_wrong_description_is_refused(make: Any, error: type[Exception], text:
 
 
 async def test_each_in_turn() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=3, routing="round_robin"))
         found = [await Hasher.pid(ref) for _ in range(9)]
         assert found == found[:3] * 3
@@ -301,7 +307,7 @@ async def test_a_key_has_one_member_and_keeps_its_order_also_across_a_resize(
     key: Any, tmp_path: Path
 ) -> None:
     diary = tmp_path / "diary"
-    async with Node():
+    async with shared_node():
         pool = Pool.of(child(Hasher, str(diary)), size=2, routing="key", key=key)
         ref = (await spawn(pool)).within(None)
         calls: list[Awaitable[int]] = []
@@ -321,7 +327,7 @@ async def test_a_key_has_one_member_and_keeps_its_order_also_across_a_resize(
 
 async def test_a_key_whose_member_dies_waits_for_it(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = (await spawn(Pool.of(child(Hasher, str(diary)), size=3, routing="key"))).within(None)
         os_pid = await Hasher.note(ref, "a", -1)
         calls = [Hasher.note(ref, "a", n) for n in range(50)]
@@ -338,7 +344,7 @@ async def test_a_key_whose_member_dies_waits_for_it(tmp_path: Path) -> None:
 
 
 async def test_a_caller_sticks_to_its_member() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=3, routing="sticky"))
         assert len(await pids(ref)) == 1
         others = await asyncio.gather(*(asyncio.to_thread(Hasher.pid.sync, ref) for _ in range(2)))
@@ -354,7 +360,7 @@ def by_length(members: int, data: bytes) -> int:
 
 
 async def test_a_function_decides() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=2, routing=always_the_first))
         assert len(await pids(ref)) == 1
         strange = await spawn(Pool.of(Hasher, size=2, routing=by_length))
@@ -369,7 +375,7 @@ async def test_a_function_decides() -> None:
 
 
 async def test_resize() -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=1))
         pool = pool_of(ref)
         assert await pool.resize(3) == 1
@@ -381,7 +387,7 @@ async def test_resize() -> None:
 
 
 async def test_a_resize_goes_on_after_the_death_of_its_router(busy: Busy) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = (await spawn(Pool.of(Hasher, size=3))).within(None)
         calls = await busy(ref, 3)
         resizing = pool_of(ref).resize(1)
@@ -399,7 +405,7 @@ async def test_a_resize_goes_on_after_the_death_of_its_router(busy: Busy) -> Non
 
 
 async def test_a_rolling_restart_goes_on_after_the_death_of_its_router(busy: Busy) -> None:
-    async with ObservedNode() as node:
+    async with shared_node() as node:
         ref = (await spawn(Pool.of(Hasher, size=2))).within(None)
         before = await pids(ref)
         calls = await busy(ref, 2)
@@ -435,7 +441,7 @@ async def test_what_was_asked_for_outlives_the_router_and_the_pool(busy: Busy) -
 
 
 async def test_a_rolling_restart_loses_no_call_and_needs_no_room() -> None:
-    async with Node():
+    async with shared_node():
         ref = (await spawn(Pool.of(Hasher, size=2))).within(None)
         before = await pids(ref)
         restarting = pool_of(ref).restart()
@@ -449,7 +455,7 @@ async def test_a_rolling_restart_loses_no_call_and_needs_no_room() -> None:
 
 
 async def test_a_member_that_dies_in_a_rolling_restart_costs_its_call_alone(busy: Busy) -> None:
-    async with Node() as node:
+    async with shared_node() as node:
         ref = (await spawn(Pool.of(Hasher, size=1))).within(None)
         (call,) = await busy(ref)
         (old,) = [each["os_pid"] for each in await node.ps() if each["id"] == "Hasher"]
@@ -464,7 +470,7 @@ async def test_a_member_that_dies_in_a_rolling_restart_costs_its_call_alone(busy
 
 
 async def test_broadcast_reaches_each(busy: Busy) -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=3))
         await pool_of(ref).broadcast(Hasher.remember, "all")
         assert await pool_of(ref).broadcast(Hasher.recall) == [["all"]] * 3
@@ -479,7 +485,7 @@ async def test_broadcast_reaches_each(busy: Busy) -> None:
 
 
 async def test_drain_waits_for_what_was_sent_before(busy: Busy) -> None:
-    async with Node():
+    async with shared_node():
         ref = await spawn(Pool.of(Hasher, size=1))
         (call,) = await busy(ref)
         last = Hasher.pid(ref.within(None))
@@ -494,7 +500,7 @@ async def test_drain_waits_for_what_was_sent_before(busy: Busy) -> None:
 
 async def test_priorities(busy: Busy, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
-    async with Node():
+    async with shared_node():
         ref = (await spawn(Pool.of(child(Hasher, str(diary)), size=1))).within(None)
         calls = await busy(ref)
         for priority in (0, 2, 1, 2):
@@ -507,7 +513,7 @@ async def test_priorities(busy: Busy, tmp_path: Path) -> None:
 
 
 async def test_what_has_waited_too_long_is_refused(busy: Busy) -> None:
-    async with Node():
+    async with shared_node():
         ref = (await spawn(Pool.of(Hasher, size=1, ttl=0.05))).within(None)
         (call,) = await busy(ref)
         longer = Hasher.pid(pool_of(ref).options(ttl=60))
@@ -522,7 +528,7 @@ async def test_what_has_waited_too_long_is_refused(busy: Busy) -> None:
 async def test_more_than_may_wait_is_refused_and_the_limit_can_be_changed(
     busy: Busy, discard: Any, refused: int
 ) -> None:
-    async with Node():
+    async with shared_node():
         ref = (await spawn(Pool.of(Hasher, size=1, limit=2, discard=discard))).within(None)
         await busy(ref)
         calls = [Hasher.digest(ref, b"x") for _ in range(3)]
@@ -546,7 +552,7 @@ async def test_more_than_may_wait_is_refused_and_the_limit_can_be_changed(
 async def test_it_grows_when_messages_wait_and_shrinks_when_it_has_nothing_to_do(
     busy: Busy,
 ) -> None:
-    async with Node():
+    async with shared_node():
         pool = Pool.of(Hasher, min_size=1, max_size=2, scale_after=0.02)
         ref = (await spawn(pool)).within(None)
         assert (await pool_of(ref).statistics()).size == 1

@@ -13,7 +13,6 @@ import pytest
 
 from noex_mp import (
     Hung,
-    Node,
     Pool,
     ProcessPoolExecutor,
     TaskCancelledError,
@@ -21,9 +20,14 @@ from noex_mp import (
     WorkerExitedError,
     sync,
 )
+from tests.nodes.observed import (
+    shared_node,
+)
 from tests.pools import tasks
 from tests.pools.gates import LADDER, Gate, marks, there
 from tests.pools.tasks import double, mark, pid, wait_for
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def started(tmp_path: Path) -> Path:
 async def test_a_time_limit_stops_a_task_in_the_same_way(
     task: Callable[[Path], object], rung: str, started: Path
 ) -> None:
-    async with Node(), Pool(size=1, grace=0.1) as pool:
+    async with shared_node(), Pool(size=1, grace=0.1) as pool:
         # The time in which the process imports the task is the task's.
         await pool.run(pid)
         with pytest.raises(TaskTimedOutError) as failure:
@@ -47,7 +51,7 @@ async def test_a_time_limit_stops_a_task_in_the_same_way(
 
 
 async def test_what_ends_in_time_is_not_touched() -> None:
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         limited = pool.options(timeout=60)
         assert await asyncio.gather(*(limited.run(double, n) for n in range(100))) == [
             2 * n for n in range(100)
@@ -58,7 +62,7 @@ async def test_what_ends_in_time_is_not_touched() -> None:
 
 async def test_a_task_that_waits_for_its_turn_uses_no_time(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         await asyncio.gather(*(pool.run(double, n) for n in range(500)))
         pool.run(wait_for, *gate.arguments)
         second = pool.options(timeout=0.05).run(double, 4)
@@ -71,7 +75,7 @@ async def test_a_task_that_waits_for_its_turn_uses_no_time(tmp_path: Path) -> No
 
 
 async def test_the_code_of_a_task_tidies_up(started: Path, tmp_path: Path) -> None:
-    async with Node(), Pool(size=1, grace=0.01) as pool:
+    async with shared_node(), Pool(size=1, grace=0.01) as pool:
         future = pool.run(tasks.tidy_up, started, tmp_path / "mark")
         await there(started)
         future.cancel()
@@ -82,7 +86,7 @@ async def test_the_code_of_a_task_tidies_up(started: Path, tmp_path: Path) -> No
 async def test_the_report_of_a_kill_says_that_it_was_us_and_what_the_task_did(
     started: Path,
 ) -> None:
-    async with Node(), Pool(size=1, grace=0.01) as pool:
+    async with shared_node(), Pool(size=1, grace=0.01) as pool:
         # The time in which the process imports the task is the task's.
         await pool.run(pid)
         with pytest.raises(TaskTimedOutError) as failure:
@@ -98,7 +102,7 @@ async def test_the_report_of_a_kill_says_that_it_was_us_and_what_the_task_did(
 
 async def test_a_task_that_waits_is_never_sent(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         first = pool.run(wait_for, *gate.arguments)
         second = pool.run(mark, tmp_path / "mark")
         await gate.begun()
@@ -111,7 +115,7 @@ async def test_a_task_that_waits_is_never_sent(tmp_path: Path) -> None:
 
 
 async def test_what_was_sent_ahead_goes_on_after_a_kill(started: Path, tmp_path: Path) -> None:
-    async with Node(), Pool(size=1, grace=0.05) as pool:
+    async with shared_node(), Pool(size=1, grace=0.05) as pool:
         await asyncio.gather(*(pool.run(double, n) for n in range(500)))
         stuck = pool.run(tasks.keep_the_gil, started)
         ahead = [pool.run(double, n) for n in range(5)]
@@ -126,7 +130,7 @@ async def test_what_was_sent_ahead_goes_on_after_a_kill(started: Path, tmp_path:
 
 
 async def test_nothing_is_sent_to_a_process_whose_task_is_being_stopped(started: Path) -> None:
-    async with Node(), Pool(size=2, grace=1000.0) as pool:
+    async with shared_node(), Pool(size=2, grace=1000.0) as pool:
         # So short that several are sent at a time.
         await asyncio.gather(*(pool.run(double, n) for n in range(3000)))
         stubborn = pool.run(tasks.sleep_long, started)
@@ -137,7 +141,7 @@ async def test_nothing_is_sent_to_a_process_whose_task_is_being_stopped(started:
 
 
 async def test_a_time_limit_around_a_task_stops_it(started: Path) -> None:
-    async with Node(), Pool(size=1, grace=0.05) as pool:
+    async with shared_node(), Pool(size=1, grace=0.05) as pool:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await pool.run(tasks.sleep_long, started)
@@ -146,7 +150,7 @@ async def test_a_time_limit_around_a_task_stops_it(started: Path) -> None:
 
 async def test_the_signal_alone_does_nothing(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         lane = await pool.run(pid)
         os.kill(lane, signal.SIGURG)
         running = pool.run(wait_for, *gate.arguments)
@@ -158,7 +162,7 @@ async def test_the_signal_alone_does_nothing(tmp_path: Path) -> None:
 
 
 async def test_only_what_was_cancelled_can_say_how_it_was_stopped() -> None:
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         future = pool.run(double, 2)
         await future
         assert not future.cancel()
