@@ -78,7 +78,7 @@ class Reload:
         try:
             async with asyncio.timeout(limit):
                 notes = await self._look()
-                await self._renew()
+                await self._zygotes.renew_and_keep()
         except TimeoutError:
             self.stop_looking()
             module = await self._zygotes.give_up_renewal()
@@ -89,14 +89,6 @@ class Reload:
                 f"Nothing was replaced. To give it more time: reload(timeout=...), or --timeout."
             ) from None
         return notes
-
-    async def _renew(self, preload: Preload | None = None) -> None:
-        try:
-            await self._zygotes.renew_and_keep(preload)
-        except ConnectionResetError:
-            # The new zygote was closed before it was ready.
-            self._refuse_when_stopping()
-            raise
 
     async def _look(self) -> Sequence[str]:
         if self._look_ahead is None:
@@ -126,7 +118,7 @@ class Reload:
         """
         async with self._lock:
             self._refuse_when_stopping()
-            await self._renew(preload)
+            await self._zygotes.renew_and_keep(preload)
             try:
                 await self._supervision.change_tree(wire)
             except NodeDownError:

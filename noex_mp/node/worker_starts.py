@@ -108,6 +108,7 @@ class WorkerStarts:
 
         Raises:
             PreloadError: The new one could not preload the application; the old one goes on.
+            NodeDownError: The node stops.
         """
         servers = [wire for wire in servers_of_wire(entry) if wire["by_name"]]
         preload = self.zygotes.generation.preload

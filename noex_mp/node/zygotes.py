@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from noex_mp.errors import NodeDownError, PreloadError
 from noex_mp.node.sources import Sources
 from noex_mp.node.workers import Worker, Workers
 from noex_mp.node.zygote import Zygote, config_of_this_process, main_of_this_process
@@ -188,6 +189,7 @@ class Zygotes:
 
         Raises:
             PreloadError: The new one could not preload the application; the old one goes on.
+            NodeDownError: The node stops.
         """
         if self._renewal is None:
             self._renewal = self._loop.create_task(self._renew(preload))
@@ -204,6 +206,11 @@ class Zygotes:
         new.task = self._loop.create_task(self._start(new))
         try:
             await (await new.task).ready()
+        except ConnectionResetError:
+            # We have closed it before it was ready.
+            if self.is_stopping:
+                raise NodeDownError("the node is stopping, and starts nothing any more") from None
+            raise PreloadError("the import of the new code was given up") from None
         finally:
             self._coming = None
         self._generation = new
@@ -229,7 +236,7 @@ class Zygotes:
         """Renew, and keep the old zygote, to `go_back` to, until `keep_no_more`.
 
         Raises:
-            PreloadError: As `renew`.
+            PreloadError, NodeDownError: As `renew`.
         """
         while self._renewal is not None:
             # The files may have changed since that one read them.

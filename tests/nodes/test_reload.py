@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -340,6 +342,24 @@ async def test_an_import_that_takes_too_long_replaces_nothing(app: App, tmp_path
         assert await app.versions("ab") == [2, 2]
         with pytest.raises(ConfigError, match="expected timeout to be seconds"):
             await node.reload(timeout=0)
+
+
+async def test_a_spawn_that_waits_for_an_import_which_a_reload_gives_up_says_so(
+    app: App, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with ObservedNode(app.tree("a")) as node:
+        await app.versions("a")
+        os.mkfifo(gate)
+        in_a_worker = "'NOEX_MP_NODE' in __import__('os').environ"
+        app.write(f"{in_a_worker} and open({str(gate)!r}).read()")
+        importlib.reload(sys.modules[app.name])
+        spawned = asyncio.create_task(spawn(app.server, "b"))
+        with await asyncio.to_thread(open, gate, "w"):
+            with pytest.raises(PreloadError, match=r"did not end within 0\.1 s"):
+                await node.reload(timeout=0.1)
+            with pytest.raises(PreloadError, match="of the new code was given up"):
+                await spawned
 
 
 async def test_a_supervisor_that_gives_up_in_the_middle_is_restarted(app: App, gate: Gate) -> None:

@@ -194,6 +194,32 @@ def test_a_script_that_just_ends_stops_its_servers(tmp_path: Path) -> None:
     assert done.stdout == "over\nterminated: the node is stopping\n"
 
 
+def test_a_node_that_stops_while_workers_import_the_script_says_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    done = run(
+        tmp_path,
+        """
+        if __name__ != "__main__":
+            open("gate").read()
+
+        async def main():
+            async with Node():
+                spawned = asyncio.create_task(spawn(Hello, "you"))
+                gate = await asyncio.to_thread(open, "gate", "w")
+            try:
+                await spawned
+            except NodeDownError as error:
+                print(error)
+
+        if __name__ == "__main__":
+            from noex_mp import NodeDownError
+            asyncio.run(main())
+        """,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == "the node is stopping, and starts nothing any more\n"
+
+
 def test_a_script_that_fails_stops_its_servers(tmp_path: Path) -> None:
     done = run(
         tmp_path,
