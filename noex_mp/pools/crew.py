@@ -9,7 +9,7 @@ from typing import Any
 
 from noex_mp.client.supervisors import SupervisorRef
 from noex_mp.core.ref import Ref
-from noex_mp.errors import ChildNotFoundError
+from noex_mp.errors import ChildNotFoundError, StartError
 from noex_mp.pools.members import Member
 
 __all__ = ["Crew"]
@@ -18,7 +18,7 @@ __all__ = ["Crew"]
 class Crew:
     """The members of a pool, in the order in which they came.
 
-    One change comes after the other. A member leaves in three steps: it gets no new messages; it
+    One start comes after the other. A member leaves in three steps: it gets no new messages; it
     finishes those that it has; it is stopped.
 
     Attributes:
@@ -41,6 +41,9 @@ class Crew:
         self._on_leave = on_leave
         self._lock = asyncio.Lock()
         self._waiting: dict[Member, asyncio.Future[None]] = {}
+        self._spare: Ref[Any] | None = None
+        self._is_preparing = False
+        self._wanted = 0
         self.members: list[Member] = []
 
     @property
@@ -62,6 +65,7 @@ class Crew:
         Raises:
             StartError: One does not start.
         """
+        self._wanted = size
         for child in await self._supervisor.which_children():
             if isinstance(child.ref, Ref) and child.state != "stopping":
                 self.members.append(self._make(child.ref))
@@ -71,17 +75,24 @@ class Crew:
         return found
 
     async def resize(self, size: int) -> int:
-        """Have so many members; return how many there were.
+        """Have so many members; return how many there were to be.
 
         Raises:
             StartError: One does not start; those that have are members.
         """
         async with self._lock:
-            before = len(self.staying)
-            await self._start(size - before)
-            # The youngest leave.
-            await self._dismiss(self.staying[size:])
-            return before
+            before, self._wanted = self._wanted, size
+            excess = await self._fit()
+        await self._dismiss(excess)
+        return before
+
+    async def _fit(self) -> list[Member]:
+        """Start those that are missing; return those that are too many, the youngest."""
+        await self._start(self._wanted - len(self.staying))
+        excess = self.staying[self._wanted :]
+        for member in excess:
+            member.is_leaving = True
+        return excess
 
     async def restart_all(self) -> int:
         """Replace all members, one by one, each when the new one is up; return how many.
@@ -89,13 +100,56 @@ class Crew:
         Raises:
             StartError: A new one does not start; the old one stays then.
         """
-        async with self._lock:
-            old = self.staying
-            for member in old:
-                if member in self.members:
-                    await self._start(1)
-                    await self._dismiss([member])
-            return len(old)
+        old = self.staying
+        for member in old:
+            async with self._lock:
+                # It may have gone, or been replaced.
+                if member not in self.staying:
+                    continue
+                await self._start(1)
+                member.is_leaving = True
+            await self._leave(member)
+        return len(old)
+
+    # --- when one is due ------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Start one that stands by, to take the place of one that leaves."""
+        if self._spare is not None or self._is_preparing:
+            return
+        self._is_preparing = True
+        try:
+            self._spare = await self._supervisor.start_child()
+        except StartError:
+            # It is tried again for the next that leaves; what it has raised is in the log.
+            pass
+        finally:
+            self._is_preparing = False
+
+    def retire(self, member: Member) -> None:
+        """Give a member no new messages; who stands by takes its place at once."""
+        member.is_leaving = True
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self.members.append(self._make(spare))
+
+    async def replace(self, member: Member) -> None:
+        """Stop a member that was retired, once another has its place.
+
+        If the other does not start, or this is cancelled before it has, the member goes on.
+        """
+        try:
+            async with self._lock:
+                excess = await self._fit()
+        except BaseException as error:
+            member.is_leaving = False
+            member.begin_life()
+            if isinstance(error, StartError):
+                return
+            raise
+        await asyncio.gather(self.prepare(), self._dismiss([member, *excess]))
+
+    # --- coming and going -----------------------------------------------------------------
 
     async def _start(self, count: int) -> None:
         starts = [self._supervisor.start_child() for _ in range(count)]
@@ -108,8 +162,6 @@ class Crew:
                 raise result
 
     async def _dismiss(self, members: list[Member]) -> None:
-        for member in members:
-            member.is_leaving = True
         await asyncio.gather(*map(self._leave, members))
 
     async def _leave(self, member: Member) -> None:

@@ -8,6 +8,7 @@ no monitor.
 
 from __future__ import annotations
 
+import random
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,13 +16,17 @@ from typing_extensions import override
 
 from noex_mp.client.route import Route
 from noex_mp.errors import CallTimedOutError
+from noex_mp.pools.recycling import age_of, tasks_of
 
 if TYPE_CHECKING:
+    import asyncio
+
     from noex_mp.client.client import Client
     from noex_mp.core.gen_server import From
     from noex_mp.core.reasons import ExitReport
     from noex_mp.core.ref import Ref, SentOperation
     from noex_mp.pools.backlog import Place
+    from noex_mp.pools.recycling import RecyclingRules
     from noex_mp.transport.link import Link
 
 __all__ = ["Member", "Owner", "Work"]
@@ -49,6 +54,10 @@ class Owner(Protocol):
 
     def take_back(self, works: list[Work]) -> None:
         """It had these, and has not begun them; oldest first."""
+        ...
+
+    def is_due(self, member: Member) -> None:
+        """Another is to take its place; from now on it is to get no new messages."""
         ...
 
     def lost(self, member: Member) -> None:
@@ -296,9 +305,16 @@ class Member:
         idle_since: Since when it has had nothing to do, by the monotonic clock.
     """
 
-    def __init__(self, pool: Owner, client: Client, ref: Ref[Any], depth: int) -> None:
+    def __init__(
+        self, pool: Owner, client: Client, ref: Ref[Any], depth: int, rules: RecyclingRules
+    ) -> None:
         self._pool = pool
         self._depth = depth
+        self._rules = rules
+        self._loop = client.loop
+        # After how many more messages it is due; 0 is never.
+        self._left = 0
+        self._aging: asyncio.TimerHandle | None = None
         self._is_asked = False
         self.ref = ref
         self.in_flight = 0
@@ -331,6 +347,9 @@ class Member:
             work.end(error)
             return
         work.sent()
+        self._left -= 1
+        if not self._left:
+            self._is_due()
         if work.is_message:
             # It has no reply: it is done when what follows it is.
             work.end()
@@ -340,6 +359,28 @@ class Member:
         """Return where a message is: its server, the link, its number there; None if nowhere."""
         number = self._route.number_of(work)
         return None if number is None else (self.ref.sid, self._route.link, number)
+
+    # --- when it is due -------------------------------------------------------------------
+
+    def begin_life(self) -> None:
+        """Count its messages and its time from now on."""
+        self.end_life()
+        rules = self._rules
+        if rules.max_tasks is not None:
+            self._left = tasks_of(rules.max_tasks, random.random())
+        if rules.max_age is not None:
+            age = age_of(rules.max_age, random.random())
+            self._aging = self._loop.call_later(age, self._is_due)
+
+    def end_life(self) -> None:
+        """Count no more."""
+        self._left = 0
+        if self._aging is not None:
+            self._aging.cancel()
+
+    def _is_due(self) -> None:
+        if not self.is_leaving:
+            self._pool.is_due(self)
 
     # --- what has happened ----------------------------------------------------------------
 
@@ -365,11 +406,13 @@ class Member:
     def came_up(self) -> None:
         """Note that it takes messages."""
         self.is_up = True
+        self.begin_life()
         self._pool.is_free(self)
 
     def went_down(self, unbegun: list[Any]) -> None:
         """Note the end of an incarnation, and what it had not begun."""
         self._is_asked = False
+        self.end_life()
         works = [work for work in unbegun if isinstance(work, Work)]
         self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
         self._pool.take_back(works)
@@ -377,6 +420,7 @@ class Member:
     def has_gone(self, left: list[Any]) -> None:
         """Note that it does not come back."""
         self._is_asked = False
+        self.end_life()
         self.in_flight = 0
         self._pool.take_back([work for work in left if isinstance(work, Work)])
         self._pool.lost(self)

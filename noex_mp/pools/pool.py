@@ -477,14 +477,14 @@ class Pool(PoolTasks):
             UnencodableError: The initializer cannot be sent.
             ConfigError: It has an option that only a pool of the program's own has.
         """
-        if self._rules.is_periodic or self._seeds is not None:
+        if self._seeds is not None:
             raise ConfigError(
-                "a pool that the whole node shares has no max_tasks_per_child, max_age or seed\n"
-                "Leave them out, or use a pool of your own: async with Pool(...) as pool."
+                "a pool that the whole node shares has no seed: its calls have no certain order\n"
+                "Leave it out, or use a pool of your own: async with Pool(seed=...) as pool."
             )
         code = None if self._initializer is None else pack_function(self._initializer)
         # Two tasks at a time, so that one is there when the other is done.
-        options = PoolOptions(size=self.size, in_flight=2, grace=self._grace)
+        options = PoolOptions(size=self.size, in_flight=2, grace=self._grace, rules=self._rules)
         lane = child(Lane, code, self._initargs).options(
             restart="permanent", shutdown=None, **self._lane_options
         )

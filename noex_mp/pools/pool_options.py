@@ -9,6 +9,7 @@ from typing import Any
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lanes import check_size
+from noex_mp.pools.recycling import NEVER, RecyclingRules
 from noex_mp.pools.routing import ROUTINGS, Routing
 
 __all__ = ["PoolOptions", "check_limit"]
@@ -30,6 +31,7 @@ class PoolOptions:
         ttl: How long a message may wait, in seconds.
         grace: How long a task that is to stop has after each step, in seconds; None where members
             run no tasks.
+        rules: When a member is replaced.
     """
 
     size: int
@@ -42,6 +44,7 @@ class PoolOptions:
     discard: Discard = "newest"
     ttl: float | None = None
     grace: float | None = None
+    rules: RecyclingRules = NEVER
 
 
 def packed_routing(routing: object) -> Routing | FunctionCode:

@@ -144,14 +144,19 @@ class Router(GenServer):
         if self._options.grace is not None:
             for member in found:
                 self._run(_end_orphan(member.ref, self._options.grace))
-        if len(self._crew.members) != self._options.size:
-            # The router before this one has died in the middle of a resize, or a restart.
-            self._run(self._crew.resize(self._options.size))
+        self._run(self._complete())
         if self._options.bounds is not None:
             self._tick_soon()
 
+    async def _complete(self) -> None:
+        if len(self._crew.members) != self._options.size:
+            # The router before this one has died in the middle of a resize, or a restart.
+            await self._crew.resize(self._options.size)
+        if self._options.rules.is_periodic:
+            await self._crew.prepare()
+
     def _member(self, ref: Ref[Any]) -> Member:
-        return Member(self, self._client, ref, self._options.in_flight)
+        return Member(self, self._client, ref, self._options.in_flight, self._options.rules)
 
     @override
     async def terminate(self, reason: ExitReason) -> None:
@@ -334,6 +339,18 @@ class Router(GenServer):
             else:
                 work.end()
         self._feed()
+
+    def is_due(self, member: Member) -> None:
+        """Let another take the place of a member."""
+        self._crew.retire(member)
+        self._run(self._replace(member))
+
+    async def _replace(self, member: Member) -> None:
+        try:
+            await self._crew.replace(member)
+        finally:
+            # It goes on if there is no other.
+            self._feed()
 
     def lost(self, member: Member) -> None:
         """Let others do what was for a member that is gone."""

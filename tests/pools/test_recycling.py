@@ -7,15 +7,31 @@ import gc
 import os
 import signal
 import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from time import sleep
+from typing import Any, Literal
 
 import pytest
 
-from noex_mp import Node, OutOfMemory, Pool, ProcessPoolExecutor, WorkerExitedError, sync
-from noex_mp.pools.lanes import lane_options
-from tests.nodes.observed import (
-    shared_node,
+from noex_mp import (
+    Killed,
+    Node,
+    OutOfMemory,
+    Pool,
+    ProcessPoolExecutor,
+    Supervisor,
+    SupervisorRef,
+    WorkerExitedError,
+    pool_of,
+    sync,
 )
+from noex_mp.client.supervisors import supervisor_of
+from noex_mp.pools.lanes import lane_options
+from noex_mp.pools.named_pool import NamedPool
+from noex_mp.pools.pool import PoolTasks
+from tests.nodes.observed import shared_node
 from tests.pools.gates import Gate
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
 
@@ -37,6 +53,19 @@ def mark_and_block_third(folder: Path) -> None:
         signal.pause()
 
 
+def mark_and_wait_as_third(folder: Path) -> None:
+    number = len(list(folder.iterdir()))
+    (folder / f"{number} {os.getpid()}").touch()
+    while number == 2 and not (folder.parent / "go").exists():
+        sleep(0.001)
+
+
+def fail_unless_first(folder: Path) -> None:
+    if list(folder.iterdir()):
+        raise OSError("no database")
+    (folder / "first").touch()
+
+
 def ups(folder: Path) -> list[int]:
     """Return the pids of the processes that are up, or blocked, in their order."""
     return [int(path.name.split()[1]) for path in sorted(folder.iterdir())]
@@ -55,23 +84,41 @@ def nice() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-async def test_a_process_is_replaced_after_so_many_tasks() -> None:
-    async with shared_node(), Pool(size=1, max_tasks_per_child=2) as pool:
+Kind = Literal["own", "shared"]
+of_both_kinds = pytest.mark.parametrize("kind", ["own", "shared"])
+
+
+@asynccontextmanager
+async def a_pool(kind: Kind, **options: Any) -> AsyncGenerator[PoolTasks]:
+    """Yield a pool of the program's own, or one that the whole node shares."""
+    if kind == "own":
+        async with Node(preload=[__name__]), Pool(**options) as pool:
+            yield pool
+    else:
+        async with Node(Supervisor(Pool(name="cpu", **options)), preload=[__name__]):
+            yield Pool.named("cpu")
+
+
+@of_both_kinds
+async def test_a_process_is_replaced_after_so_many_tasks(kind: Kind) -> None:
+    async with a_pool(kind, size=1, max_tasks_per_child=2) as pool:
         pids = [await pool.run(pid) for _ in range(10)]
         assert len(set(pids)) == 5
         assert pids[::2] == pids[1::2]
 
 
+@of_both_kinds
 @pytest.mark.parametrize("size", [1, 3])
-async def test_many_tasks_at_once_are_all_done(size: int) -> None:
-    async with shared_node(), Pool(size=size, max_tasks_per_child=2) as pool:
+async def test_many_tasks_at_once_are_all_done(kind: Kind, size: int) -> None:
+    async with a_pool(kind, size=size, max_tasks_per_child=2) as pool:
         results = await asyncio.gather(*(pool.run(double, n) for n in range(20)))
         assert results == list(range(0, 40, 2))
         assert await pool.map(double, range(20)) == list(range(0, 40, 2))
 
 
-async def test_a_process_is_replaced_when_it_is_old() -> None:
-    async with shared_node(), Pool(size=1, max_age=0.05) as pool:
+@of_both_kinds
+async def test_a_process_is_replaced_when_it_is_old(kind: Kind) -> None:
+    async with a_pool(kind, size=1, max_age=0.05) as pool:
         first = await pool.run(pid)
         # A task after the other, until one runs elsewhere.
         while await pool.run(pid) == first:
@@ -90,9 +137,12 @@ async def test_a_pool_that_has_stopped_is_not_kept_until_its_processes_would_be_
             gc.collect()
 
 
-async def test_a_death_during_a_replacement_loses_its_own_task_only(tmp_path: Path) -> None:
+@of_both_kinds
+async def test_a_death_during_a_replacement_loses_its_own_task_only(
+    kind: Kind, tmp_path: Path
+) -> None:
     gate = Gate(tmp_path)
-    async with shared_node(), Pool(size=1, max_tasks_per_child=1) as pool:
+    async with a_pool(kind, size=1, max_tasks_per_child=1) as pool:
         first = pool.run(wait_for, *gate.arguments)
         await gate.begun()
         killed = pool.run(die)
@@ -115,6 +165,56 @@ async def test_another_stands_by_before_it_is_needed(tmp_path: Path) -> None:
         # One after the other: nothing is to start between them.
         assert [await pool.run(pid), await pool.run(pid)] == ups(tmp_path)[:2]
         await pool.abort()
+
+
+async def test_another_stands_by_in_a_tree_too(tmp_path: Path) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options: dict[str, Any] = {"initializer": mark_and_wait_as_third, "initargs": (folder,)}
+    async with a_pool("shared", size=1, max_tasks_per_child=1, **options) as pool:
+        await two_are_there(folder)
+        assert [await pool.run(pid), await pool.run(pid)] == ups(folder)[:2]
+        (tmp_path / "go").touch()
+        assert await pool.run(pid) not in ups(folder)[:2]
+
+
+async def test_a_shared_pool_keeps_its_size_whatever_is_replaced_meanwhile() -> None:
+    async with a_pool("shared", size=3, max_tasks_per_child=2) as pool:
+        assert isinstance(pool, NamedPool)
+        for size in (1, 4, 2):
+            tasks = [pool.run(double, n) for n in range(30)]
+            await pool_of(pool.ref).resize(size)
+            assert await asyncio.gather(*tasks) == list(range(0, 60, 2))
+            await pool_of(pool.ref).drain()
+            while (await pool_of(pool.ref).statistics()).size != size:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+
+async def test_a_process_whose_replacement_does_not_start_goes_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"initializer": fail_unless_first, "initargs": (tmp_path,)}
+    async with a_pool("shared", size=1, max_tasks_per_child=2, **options) as pool:
+        assert len({await pool.run(pid) for _ in range(7)}) == 1
+
+
+async def test_the_next_router_of_a_shared_pool_has_one_stand_by_again() -> None:
+    async with a_pool("shared", size=2, max_tasks_per_child=2) as pool:
+        assert isinstance(pool, NamedPool)
+        await pool.ref.exit(Killed("SIGKILL"))
+        while (await pool_of(pool.ref).statistics()).up != 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            assert await asyncio.gather(*(pool.run(double, n) for n in range(10))) == [
+                *range(0, 20, 2)
+            ]
+        while len(await lanes_of(pool)) != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def lanes_of(pool: NamedPool) -> list[Any]:
+    above = await supervisor_of(pool.ref)
+    lanes = await above.get_child("members")
+    assert isinstance(lanes, SupervisorRef)
+    return await lanes.which_children()
 
 
 @pytest.mark.linux_only("macOS has no memory limit")

@@ -106,7 +106,7 @@ def test_a_seed_is_a_whole_number_and_for_pools_that_count_their_calls() -> None
     wrong: Any = "7"
     with pytest.raises(TypeError, match="expected seed to be a whole number"):
         ProcessPoolExecutor(seed=wrong)
-    with pytest.raises(ConfigError, match="no max_tasks_per_child, max_age or seed"):
+    with pytest.raises(ConfigError, match="shares has no seed"):
         Pool(size=1, seed=7).as_supervisor()
     noex_mp.joblib.register()
     with pytest.raises(TypeError, match="give each task a seed"):
