@@ -37,7 +37,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -136,20 +136,43 @@ def _difference(before: Snapshot, after: Snapshot, ignoring: Collection[Kind]) -
 
 
 def _forgive_strangers(left: Leftovers) -> None:
-    # /dev/shm is everybody's: other programs of the same user come and go there.
-    entries = left.get("shared memory", [])
-    if _ON_LINUX and any(words.startswith(str(_SHM_FOLDER)) for words in entries):
-        theirs = _mappings_of_strangers()
-        kept = [
-            words
-            for words in entries
-            if not words.startswith(str(_SHM_FOLDER))
-            or _inode(words.partition(" (")[0]) not in theirs
-        ]
-        if kept:
-            left["shared memory"] = kept
-        else:
-            del left["shared memory"]
+    # Other programs of the same user come and go there.
+    _forgive(left, "shared memory", _entries_of_strangers)
+    _forgive(left, "socket files", _sockets_of_strangers)
+
+
+def _forgive(left: Leftovers, kind: Kind, of_strangers: Callable[[list[str]], set[str]]) -> None:
+    entries = left.pop(kind, [])
+    theirs = of_strangers(entries)
+    if kept := [words for words in entries if words not in theirs]:
+        left[kind] = kept
+
+
+def _entries_of_strangers(entries: list[str]) -> set[str]:
+    """Return what of /dev/shm other programs have mapped."""
+    files = [words for words in entries if words.startswith(str(_SHM_FOLDER))]
+    if not _ON_LINUX or not files:
+        return set()
+    theirs = _mappings_of_strangers()
+    return {words for words in files if _inode(words.partition(" (")[0]) in theirs}
+
+
+def _sockets_of_strangers(paths: list[str]) -> set[str]:
+    """Return the sockets at which other programs listen."""
+    from noex_mp.transport.platform import peer_of
+
+    found: set[str] = set()
+    if not paths:
+        return found
+    processes = _linux_processes() if _ON_LINUX else _other_processes()
+    ours = {os_pid for os_pid, _ in processes} | {os.getpid()}
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.settimeout(1)
+            probe.connect(path)
+            if peer_of(probe)[0] not in ours:
+                found.add(path)
+    return found
 
 
 def _inode(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,3 +254,35 @@ def test_a_process_is_left_until_somebody_has_waited_for_it() -> None:
     assert running == {"processes": [f"process {process.pid}: cat"]}
     assert ended == {"processes": [f"zombie {process.pid} (cat), nobody has waited for it"]}
     assert leftovers(before) == {}
+
+
+def test_a_socket_at_which_somebody_else_listens_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / "noex-mp"
+    folder.mkdir(mode=0o700)
+    path = str(folder / "other.sock")
+    before = take_snapshot()
+    program = (
+        "import os, socket, sys, time\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1])\n"
+        "listener.listen()\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    # Nobody's child, and without our mark.
+    command = ["sh", "-c", '"$0" -c "$1" "$2" &', sys.executable, program, path]
+    with subprocess.Popen(command, env={}, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        stranger = os.pidfd_open(int(shell.stdout.readline()))
+    try:
+        assert leftovers(before, ignoring={"fds"}, grace=0) == {}
+    finally:
+        signal.pidfd_send_signal(stranger, signal.SIGKILL)
+        select.select([stranger], [], [])
+        os.close(stranger)
+    # Now it is nobody's.
+    assert leftovers(before, grace=0) == {"socket files": [path]}
+    os.unlink(path)
