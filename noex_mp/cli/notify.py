@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
@@ -76,8 +77,14 @@ class Notifier:
             timer.cancel()
         if self._socket is None:
             return
-        self._socket.settimeout(PATIENCE)
+        self._loop = None
         self._flush()
+        # Not by a timeout of the socket: of one that is not connected the kernel always says that
+        # it could be written to, and a wait for that is none.
+        end = time.monotonic() + PATIENCE
+        while self._waiting and time.monotonic() < end:
+            time.sleep(RETRY)
+            self._flush()
         fds.disown(self._socket.fileno())
         self._socket.close()
         self._socket = None

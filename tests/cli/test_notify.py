@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from noex_mp.cli import notify
 from noex_mp.cli.notify import Notifier, address_of, watchdog_of
 from tests.cli.harness import PATIENCE, noex_mp, running
 
@@ -195,6 +196,18 @@ def test_the_last_words_wait_a_moment_for_room(stalled: ServiceManager) -> None:
     stalled.hear()
     notifier.close()
     stalled.hear_until("STOPPING=1")
+
+
+def test_the_last_words_wait_once_for_all_and_asleep(
+    stalled: ServiceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "PATIENCE", 0.2)
+    notifier = Notifier(stalled.address.encode())
+    for word in ("READY=1", "WATCHDOG=1", "STOPPING=1"):
+        notifier.tell(word)
+    begun = time.thread_time()
+    notifier.close()
+    assert time.thread_time() - begun < 0.05
 
 
 @pytest.mark.parametrize(
