@@ -51,9 +51,11 @@ async def test_current_call_knows_the_limit() -> None:
 async def test_a_call_in_a_handler_whose_time_is_over_is_not_sent() -> None:
     async with shared_node():
         one, two = await spawn(Busy), await spawn(Busy)
-        with pytest.raises(CallTimedOutError):
-            await Busy.ask_too_late(one.within(0.05), two)
-        assert await Busy.notes(one) == ["refused"]
+        while not (notes := await Busy.notes(one)):
+            # One that comes too late, on a busy machine, is never begun.
+            with pytest.raises(CallTimedOutError):
+                await Busy.ask_too_late(one.within(0.05), two)
+        assert notes == ["refused"]
         assert await Busy.notes(two) == []
 
 
@@ -158,10 +160,12 @@ async def test_a_handler_that_never_waits_sees_the_end_of_its_callers_time(
     coming = whistles()
     async with shared_node():
         busy = await spawn(Busy)
-        with contextlib.suppress(CallTimedOutError):
-            # It replies as soon as the time is over, perhaps before anybody has looked.
-            await Busy.spin_until_cancelled(busy.within(0.05), coming.path, 30.0)
-        assert await Busy.notes(busy.within(30)) == ["noticed"]
+        while not (notes := await Busy.notes(busy.within(30))):
+            # It replies as soon as the time is over, perhaps before anybody has looked; and one
+            # that comes too late, on a busy machine, is never begun.
+            with contextlib.suppress(CallTimedOutError):
+                await Busy.spin_until_cancelled(busy.within(0.05), coming.path, 30.0)
+        assert notes == ["noticed"]
 
 
 @on_both_loops

@@ -38,8 +38,10 @@ async def test_a_sender_knows_whether_it_still_waits() -> None:
         for_ever, for_long = (
             Deferring.ask(ref.within(limit), name) for limit, name in ((None, "a"), (60.0, "b"))
         )
-        with pytest.raises(CallTimedOutError):
-            await Deferring.ask(ref.within(0.05), "c")
+        while not await Deferring.has_asked(ref, "c"):
+            # One that comes too late, on a busy machine, is never begun.
+            with pytest.raises(CallTimedOutError):
+                await Deferring.ask(ref.within(0.05), "c")
         assert await Deferring.is_wanted(ref, "a") == (True, None)
         is_wanted, left = await Deferring.is_wanted(ref, "b")
         assert is_wanted
