@@ -310,6 +310,12 @@ class Ticking(GenServer):
         self.block(blocked)
 
     @call
+    def count_and_block(self, seconds: float) -> int:
+        """Return how much it has heard, and keep the process busy from that moment."""
+        self.block(seconds)
+        return len(self.heard)
+
+    @call
     def cancel(self) -> float | None:
         """Take the timer back."""
         return cancel_timer(self._timer)
