@@ -38,9 +38,21 @@ class Directory:
     """The servers of one node."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None], registries: Registries
+        self,
+        loop: asyncio.AbstractEventLoop,
+        say: Callable[[str], None],
+        registries: Registries,
+        has_room: Callable[[Connection, Worker], bool] = lambda connection, worker: True,
     ) -> None:
+        """Make the directory of a node.
+
+        Args:
+            say: Takes a line for the log.
+            registries: Where the names are.
+            has_room: Tells whether a client may have a link to a worker, as far as descriptors go.
+        """
         self._loop = loop
+        self._has_room = has_room
         self._registries = registries
         self._say = say
         self._silent_until = 0.0
@@ -178,16 +190,16 @@ class Directory:
         if link_id is not None:
             connection.post([LOCATED, child.sid, child.incarnation, link_id, False, mailbox])
             return
+        if not self._has_room(connection, worker):
+            kept = "and the others are kept for restarts"
+            self._tell_later(connection, child, worker, f"{fds.usage_in_words()}, {kept}")
+            return
         try:
             near, far = fds.socketpair()
         except OSError as error:
-            # No descriptor is free. The calls wait meanwhile, as long as they have time.
             is_full = error.errno == errno.EMFILE
             problem = fds.usage_in_words() if is_full else error.strerror
-            self._complain(connection, child, problem or "")
-            self._loop.call_later(
-                RELINK_AFTER, self._tell_location_again, connection, child, worker
-            )
+            self._tell_later(connection, child, worker, problem or "")
             return
         link_id = next(self._link_ids)
         connection.links[worker] = link_id
@@ -200,6 +212,13 @@ class Directory:
             [LOCATED, child.sid, child.incarnation, link_id, True, mailbox],
             fds.disown(near.detach()),
         )
+
+    def _tell_later(
+        self, connection: Connection, child: Child, worker: Worker, problem: str
+    ) -> None:
+        # No descriptor is free. The calls wait meanwhile, as long as they have time.
+        self._complain(connection, child, problem)
+        self._loop.call_later(RELINK_AFTER, self._tell_location_again, connection, child, worker)
 
     def _complain(self, connection: Connection, child: Child, problem: str) -> None:
         now = self._loop.time()

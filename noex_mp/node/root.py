@@ -107,7 +107,7 @@ class Root:
             self._registry_files,
             is_stopping=lambda: self._supervision.is_stopping,
         )
-        self._directory = Directory(loop, self._say, self._registries)
+        self._directory = Directory(loop, self._say, self._registries, self._has_room)
         self._workers = Workers(
             loop,
             black_box=self._black_box,
@@ -315,9 +315,19 @@ class Root:
         """Return the workers that an event loop of the program around us has a link to."""
         linked: set[Worker] = set()
         for connection in self._connections:
-            if connection.trusted and connection.worker is None:
+            if _is_of_the_program(connection):
                 linked.update(connection.links)
         return linked
+
+    def _has_room(self, connection: Connection, worker: Worker) -> bool:
+        """Return whether a client may have a link, of which one end stays in this process.
+
+        The first one to each worker may: room is kept for that. More must leave what is kept.
+        """
+        if not (self._config.embedded and _is_of_the_program(connection)):
+            return True
+        linked = self._linked()
+        return worker not in linked or self._workers.have_room_to_spare(linked)
 
     def _on_disconnect(self, connection: Connection, problem: Exception | None) -> None:
         if problem is not None and connection.trusted:
@@ -532,3 +542,7 @@ class Root:
         top = self._supervision.top
         assert top is not None
         return top.excess or MaxRestartsExceededError(top.title, *top.limits, report)
+
+
+def _is_of_the_program(connection: Connection) -> bool:
+    return connection.trusted and connection.worker is None

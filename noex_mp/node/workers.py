@@ -269,6 +269,15 @@ class Workers:
         if free < self._fds_at_most and free < self._fds_needed:
             raise self._no_room(label)
 
+    def have_room_to_spare(self, linked: set[Worker]) -> bool:
+        """Return whether a descriptor is free that is kept neither for restarts nor for links.
+
+        Args:
+            linked: The workers that the program around the root has a link to.
+        """
+        open_fds, limit = fds.usage()
+        return limit - open_fds > FDS_KEPT_BACK + len(self._known - linked)
+
     @property
     def _fds_at_most(self) -> int:
         return FDS_TO_START + FDS_KEPT_BACK + self._coming + len(self._known)

@@ -10,10 +10,11 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 
-from noex_mp import NoServerError, OutOfDescriptorsError, Ref, spawn, stop
+from noex_mp import CallTimedOutError, NoServerError, OutOfDescriptorsError, Ref, spawn, stop
 from noex_mp.transport.paths import connect_unix, runtime_folder
 from tests.nodes.observed import ObservedNode
 from tests.servers.counters import Counter
@@ -91,6 +92,29 @@ async def a_call_that_gets_no_link_says_so_in_the_log() -> None:
             await stop(counter)
         counted = await asked
         assert counted[: len(counters) // 2] == [2] * (len(counters) // 2)
+
+
+async def threads_leave_what_restarts_need() -> None:
+    loop = asyncio.get_running_loop()
+    async with ObservedNode() as node:
+        counters, _ = await fill()
+        with ThreadPoolExecutor(3) as threads:
+            # They stay, and their links with them.
+            asked = [loop.run_in_executor(threads, ask_one_by_one, counters) for _ in range(3)]
+            await asyncio.gather(*asked)
+            for counter in counters[:10]:
+                node.kill(counter)
+            await asyncio.gather(*(node.event("restarted", c) for c in counters[:10]))
+            assert await asyncio.gather(*(Counter.increment(c) for c in counters[:10])) == [1] * 10
+    assert "and the others are kept for restarts" in "".join(node.lines)
+
+
+def ask_one_by_one(counters: list[Ref[Counter]]) -> None:
+    for counter in counters:
+        try:
+            Counter.increment.sync(counter.within(0.2))
+        except CallTimedOutError:
+            return
 
 
 def ask_all(counters: list[Ref[Counter]]) -> list[int]:

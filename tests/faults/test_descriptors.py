@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
         "the_limit_is_met_by_a_typed_error_and_life_goes_on",
         "servers_that_nobody_has_called_yet_can_be_called",
         "a_call_that_gets_no_link_says_so_in_the_log",
+        "threads_leave_what_restarts_need",
         "starts_at_once_fail_with_nothing_else",
         "a_program_that_eats_all_descriptors_delays_restarts_and_no_more",
     ],
