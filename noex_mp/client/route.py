@@ -492,11 +492,15 @@ class Route:
         while waiting:
             seq = next(iter(waiting))
             size = waiting[seq]
+            entry = self.pending.get(seq)
+            if entry is not None and entry[0].done():
+                # Whoever has cancelled it was told that it is not sent.
+                self._remove(seq)
+                continue
             if not self._window.takes(size):
                 if not self._window.has_asked:
                     self._ask(link)
                 break
-            entry = self.pending.get(seq)
             self._no_longer_waits(seq)
             if entry is None:
                 # Its reply has come, though it was not sent: nonsense from a worker.

@@ -143,6 +143,27 @@ async def test_a_cast_that_waits_has_a_deadline() -> None:
 
 
 @on_both_loops
+async def test_what_is_cancelled_while_it_waits_is_not_sent_when_there_is_room(
+    whistles: Whistles,
+) -> None:
+    coming, going = whistles(), whistles()
+    async with shared_node():
+        busy = await spawn(child(Busy).options(max_messages=10))
+        await Busy.count(busy)
+        blocked = Busy.block(busy.within(None), coming.path, going.path)
+        await coming.heard()
+        sent = nowait_until_full(busy)
+        patient = busy.within(None)
+        waiting = [Busy.note(patient, "cast"), Busy.echo(patient, "call")]
+        going.blow()
+        # Room comes long before anybody looks which messages are out of time.
+        for message in waiting:
+            message.cancel()
+        await blocked
+        assert await Busy.notes(busy) == list(range(sent))
+
+
+@on_both_loops
 @pytest.mark.parametrize("bound", [1, 10, 10_000])
 async def test_nowait_raises_when_the_window_is_used_up(bound: int, whistles: Whistles) -> None:
     coming, going = whistles(), whistles()
