@@ -12,7 +12,7 @@ from noex_mp.pools.lanes import check_size
 from noex_mp.pools.recycling import NEVER, RecyclingRules
 from noex_mp.pools.routing import ROUTINGS, Routing
 
-__all__ = ["PoolOptions", "check_limit"]
+__all__ = ["PoolOptions", "check_limit", "check_seconds"]
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,27 @@ def bounds_of(
     return start, (low, high)
 
 
-def check_limit(option: str, value: Any, unit: str) -> None:
-    """See that a limit is above zero, or None.
+def check_limit(limit: object) -> None:
+    """See that so many messages may wait.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is no whole number above zero, nor None.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (is_number and value > 0):
+    _check("limit", limit, (int,), "a whole number of messages")
+
+
+def check_seconds(option: str, seconds: object) -> None:
+    """See that this is a time.
+
+    Raises:
+        ValueError: It is no number above zero, nor None.
+    """
+    _check(option, seconds, (int, float), "seconds")
+
+
+def _check(option: str, value: Any, kinds: tuple[type, ...], unit: str) -> None:
+    # Not `bool`, which is an `int` as well.
+    if value is not None and not (type(value) in kinds and value > 0):
         raise ValueError(f"expected {option} to be {unit} above zero, or None, got {value!r:.60}")
 
 

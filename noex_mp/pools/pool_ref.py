@@ -15,7 +15,7 @@ from noex_mp.core.ref import Ref, route_to
 from noex_mp.errors import ConfigError, UnknownOperationError
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.lanes import check_size
-from noex_mp.pools.pool_options import check_discard, check_limit
+from noex_mp.pools.pool_options import check_discard, check_limit, check_seconds
 from noex_mp.pools.requests import (
     SAID,
     TO_MEMBERS,
@@ -129,7 +129,7 @@ class PoolRef(Generic[S]):
             await Hasher.digest(urgent, data)
             ```
         """
-        check_limit("ttl", ttl, "seconds")
+        check_seconds("ttl", ttl)
         ref, said = self.ref, {SAID: [priority, ttl, key, None]}
         return Ref(ref.node, ref.sid, ref.name, ref.timeout, ref.label, said)
 
@@ -176,7 +176,7 @@ def limit_of(limit: int | None, discard: Discard | None) -> LimitQueue:
     Raises:
         ValueError: That is no limit.
     """
-    check_limit("limit", limit, "a number of messages")
+    check_limit(limit)
     if discard is not None:
         check_discard(discard)
     return LimitQueue(limit, discard)

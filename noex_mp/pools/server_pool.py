@@ -17,6 +17,7 @@ from noex_mp.pools.pool_options import (
     bounds_of,
     check_discard,
     check_limit,
+    check_seconds,
     packed_key,
     packed_routing,
 )
@@ -89,9 +90,9 @@ def pool_of_servers(
         ```
     """
     start, bounds = bounds_of(size, min_size, max_size)
-    check_limit("scale_after", scale_after, "seconds")
-    check_limit("limit", limit, "a number of messages")
-    check_limit("ttl", ttl, "seconds")
+    check_seconds("scale_after", scale_after)
+    check_limit(limit)
+    check_seconds("ttl", ttl)
     check_discard(discard)
     options = PoolOptions(
         size=start,

@@ -274,6 +274,7 @@ async def test_reload_loses_no_call() -> None:
         (lambda: of(Hasher, routing="fair"), ValueError, "expected routing to be "),
         (lambda: of(Hasher, key=len), ValueError, 'key= is for routing="key"'),
         (lambda: of(Hasher, limit=0), ValueError, "expected limit to be"),
+        (lambda: of(Hasher, limit=2.5), ValueError, "expected limit to be a whole number"),
         (lambda: of(Hasher, ttl="soon"), ValueError, "expected ttl to be seconds"),
         (lambda: of(Hasher, discard="all"), ValueError, "expected discard to be"),
         (lambda: of(Hasher, min_size=3, max_size=2), ValueError, "min_size <= size"),
