@@ -115,9 +115,10 @@ def check_seconds(option: str, seconds: object) -> None:
     _check(option, seconds, (int, float), "seconds")
 
 
-def _check(option: str, value: Any, kinds: tuple[type, ...], unit: str) -> None:
-    # Not `bool`, which is an `int` as well.
-    if value is not None and not (type(value) in kinds and value > 0):
+def _check(option: str, value: Any, kinds: tuple[type[float], ...], unit: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
         raise ValueError(f"expected {option} to be {unit} above zero, or None, got {value!r:.60}")
 
 
