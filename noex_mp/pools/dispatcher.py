@@ -63,6 +63,10 @@ RUN_SEEDED: Final = _operation(Lane.run_seeded)
 AHEAD: Final = 300e-6
 MAX_DEPTH: Final = 64
 
+# So many bytes of the next task wait in the socket of a lane, if the system lets them. What waits
+# with its sender has to be fetched piece by piece, while the lane has nothing to do.
+ROOM: Final = 2 * 2**20
+
 # How long a task that is to stop has after each step (see `stopping`), in seconds.
 GRACE: Final = 0.5
 
@@ -271,6 +275,11 @@ class JobRoute(Route):
     def _stand_in(self, seq: int, job: Job) -> None:
         """Let another job take the reply to a task."""
         self.pending[seq] = (cast(Any, job), *self.pending[seq][1:])
+
+    def located(self, incarnation: int, link: Link, mailbox: tuple[int, int, str, int]) -> None:
+        """Note where the lane is, and let all of its next task lie ready there."""
+        link.make_room(ROOM)
+        super().located(incarnation, link, mailbox)
 
     def ended(self, begun: int, report: ExitReport, cause: BaseException | None) -> int:
         """Sort the tasks after the death of a process; what was stopped meanwhile is not sent."""

@@ -387,6 +387,10 @@ class Link:
             reader.advance(size)
         return True
 
+    def make_room(self, size: int) -> None:
+        """Let the system hold so many bytes that the peer has not read, or as many as it may."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
     def drain(self) -> None:
         """Read all that has arrived, until the socket has no more."""
         while self.read():
