@@ -100,6 +100,7 @@ class Crew:
         Raises:
             StartError: A new one does not start; the old one stays then.
         """
+        await self._renew_spare()
         old = self.staying
         for member in old:
             async with self._lock:
@@ -125,6 +126,12 @@ class Crew:
             pass
         finally:
             self._is_preparing = False
+
+    async def _renew_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await self.prepare()
+            await self._stop(spare)
 
     def retire(self, member: Member) -> None:
         """Give a member no new messages; who stands by takes its place at once."""
@@ -166,14 +173,23 @@ class Crew:
 
     async def _leave(self, member: Member) -> None:
         if member.in_flight:
-            self._waiting[member] = asyncio.get_running_loop().create_future()
-            await self._waiting[member]
+            # One that is due in the middle of a restart leaves for two reasons.
+            future = asyncio.get_running_loop().create_future()
+            await self._waiting.setdefault(member, future)
         if member in self.members:
             self.members.remove(member)
             self._on_leave(member)
-            # It may have ended meanwhile.
-            with suppress(ChildNotFoundError):
-                await self._supervisor.terminate_child(member.ref)
+            await self._stop(member.ref)
+
+    async def _stop(self, ref: Ref[Any]) -> None:
+        # It may have ended meanwhile.
+        with suppress(ChildNotFoundError):
+            await self._supervisor.terminate_child(ref)
+
+    def stay(self) -> None:
+        """Let nobody leave: who waits for that is there no more."""
+        for member in self.members:
+            member.is_leaving = False
 
     def has_nothing(self, member: Member) -> None:
         """Note that a member which is leaving has finished what it had."""

@@ -165,6 +165,9 @@ class Router(GenServer):
             self._ticking.cancel()
         for task in self._tasks:
             task.cancel()
+        # What waits for those that were leaving is theirs to do.
+        self._crew.stay()
+        self._feed()
         await self._drained()
 
     # --- what comes in ---------------------------------------------------------------------
@@ -356,7 +359,7 @@ class Router(GenServer):
         """Let others do what was for a member that is gone."""
         self._crew.lost(member)
         self.move_from(member)
-        missing = self._options.size if not self._crew.members else 0
+        missing = self._options.size if not self._crew.staying else 0
         if missing:
             self._run(self._crew.resize(missing))
 

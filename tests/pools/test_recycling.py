@@ -25,6 +25,7 @@ from noex_mp import (
     SupervisorRef,
     WorkerExitedError,
     pool_of,
+    stop,
     sync,
 )
 from noex_mp.client.supervisors import supervisor_of
@@ -53,10 +54,10 @@ def mark_and_block_third(folder: Path) -> None:
         signal.pause()
 
 
-def mark_and_wait_as_third(folder: Path) -> None:
+def mark_and_wait_as(which: int, folder: Path) -> None:
     number = len(list(folder.iterdir()))
     (folder / f"{number} {os.getpid()}").touch()
-    while number == 2 and not (folder.parent / "go").exists():
+    while number == which and not (folder.parent / "go").exists():
         sleep(0.001)
 
 
@@ -170,7 +171,7 @@ async def test_another_stands_by_before_it_is_needed(tmp_path: Path) -> None:
 async def test_another_stands_by_in_a_tree_too(tmp_path: Path) -> None:
     folder = tmp_path / "ups"
     folder.mkdir()
-    options: dict[str, Any] = {"initializer": mark_and_wait_as_third, "initargs": (folder,)}
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
     async with a_pool("shared", size=1, max_tasks_per_child=1, **options) as pool:
         await two_are_there(folder)
         assert [await pool.run(pid), await pool.run(pid)] == ups(folder)[:2]
@@ -208,6 +209,58 @@ async def test_the_next_router_of_a_shared_pool_has_one_stand_by_again() -> None
             ]
         while len(await lanes_of(pool)) != 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_one_that_is_due_while_it_is_restarted_leaves_once(tmp_path: Path) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    gate = Gate(tmp_path)
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (3, folder)}
+    async with a_pool("shared", size=1, max_tasks_per_child=1, **options) as pool:
+        assert isinstance(pool, NamedPool)
+        await two_are_there(folder)
+        restarting = pool_of(pool.ref).restart()
+        await marked(folder, 4)
+        task = pool.run(wait_for, *gate.arguments)
+        await gate.begun()
+        (tmp_path / "go").touch()
+        # Of the five one stands by again.
+        await marked(folder, 5)
+        await gate.open()
+        await task
+        assert await restarting == 1
+
+
+async def test_a_restart_replaces_the_one_that_stands_by_too() -> None:
+    async with a_pool("shared", size=1, max_tasks_per_child=100) as pool:
+        assert isinstance(pool, NamedPool)
+        await two_are_up(pool)
+        before = await lanes_of(pool)
+        assert await pool_of(pool.ref).restart() == 1
+        assert not {lane.ref for lane in before} & {lane.ref for lane in await lanes_of(pool)}
+
+
+async def test_one_that_is_stopped_as_it_stands_by_leaves_no_gap(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with a_pool("shared", size=1, max_tasks_per_child=1) as pool:
+        assert isinstance(pool, NamedPool)
+        await two_are_up(pool)
+        await stop((await lanes_of(pool))[1].ref)
+        task = pool.run(wait_for, *gate.arguments)
+        await gate.begun()
+        assert await pool.run(double, 4) == 8
+        await gate.open()
+        await task
+
+
+async def two_are_up(pool: NamedPool) -> None:
+    while [lane.state for lane in await lanes_of(pool)] != ["running"] * 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+async def marked(folder: Path, count: int) -> None:
+    while len(list(folder.iterdir())) < count:  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.001)
 
 
 async def lanes_of(pool: NamedPool) -> list[Any]:

@@ -246,6 +246,26 @@ async def test_stop_ends_the_whole_pool_once_it_has_done_what_it_had(busy: Busy)
             await Hasher.pid(ref)
 
 
+async def test_stop_in_the_middle_of_a_resize_loses_nothing(busy: Busy) -> None:
+    async with shared_node():
+        ref = await spawn(Pool.of(Hasher, size=2))
+        calls = await busy(ref, 2)
+        replies = pool_of(ref).broadcast(Hasher.pid)
+        await until_waiting(ref, 2)
+        resizing = pool_of(ref).resize(1)
+        while (await pool_of(ref).statistics()).size != 1:
+            pass
+        stopping = asyncio.create_task(stop(ref))
+        while await ref.is_running():
+            pass
+        busy.let_go(2)
+        await asyncio.gather(*calls)
+        assert len(await replies) == 2
+        await stopping
+        with pytest.raises(NoServerError):
+            await resizing
+
+
 async def test_a_member_that_does_not_start_fails_the_pool() -> None:
     async with shared_node() as node:
         with pytest.raises(InitFailedError, match=r"takes from 1 to 2 positional"):
