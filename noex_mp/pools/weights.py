@@ -19,7 +19,8 @@ def weight(value: Any) -> int:
     >>> weight(bytes(1000)) >= 1000, weight([bytes(1000)]) < 100
     (True, True)
     """
-    return getattr(value, "nbytes", 0) or sys.getsizeof(value)
+    # Of what is not computed yet it may be no number.
+    return int(getattr(value, "nbytes", 0)) or sys.getsizeof(value)
 
 
 def weight_of_all(values: Sequence[Any]) -> int:

@@ -81,6 +81,17 @@ async def test_results_that_nobody_takes_are_bounded_in_bytes_too(
     assert stream.wants_more
 
 
+async def test_what_does_not_know_its_own_bytes_holds_up_nothing() -> None:
+    class Lazy:
+        nbytes = float("nan")
+
+    stream = Ordered(asyncio.get_running_loop(), 1)
+    stream.put(1, [Lazy()])
+    stream.put(0, [Lazy()])
+    assert len(await stream.batch()) == 2
+    assert stream.wants_more
+
+
 async def test_few_chunks_are_under_way_where_their_arguments_are_large() -> None:
     for size, depth in ((100, 64), (2**20, 2)):
         texts = ("x" * size for _ in range(100))
