@@ -8,6 +8,8 @@ order in which they are read says nothing then.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from noex_mp.core.reasons import ExitReason, ExitReport, NoServer
@@ -39,14 +41,31 @@ class End(NamedTuple):
 
 
 class FreshEnds:
-    """Keeps each end until what the loop has found together with it is read."""
+    """Keeps each end that was read until what the loop has found together with it is read.
+
+    No others: what was sent before a task ends a server, or before the zygote's word of a process
+    is acted on a turn later, has been read by then. And uvloop looks once more before it forgets
+    those ends: it might find somebody who has heard of one, and watches what follows.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._is_reading = False
         self._of: dict[int | str, End] = {}
 
+    @contextmanager
+    def reading(self) -> Generator[None]:
+        """Keep the ends that what is just being read leads to."""
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
+
     def add(self, end: End) -> None:
-        """Keep an end."""
+        """Keep an end, if it was read."""
+        if not self._is_reading:
+            return
         for target in _targets(end.member):
             self._of[target] = end
         # It runs before the loop looks again.

@@ -411,7 +411,8 @@ class Root:
             child.exited = (frame[3], frame[4], frame[5])
             child.begun, child.evidence = frame[6], frame[7]
             self._registries.ended(child)
-            self._supervision.server_ended(child)
+            with self._fresh_ends.reading():
+                self._supervision.server_ended(child)
 
     # --- what clients say --------------------------------------------------------------
 

@@ -47,7 +47,7 @@ from tests.nodes.observed import (
     whistles,
 )
 from tests.servers.faulty import Start
-from tests.servers.watching import Loud, Watcher, is_down
+from tests.servers.watching import Loud, Persistent, Watcher, is_down
 
 __all__ = ["whistles"]
 
@@ -264,6 +264,19 @@ async def test_one_that_was_watched_before_it_ended_is_not_nobody(restart: Resta
         assert (await anext(ends)).reason == crash
         down = await the_down(watcher)
         assert (down.reason, down.restart) == (crash, None if restart == "temporary" else 2)
+
+
+@on_both_loops
+async def test_whoever_watches_again_at_once_hears_of_no_end_twice() -> None:
+    tree = Supervisor(child(Watcher).options(name="one"), max_restarts=None)
+    async with ObservedNode(tree):
+        one = named("one", Watcher)
+        watcher = await spawn(Persistent, one)
+        for ends in range(1, 7):
+            await Watcher.os_pid(one)
+            await one.exit(Killed("SIGKILL"))
+            await Persistent.heard(watcher, ends)
+        assert await Persistent.heard(watcher, 6) == [2, 3, 4, 5, 6, 7]
 
 
 @on_both_loops

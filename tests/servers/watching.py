@@ -250,6 +250,36 @@ class Loud(GenServer):
         raise ValueError("on purpose")
 
 
+class Persistent(GenServer[Any, Any, Any]):
+    """Watches again whenever it hears of an end, and says which incarnations follow."""
+
+    def __init__(self, watched: Any) -> None:
+        self.watched = watched
+        self.following: list[int | None] = []
+        self.waiting: tuple[From[list[int | None]], int] | None = None
+
+    def init(self) -> None:
+        monitor(self.watched)
+
+    def handle_info(self, message: Any) -> None:
+        if isinstance(message, Down):
+            monitor(self.watched)
+            self.following.append(message.restart)
+            self._say()
+
+    @call
+    def heard(self, sender: From[list[int | None]], count: int) -> NoReply:
+        """Reply with what it has heard once that is so much."""
+        self.waiting = sender, count
+        self._say()
+        return NoReply()
+
+    def _say(self) -> None:
+        if self.waiting is not None and len(self.following) >= self.waiting[1]:
+            self.waiting[0].reply(self.following)
+            self.waiting = None
+
+
 def is_down(message: object, ref: object) -> bool:
     return isinstance(message, Down) and message.ref == ref
 
