@@ -188,6 +188,7 @@ class Crew:
 
     def stay(self) -> None:
         """Let nobody leave: who waits for that is there no more."""
+        self._waiting.clear()
         for member in self.members:
             member.is_leaving = False
 
