@@ -808,4 +808,5 @@ def _is_big(arg: Any) -> bool:
         if not arg or arg[0].__class__ not in _BUFFERS:
             return False
         arg = arg[0]
-    return len(arg) >= BIG
+    # One of no dimension has no length, and of others that says how many rows there are.
+    return (arg.nbytes if arg.__class__ is memoryview else len(arg)) >= BIG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,15 @@ async def test_a_node_without_pickle_refuses_where_the_value_is_sent() -> None:
             await Echo.unsent(echo, False)
         assert failure.value.path == "reply['rows'][0]"
         assert await Echo.echo(echo, 1) == 1
+
+
+async def test_a_view_of_one_value_without_a_length_arrives() -> None:
+    view = memoryview(ctypes.c_int(3))
+    async with shared_node():
+        echo = await spawn(Echo)
+        assert await Echo.echo(echo, view) == bytes(view)
+        assert await Echo.echo(echo, [view]) == [bytes(view)]
+        assert await Echo.view(echo) == bytes(view)
 
 
 async def test_a_reply_names_its_place_inside_of_a_registered_value() -> None:

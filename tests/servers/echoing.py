@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from noex_mp import GenServer, call
@@ -17,6 +18,10 @@ class Echo(GenServer):
     @call
     def kind(self, value: Any) -> str:
         return f"{type(value).__module__}:{type(value).__qualname__}"
+
+    @call
+    def view(self) -> Any:
+        return memoryview(ctypes.c_int(3))
 
     @call
     def moody(self, content: str) -> Moody:
