@@ -42,7 +42,7 @@ class Crew:
         self._lock = asyncio.Lock()
         self._waiting: dict[Member, asyncio.Future[None]] = {}
         self._spare: Ref[Any] | None = None
-        self._is_preparing = False
+        self._preparing = asyncio.Lock()
         self._wanted = 0
         self.members: list[Member] = []
 
@@ -116,22 +116,22 @@ class Crew:
 
     async def prepare(self) -> None:
         """Start one that stands by, to take the place of one that leaves."""
-        if self._spare is not None or self._is_preparing:
-            return
-        self._is_preparing = True
-        try:
-            self._spare = await self._supervisor.start_child()
-        except StartError:
-            # It is tried again for the next that leaves; what it has raised is in the log.
-            pass
-        finally:
-            self._is_preparing = False
+        async with self._preparing:
+            if self._spare is None:
+                await self._start_spare()
 
     async def _renew_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            await self.prepare()
-            await self._stop(spare)
+        async with self._preparing:
+            spare, self._spare = self._spare, None
+            if spare is not None:
+                await self._start_spare()
+                await self._stop(spare)
+
+    async def _start_spare(self) -> None:
+        # If it does not start, that is tried again for the next that leaves; what it has raised is
+        # in the log.
+        with suppress(StartError):
+            self._spare = await self._supervisor.start_child()
 
     def retire(self, member: Member) -> None:
         """Give a member no new messages; who stands by takes its place at once."""
