@@ -41,6 +41,7 @@ _QUIET: Final = 0.02  # seconds
 _OVERDUE: Final = 1.0  # seconds
 # What does not die of SIGKILL within this time hangs in the kernel; waiting would not help.
 _LAST_SWEEP: Final = 5.0  # seconds
+_LAST_CLOSE: Final = 1.0  # seconds
 # In which `ru_maxrss` counts: kilobytes, but on macOS bytes.
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 # What a worker hears once it handles it by itself.
@@ -332,9 +333,18 @@ class Zygote:
             self._reap()
             self._flush()
         for path in map(Path, self._unlink):
-            # Not if the root's successor listens there by now.
             with contextlib.suppress(OSError):
-                paths.remove_stale(path.parent, path.name)
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        deadline = time.monotonic() + _LAST_CLOSE
+        paths.remove_stale(path.parent, path.name)
+        # Somebody listens there: the root's successor, or still the root, which is dead, and in the
+        # middle of closing what it had open.
+        while path.is_socket() and time.monotonic() < deadline:
+            _drain(self._wakeup)
+            _poll(self._wakeup, 0.02)
+            paths.remove_stale(path.parent, path.name)
 
     # --- sending ---
 
