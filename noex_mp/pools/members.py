@@ -8,7 +8,6 @@ no monitor.
 
 from __future__ import annotations
 
-import random
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -16,7 +15,6 @@ from typing_extensions import override
 
 from noex_mp.client.route import Route
 from noex_mp.errors import CallTimedOutError
-from noex_mp.pools.recycling import age_of, tasks_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -365,11 +363,9 @@ class Member:
     def begin_life(self) -> None:
         """Count its messages and its time from now on."""
         self.end_life()
-        rules = self._rules
-        if rules.max_tasks is not None:
-            self._left = tasks_of(rules.max_tasks, random.random())
-        if rules.max_age is not None:
-            age = age_of(rules.max_age, random.random())
+        self._left = self._rules.tasks_of_one() or 0
+        age = self._rules.age_of_one()
+        if age is not None:
             self._aging = self._loop.call_later(age, self._is_due)
 
     def end_life(self) -> None:

@@ -52,6 +52,14 @@ class RecyclingRules:
         """Whether each of them is replaced at some time."""
         return self.max_tasks is not None or self.max_age is not None
 
+    def tasks_of_one(self) -> int | None:
+        """Return after how many tasks one of them is replaced, as chance has it; None is never."""
+        return None if self.max_tasks is None else tasks_of(self.max_tasks, random.random())
+
+    def age_of_one(self) -> float | None:
+        """Return after how many seconds one of them is replaced, likewise."""
+        return None if self.max_age is None else age_of(self.max_age, random.random())
+
 
 NEVER: Final = RecyclingRules()
 """Processes stay as long as they live."""
@@ -114,11 +122,9 @@ class Recycler:
 
     def watch(self, line: Line) -> None:
         """Replace a lane when it is due."""
-        rules = self._rules
-        if rules.max_tasks is not None:
-            line.tasks_left = tasks_of(rules.max_tasks, random.random())
-        if rules.max_age is not None:
-            age = age_of(rules.max_age, random.random())
+        line.tasks_left = self._rules.tasks_of_one()
+        age = self._rules.age_of_one()
+        if age is not None:
             # The pool may have been stopped long before, and is not to be kept for that.
             self._dispatcher.loop.call_later(age, _retire, weakref.ref(line))
 

@@ -25,7 +25,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
-from noex_mp.transport.platform import FALLBACKS
+from noex_mp.transport.platform import FALLBACKS, is_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,9 +95,7 @@ def open_standard_fds() -> None:
     With one of them as its own, uvloop ends the process.
     """
     for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
+        if not is_open(fd):
             # The lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
 

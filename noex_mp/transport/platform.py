@@ -33,6 +33,7 @@ __all__ = [
     "FALLBACKS",
     "INTERRUPT_SIGNAL",
     "WITNESS_SIGNAL",
+    "is_open",
     "open_fds",
     "peer_of",
     "rss_of",
@@ -69,10 +70,10 @@ _XUCRED_SIZE: Final = 76
 
 def open_fds() -> list[int]:
     """Return the numbers of all open descriptors of this process."""
-    return [int(fd) for fd in os.listdir(_FD_FOLDER) if _is_open(int(fd))]
+    return [int(fd) for fd in os.listdir(_FD_FOLDER) if is_open(int(fd))]
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
     """Return whether there is a descriptor of this number."""
     try:
         os.fstat(fd)

@@ -37,6 +37,7 @@ from tests.nodes.observed import (
     shared_node,
     whistles,
 )
+from tests.nodes.unread import read_after_the_crash_of
 from tests.servers.faulty import Start, Stubborn
 from tests.servers.watching import Watcher, is_exit
 
@@ -97,18 +98,8 @@ async def test_one_that_was_linked_before_it_ended_is_not_nobody(restart: Restar
         spec = child(Watcher).options(placement="rooms")
         one, neighbour = await spawn(spec.options(restart=restart)), await spawn(spec)
         trapping = await spawn(Watcher, traps=True)
-        for each in (one, neighbour, trapping):
-            # From now on the root has nothing to do with calls to it.
-            await Watcher.os_pid(each)
-        async with node.stalled():
-            # The root finds news of the process of `one` first, and reads on to its end there.
-            await Watcher.watch(one, trapping)
+        async with read_after_the_crash_of(one, neighbour, trapping, node=node):
             await Watcher.link_with(trapping, one)
-            crashing = asyncio.ensure_future(Watcher.crash(one))
-            for _ in range(3):
-                await Watcher.os_pid(neighbour)
-        with pytest.raises(ServerExitedError):
-            await crashing
         [heard] = await Watcher.heard(trapping, 1)
         assert is_exit(heard, one)
         assert heard.reason == Crash("ValueError", "on purpose")

@@ -46,6 +46,7 @@ from tests.nodes.observed import (
     shared_node,
     whistles,
 )
+from tests.nodes.unread import read_after_the_crash_of
 from tests.servers.faulty import Start
 from tests.servers.watching import Loud, Persistent, Watcher, is_down
 
@@ -247,19 +248,9 @@ async def test_one_that_was_watched_before_it_ended_is_not_nobody(restart: Resta
     async with shared_node() as node:
         one, neighbour = await spawn(together().options(restart=restart)), await spawn(together())
         watcher = await spawn(Watcher)
-        for each in (one, neighbour, watcher):
-            # From now on the root has nothing to do with calls to it.
-            await Watcher.os_pid(each)
-        async with node.stalled():
-            # The root finds news of the process of `one` first, and reads on to its end there.
-            await Watcher.watch(one, watcher)
+        async with read_after_the_crash_of(one, neighbour, watcher, node=node):
             ends = watch(one)
             await Watcher.watch(watcher, one)
-            crashing = asyncio.ensure_future(Watcher.crash(one))
-            for _ in range(3):
-                await Watcher.os_pid(neighbour)
-        with pytest.raises(ServerExitedError):
-            await crashing
         crash = Crash("ValueError", "on purpose")
         assert (await anext(ends)).reason == crash
         down = await the_down(watcher)
