@@ -136,6 +136,9 @@ class Crew:
     def retire(self, member: Member) -> None:
         """Give a member no new messages; who stands by takes its place at once."""
         member.is_leaving = True
+        self._use_spare()
+
+    def _use_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
             self.members.append(self._make(spare))
@@ -147,6 +150,10 @@ class Crew:
         """
         try:
             async with self._lock:
+                if len(self.staying) < self._wanted:
+                    # One may be on its way already.
+                    await self.prepare()
+                    self._use_spare()
                 excess = await self._fit()
         except BaseException as error:
             member.is_leaving = False
