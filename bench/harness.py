@@ -61,7 +61,7 @@ class Row:
     Attributes:
         source: The measurement and the number's name in it: `("call", "p50")`.
         against: What it is divided by, likewise. None: `must` and `aim` are in `unit`.
-        or_against: Further ones: it is divided by whichever was the best in that round.
+        or_against: Further ones: the ratio is that to whichever is the best, by these medians.
         more_is_better: `must` is a lower bound, else an upper one.
     """
 
@@ -96,7 +96,8 @@ class Result:
     Attributes:
         value: The median over the rounds, in the row's unit.
         low: The smallest of the rounds; `high` the largest.
-        ratio: The median of the rounds' ratios to what it is compared with.
+        ratio: The median of the rounds' ratios to what it is compared with; of several, to the
+            one against which it is the worst.
         verdict: What it reached: its aim, what it must, or neither.
         error: Why there are no numbers.
     """
@@ -167,10 +168,14 @@ def judge(row: Row, rounds: Sequence[Round]) -> Result:
     values = [_number(r, row.source) for r in rounds]
     ratio = None
     if rivals := row.rivals():
-        best = max if row.more_is_better else min
-        ratio = statistics.median(
-            value / best(_number(r, rival) for rival in rivals)
-            for value, r in zip(values, rounds, strict=True)
+        # Not to the best of each round: of several that are as good as ours, and waver as ours
+        # does, one is ahead in most rounds.
+        worst = min if row.more_is_better else max
+        ratio = worst(
+            statistics.median(
+                value / _number(r, rival) for value, r in zip(values, rounds, strict=True)
+            )
+            for rival in rivals
         )
     value = statistics.median(values)
     verdict = _verdict(row, value if ratio is None else ratio)
