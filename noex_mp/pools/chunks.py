@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CHUNK", "Failure", "Single", "Sink", "Source", "chunk_size"]
 
-CHUNK_SECONDS: Final = 4e-3
+CHUNK_SECONDS: Final = 8e-3
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""
 
 LAST_SECONDS: Final = 2e-3
