@@ -35,12 +35,14 @@ from noex_mp.pools.ctrl_c import say_stopped, was_last_error
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lanes import Lanes
 from noex_mp.pools.recycling import NEVER, Recycler, RecyclingRules
+from noex_mp.pools.short_cut import ShortCut
 from noex_mp.transport.shared_loop import Later, SharedLoop, do_later
 from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.pools.seeds import Seeds
+    from noex_mp.pools.task_future import TaskFuture
 
 __all__ = ["Background"]
 
@@ -84,6 +86,8 @@ class Background:
         self._loop: SharedLoop | None = None
         self._running: Lanes | None = None
         self._dispatcher: Dispatcher | None = None
+        # While its processes are up.
+        self.short_cut: ShortCut | None = None
         # What is wanted: no task that comes later; none that waits; none at all.
         self._is_shut = False
         self._is_cancelled = False
@@ -123,9 +127,10 @@ class Background:
                 self._early += jobs
                 return
             _give(dispatcher, jobs)
+            short_cut = self.short_cut
+            if short_cut is not None and (lent := short_cut.line) and lent.in_flight > 1:
+                short_cut.give_back()
             loop.wake_if_needed()
-        if self.later:
-            loop.do_later()
 
     def _refusal(self) -> Exception:
         if self._is_of_parent:
@@ -167,6 +172,13 @@ class Background:
             loop.wake_if_needed()
         return is_stopped
 
+    def let_hear(self, future: TaskFuture[Any]) -> None:
+        """See that the callbacks of a future are called in the thread of the executor."""
+        with self._lock:
+            future.is_heard = True
+            if self.short_cut is not None and future.arrival.job is not None:
+                self.short_cut.give_back()
+
     def join(self) -> None:
         """Return once it has ended; at once in its own thread, where callbacks run."""
         thread = self._thread
@@ -178,6 +190,7 @@ class Background:
         """Be no executor any more: this process is a fork of its own."""
         self._lock = threading.RLock()
         self._is_of_parent = True
+        self.short_cut = None
 
     def _start(self, module: str | None) -> None:
         # Here, where whoever imports a script without a main guard hears of it.
@@ -253,6 +266,7 @@ class Background:
             dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()
         self._dispatcher, self._loop = dispatcher, loop
+        self.short_cut = ShortCut(loop)
         self._give_early(dispatcher)
         try:
             await self._unless_stopped(loop.start(_add_lanes(dispatcher, lanes)))
@@ -263,7 +277,7 @@ class Background:
             dispatcher.fail_all(_down(error))
             raise
         finally:
-            self._loop = None
+            self._loop = self.short_cut = None
             if self._is_stopped:
                 say_stopped(self._tasks or dispatcher.count())
                 dispatcher.fail_all(PoolStoppedError())

@@ -486,6 +486,10 @@ class Line:
         self._pace = seconds if seconds > pace or pace == inf else (3 * pace + seconds) / 4
         self.depth = depth_for(self._pace)
 
+    def count_anew(self) -> None:
+        """Count the tasks it has: to take a reply was interrupted."""
+        self.in_flight = len(self.route.jobs_of(None))
+
     def forget_pace(self) -> None:
         """Give it one task at a time, until it is known again how long they take."""
         self.depth = 1
@@ -660,7 +664,7 @@ class Dispatcher:
 
     def put(self, job: Job) -> None:
         """Run a task on the next lane that has room for it."""
-        if not self._queue and self._error is None and (line := self._roomiest()) is not None:
+        if not self._queue.count and self._error is None and (line := self._roomiest()) is not None:
             line.send(job)
         else:
             self._wait(job)
@@ -703,15 +707,16 @@ class Dispatcher:
 
     def feed(self, line: Line) -> None:
         """Give a lane as many tasks as it may have."""
-        self._feed_from_queue(line)
-        if self._sources and line.is_up:
+        if self._queue.count:
+            self._feed_from_queue(line)
+        if self._sources.count and line.is_up:
             self._feed_from_sources(line)
         if self._idle_waiters and not self._queue:
             self.note_if_idle()
 
     def _feed_from_queue(self, line: Line) -> None:
         queue = self._queue
-        while queue and line.in_flight < line.depth and line.is_up:
+        while queue.count and line.in_flight < line.depth and line.is_up:
             line.send(queue.popleft())
 
     def _feed_from_sources(self, line: Line, most: int = MAX_DEPTH) -> None:

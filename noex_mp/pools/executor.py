@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -22,63 +22,15 @@ from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
 from noex_mp.pools.lanes import LaneOptions, Lanes, check_size, lane_options
 from noex_mp.pools.limits import recycling_rules
-from noex_mp.pools.mapped import Results, as_raised, in_order
+from noex_mp.pools.mapped import Results, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.seeds import Seeds, shifted
-from noex_mp.transport.shared_loop import Later
+from noex_mp.pools.task_future import FutureJob, TaskFuture
 
 __all__ = ["ProcessPoolExecutor"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-class _FutureJob(Job):
-    """A task whose result goes into a future of `concurrent.futures`."""
-
-    __slots__ = ("_later", "future")
-
-    def __init__(
-        self,
-        future: Future[Any],
-        later: Later,
-        code: FunctionCode,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions,
-    ) -> None:
-        super().__init__(code, args, kwargs, options)
-        self.future = future
-        # Its callbacks may do anything: not where tasks are handed out.
-        self._later = later
-
-    def begin(self) -> bool:
-        """Mark the future as running, unless it was cancelled."""
-        return self.future.running() or self.future.set_running_or_notify_cancel()
-
-    def succeed(self, result: Any) -> None:
-        """Complete the future."""
-        self._later.append((self.future.set_result, result))
-
-    def fail(self, error: BaseException) -> None:
-        """Fail the future."""
-        self._later.append((self.future.set_exception, as_raised(error)))
-
-    def cancel(self) -> None:
-        """Cancel the future, and tell whoever waits for it."""
-        self._later.append((_cancel, self.future))
-
-    def is_of(self, future: object) -> bool:
-        """Return whether this is the task of a future."""
-        return self.future is future
-
-
-def _cancel(future: Future[Any]) -> None:
-    if future.cancel():
-        future.set_running_or_notify_cancel()
-    elif not future.done():
-        # It had begun, and was to be run again.
-        future.set_exception(CancelledError())
 
 
 def submit_on(
@@ -89,7 +41,7 @@ def submit_on(
     kwargs: dict[str, Any],
 ) -> Future[T]:
     """Run a function; see `ProcessPoolExecutor.submit`."""
-    future: Future[T] = Future()
+    future: TaskFuture[T] = TaskFuture(background)
     try:
         code = pack_function(fn)
     except Exception as error:
@@ -100,7 +52,7 @@ def submit_on(
     else:
         if background.seeds is not None:
             options = background.seeds.next(options)
-        job = _FutureJob(future, background.later, code, args, kwargs, options)
+        job = FutureJob(future, background, code, args, kwargs, options)
         background.put((job,), getattr(fn, "__module__", None))
     return future
 

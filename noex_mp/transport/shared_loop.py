@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -57,6 +58,8 @@ class SharedLoop(BlockingLoop):
         self._ours.setblocking(False)
         self._wakes.setblocking(False)
         self._sleeps = False
+        # The descriptor that another thread reads for now; none is -1.
+        self._lent = -1
         self.add_reader(self._ours.fileno(), self._woken)
 
     def turn_until(self, future: Future[T]) -> T:
@@ -91,8 +94,27 @@ class SharedLoop(BlockingLoop):
 
     def wake_if_needed(self) -> None:
         """Let the thread look what is to be done; for others, with the lock."""
-        if self._sleeps and self.ready:
+        if self._sleeps and (self.ready or self.later):
             self._wake()
+
+    def lend(self, fd: int) -> None:
+        """Leave it to the caller to look whether a descriptor can be read; with the lock.
+
+        That ends with `take_back`, or when the descriptor has no reader any more.
+        """
+        self._lent = fd
+        self._watch(fd)
+
+    def take_back(self, fd: int) -> None:
+        """Look again whether a descriptor can be read that was lent; with the lock."""
+        self._lent = -1
+        self._watch(fd)
+
+    def remove_reader(self, fd: int) -> bool:
+        """Look no more whether `fd` can be read."""
+        if fd == self._lent:
+            self._lent = -1
+        return super().remove_reader(fd)
 
     def do_later(self) -> None:
         """Call what was to be called outside of the lock."""
@@ -139,11 +161,23 @@ class SharedLoop(BlockingLoop):
             # It sleeps with the list as it was.
             self._wake()
 
+    def _handle(self, events: list[tuple[int, int]]) -> None:
+        if self._lent >= 0:
+            # It was told of that one before it was lent.
+            events = [event for event in events if event[0] != self._lent]
+        super()._handle(events)
+
+    def _mask(self, fd: int) -> int:
+        return super()._mask(fd) & (~select.POLLIN if fd == self._lent else ~0)
+
     def _wake(self) -> None:
         self._sleeps = False
-        # It may just have been closed.
-        with contextlib.suppress(OSError):
+        # Nothing is called in between: an interrupt there would leave it asleep.
+        try:
             self._wakes.send(b"\0")
+        except OSError:
+            # It may just have been closed.
+            pass
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -76,6 +76,34 @@ def test_callbacks_may_use_the_pool() -> None:
         assert chained.result().result() == 4
 
 
+def test_who_submits_never_calls_the_callbacks_of_others() -> None:
+    here = threading.current_thread()
+    held = threading.Lock()
+    is_adding = False
+    called_here = 0
+
+    def call_back(_: Future[int]) -> None:
+        nonlocal called_here
+        if threading.current_thread() is not here:
+            with held:
+                return
+        # One that comes too late is called by whoever adds it.
+        called_here += not is_adding
+
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        pool.submit(double, 0).result()
+        for _ in range(10):
+            # Who holds this would wait for itself.
+            with held:
+                for n in range(1000):
+                    future = pool.submit(double, n)
+                    is_adding = True
+                    future.add_done_callback(call_back)
+                    is_adding = False
+            pool.submit(double, 0).result()
+    assert called_here == 0
+
+
 def test_many_threads_submit_at_once() -> None:
     def submit_many(start: int) -> int:
         futures = [pool.submit(double, n) for n in range(start, start + 200)]
