@@ -42,7 +42,6 @@ from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
     from noex_mp.pools.seeds import Seeds
-    from noex_mp.pools.task_future import TaskFuture
 
 __all__ = ["Background"]
 
@@ -127,9 +126,6 @@ class Background:
                 self._early += jobs
                 return
             _give(dispatcher, jobs)
-            short_cut = self.short_cut
-            if short_cut is not None and (lent := short_cut.line) and lent.in_flight > 1:
-                short_cut.give_back()
             loop.wake_if_needed()
 
     def _refusal(self) -> Exception:
@@ -171,13 +167,6 @@ class Background:
             is_stopped = dispatcher.stop(future)
             loop.wake_if_needed()
         return is_stopped
-
-    def let_hear(self, future: TaskFuture[Any]) -> None:
-        """See that the callbacks of a future are called in the thread of the executor."""
-        with self._lock:
-            future.is_heard = True
-            if self.short_cut is not None and future.arrival.job is not None:
-                self.short_cut.give_back()
 
     def join(self) -> None:
         """Return once it has ended; at once in its own thread, where callbacks run."""
@@ -239,8 +228,10 @@ class Background:
             self._fail(error)
             raise
         finally:
-            client.close()
-            loop.close()
+            # Somebody may just read a reply.
+            with loop.lock:
+                client.close()
+                loop.close()
 
     def _find_node(self, module: str | None) -> str:
         node = self._node
@@ -277,6 +268,7 @@ class Background:
             dispatcher.fail_all(_down(error))
             raise
         finally:
+            self.short_cut.give_back()
             self._loop = self.short_cut = None
             if self._is_stopped:
                 say_stopped(self._tasks or dispatcher.count())

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from noex_mp.pools.functions import FunctionCode
     from noex_mp.pools.recycling import Recycler
     from noex_mp.pools.seeds import Seeds
+    from noex_mp.pools.short_cut import ShortCut
     from noex_mp.pools.stopping import Stoppable
     from noex_mp.transport.link import Link
 
@@ -112,6 +113,8 @@ class Job:
         self.is_timed = False
 
     is_task = True
+    may_be_awaited_here = False
+    """Whether who waits for it may read its reply: see `short_cut`."""
 
     def __len__(self) -> int:
         """Return how many tasks it is."""
@@ -154,6 +157,10 @@ class Job:
 
     def is_of(self, future: object) -> bool:
         """Return whether this is the task of a future."""
+        return False
+
+    def is_awaited(self) -> bool:
+        """Return whether somebody waits who cannot read its reply himself."""
         return False
 
     # --- as the future of a call ----------------------------------------------------------
@@ -386,6 +393,7 @@ class Line:
         is_up: Whether its process runs, as far as is known, and takes tasks.
         is_retired: It gets no further task: another takes its place.
         tasks_left: After how many more tasks that is so; None is never.
+        short_cut: By which somebody else reads its replies now.
     """
 
     __slots__ = (
@@ -400,6 +408,7 @@ class Line:
         "is_up",
         "ref",
         "route",
+        "short_cut",
         "tasks_left",
     )
 
@@ -412,6 +421,7 @@ class Line:
         self.is_up = True
         self.is_retired = False
         self.tasks_left: int | None = None
+        self.short_cut: ShortCut | None = None
         self._idle: asyncio.Future[None] | None = None
         # How long a task takes there, in seconds.
         self._pace = inf
@@ -432,6 +442,8 @@ class Line:
             self._untimed = 0
         if job.options is not NONE:
             operation, args = _with_options(job, operation, args)
+        if self.short_cut is not None and (self.in_flight or not job.may_be_awaited_here):
+            self.short_cut.give_back()
         self.in_flight += 1
         route = self.route
         # Whoever is sending just now may send more: the code of a value that is packed does, or a

@@ -41,7 +41,7 @@ def submit_on(
     kwargs: dict[str, Any],
 ) -> Future[T]:
     """Run a function; see `ProcessPoolExecutor.submit`."""
-    future: TaskFuture[T] = TaskFuture(background)
+    future: TaskFuture[T] = TaskFuture()
     try:
         code = pack_function(fn)
     except Exception as error:

@@ -162,9 +162,14 @@ class SharedLoop(BlockingLoop):
             self._wake()
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
-        if self._lent >= 0:
-            # It was told of that one before it was lent.
-            events = [event for event in events if event[0] != self._lent]
+        lent = self._lent
+        if lent >= 0:
+            # What can be read there is another's to read, also if this was told before it was lent.
+            events = [
+                (fd, select.POLLOUT if fd == lent else mask)
+                for fd, mask in events
+                if fd != lent or mask & select.POLLOUT
+            ]
         super()._handle(events)
 
     def _mask(self, fd: int) -> int:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -123,6 +124,21 @@ def test_an_initializer_that_hangs_does_not_outlast_an_interrupt(fifo: Path) -> 
     with pytest.raises(KeyboardInterrupt), pool:
         raise KeyboardInterrupt
     assert future.cancelled()
+
+
+def test_a_task_that_is_refused_is_not_kept() -> None:
+    pool = ProcessPoolExecutor(max_workers=1)
+    pool.shutdown()
+    argument = {1}
+    gone = weakref.ref(argument)
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(len, argument)
+        del argument
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # --- what is below it goes away ------------------------------------------------------------------
