@@ -52,6 +52,11 @@ class Crew:
         return self._lock.locked()
 
     @property
+    def has_spare(self) -> bool:
+        """Whether one stands by, or is about to."""
+        return self._spare is not None or self._preparing.locked()
+
+    @property
     def staying(self) -> list[Member]:
         """Those that are not leaving."""
         return [member for member in self.members if not member.is_leaving]

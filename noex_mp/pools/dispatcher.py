@@ -479,7 +479,8 @@ class Line:
             return
         self.is_retired = False
         self.tasks_left = None
-        self.came_back()
+        # It may have ended meanwhile.
+        self.ask()
 
     def idle(self) -> asyncio.Future[None]:
         """Return a future that is done once it has nothing to do; it gets nothing more."""
@@ -655,7 +656,7 @@ class Dispatcher:
 
     @property
     def has_spare(self) -> bool:
-        """Whether a lane stands by."""
+        """Whether a lane stands by, or is about to."""
         return self.recycler is not None and self.recycler.has_spare
 
     def retired(self, line: Line) -> None:

@@ -58,6 +58,10 @@ class Owner(Protocol):
         """Another is to take its place; from now on it is to get no new messages."""
         ...
 
+    def went_down(self, member: Member) -> None:
+        """Its process has ended, and is started again."""
+        ...
+
     def lost(self, member: Member) -> None:
         """It is gone for good."""
         ...
@@ -411,6 +415,7 @@ class Member:
         self.end_life()
         works = [work for work in unbegun if isinstance(work, Work)]
         self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
+        self._pool.went_down(self)
         self._pool.take_back(works)
 
     def has_gone(self, left: list[Any]) -> None:

@@ -20,6 +20,7 @@ from noex_mp.pools.requests import SAID, TO_POOL, StopTask
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
+    from noex_mp.pools.seeds import Seeds
     from noex_mp.transport.link import Link
 
 __all__ = ["NamedPool"]
@@ -35,9 +36,10 @@ class NamedPool(PoolTasks):
     It starts nothing and stops nothing, and is good in all event loops of the process.
     """
 
-    def __init__(self, where: str | Ref[Lane]) -> None:
+    def __init__(self, where: str | Ref[Lane], seeds: Seeds | None = None) -> None:
         super().__init__(self, NONE)
         self._where = where
+        self._seeds = seeds
         self._dispatchers: dict[Client, Dispatcher] = {}
 
     def __repr__(self) -> str:
@@ -75,6 +77,7 @@ class NamedPool(PoolTasks):
         if known is None or not known.refs:
             # None yet, or its pool is gone: another may have the name by now.
             known = _dispatcher_to(client, self.ref)
+            known.seeds = self._seeds
             kept = {c: d for c, d in self._dispatchers.items() if not c.closed}
             self._dispatchers = {**kept, client: known}
         return known

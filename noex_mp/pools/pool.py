@@ -480,7 +480,7 @@ class Pool(PoolTasks):
         if self._seeds is not None:
             raise ConfigError(
                 "a pool that the whole node shares has no seed: its calls have no certain order\n"
-                "Leave it out, or use a pool of your own: async with Pool(seed=...) as pool."
+                "Give it to who calls: Pool.named(..., seed=...) counts its own calls."
             )
         code = None if self._initializer is None else pack_function(self._initializer)
         # Two tasks at a time, so that one is there when the other is done.
@@ -491,7 +491,7 @@ class Pool(PoolTasks):
         return server_pool(lane, options, id=self.name or "Pool", name=self.name)
 
     @staticmethod
-    def named(where: str | Ref[Lane]) -> NamedPool:
+    def named(where: str | Ref[Lane], *, seed: int | None = None) -> NamedPool:
         """Return a pool of functions that stands in the tree, or was spawned, to run tasks there.
 
         It is found in any process of the node when it is used, also in a handler; so it may stand
@@ -500,9 +500,13 @@ class Pool(PoolTasks):
 
         Args:
             where: Its name; or what `spawn(Pool(...))` gave you.
+            seed: What the random numbers of the tasks are made of that are given to it here, as of
+                a `Pool`. It counts the calls of this object alone: another with the same seed, in
+                whichever process, draws the same numbers.
 
         Raises:
             NoServerError: When a task is to be run: nobody has the name.
+            TypeError: The seed is no whole number.
 
         Example:
             ```python
@@ -513,7 +517,7 @@ class Pool(PoolTasks):
         """
         from noex_mp.pools.named_pool import NamedPool
 
-        return NamedPool(where)
+        return NamedPool(where, None if seed is None else Seeds(seed))
 
     # --- start and stop --------------------------------------------------------------------
 

@@ -45,12 +45,7 @@ class RecyclingRules:
     when_full: bool = False
 
     def __bool__(self) -> bool:
-        return self.is_periodic or self.when_full
-
-    @property
-    def is_periodic(self) -> bool:
-        """Whether each of them is replaced at some time."""
-        return self.max_tasks is not None or self.max_age is not None
+        return self.max_tasks is not None or self.max_age is not None or self.when_full
 
     def tasks_of_one(self) -> int | None:
         """Return after how many tasks one of them is replaced, as chance has it; None is never."""
@@ -117,8 +112,8 @@ class Recycler:
 
     @property
     def has_spare(self) -> bool:
-        """Whether one stands by."""
-        return self._spare is not None
+        """Whether one stands by, or is about to."""
+        return self._spare is not None or self._starting > len(self._waiting)
 
     def watch(self, line: Line) -> None:
         """Replace a lane when it is due."""

@@ -152,7 +152,7 @@ class Router(GenServer):
         if len(self._crew.members) != self._options.size:
             # The router before this one has died in the middle of a resize, or a restart.
             await self._crew.resize(self._options.size)
-        if self._options.rules.is_periodic:
+        if self._options.rules:
             await self._crew.prepare()
 
     def _member(self, ref: Ref[Any]) -> Member:
@@ -347,6 +347,11 @@ class Router(GenServer):
         """Let another take the place of a member."""
         self._crew.retire(member)
         self._run(self._replace(member))
+
+    def went_down(self, member: Member) -> None:
+        """Let who stands by take the place of a member until that is back, and then for good."""
+        if self._crew.has_spare and not member.is_leaving:
+            self.is_due(member)
 
     async def _replace(self, member: Member) -> None:
         try:

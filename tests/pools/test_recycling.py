@@ -271,20 +271,37 @@ async def lanes_of(pool: NamedPool) -> list[Any]:
 
 
 @pytest.mark.linux_only("macOS has no memory limit")
-async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(tmp_path: Path) -> None:
-    async with Node(preload=[__name__]):
-        pool = Pool(
-            size=1, memory_limit="300MB", initializer=mark_and_block_third, initargs=(tmp_path,)
-        )
-        await pool.start()
-        await two_are_there(tmp_path)
-        first, second = ups(tmp_path)[:2]
+@of_both_kinds
+async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(
+    kind: Kind, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
+    async with a_pool(kind, size=1, memory_limit="300MB", **options) as pool:
+        await two_are_there(folder)
+        first, second = ups(folder)[:2]
         assert await pool.run(leak, 260) == first
         # A task after the other, until one runs elsewhere.
         while (found := await pool.run(pid)) == first:
             pass
         assert found == second
-        await pool.abort()
+        (tmp_path / "go").touch()
+
+
+@of_both_kinds
+async def test_the_one_that_stands_by_takes_the_place_of_one_that_dies(
+    kind: Kind, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
+    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
+        await two_are_there(folder)
+        with pytest.raises(WorkerExitedError):
+            await pool.run(die)
+        assert await pool.run(pid) == ups(folder)[1]
+        (tmp_path / "go").touch()
 
 
 @pytest.mark.linux_only("macOS has no memory limit")

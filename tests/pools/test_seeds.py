@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 import noex_mp.joblib
-from noex_mp import ConfigError, Node, Pool, ProcessPoolExecutor, current_task, sync
+from noex_mp import (
+    ConfigError,
+    Node,
+    Pool,
+    ProcessPoolExecutor,
+    Supervisor,
+    current_task,
+    sync,
+)
+from noex_mp.pools.named_pool import NamedPool
 from tests.pools.tasks import die_of
 
 Drawn = tuple[float, float, int | None]
@@ -80,20 +89,33 @@ def test_a_task_that_is_run_again_draws_the_same_numbers(tmp_path: Path) -> None
         )
 
 
-async def test_a_pool_of_an_event_loop_has_seeds_too() -> None:
-    async def drawn(size: int, chunksize: int | None) -> list[Any]:
-        async with Pool(size=size, seed=7) as pool:
-            return [
-                await pool.run(draw),
-                await pool.map(draw, range(30), chunksize=chunksize),
-                # How many these are is not known before.
-                await pool.map(draw, iter(range(30)), chunksize=chunksize),
-                [each async for each in pool.imap(draw_later, range(9), chunksize=chunksize)],
-                await pool.options(memory_limit="1GB").run(draw),
-            ]
+async def drawn_from(pool: Pool | NamedPool, chunksize: int | None) -> list[Any]:
+    return [
+        await pool.run(draw),
+        await pool.map(draw, range(30), chunksize=chunksize),
+        # How many these are is not known before.
+        await pool.map(draw, iter(range(30)), chunksize=chunksize),
+        [each async for each in pool.imap(draw_later, range(9), chunksize=chunksize)],
+        await pool.options(memory_limit="1GB").run(draw),
+    ]
 
+
+async def drawn_by(size: int, chunksize: int | None) -> list[Any]:
+    async with Pool(size=size, seed=7) as pool:
+        return await drawn_from(pool, chunksize)
+
+
+async def test_a_pool_of_an_event_loop_has_seeds_too() -> None:
     async with Node(preload=[__name__]):
-        assert await drawn(1, 1) == await drawn(2, 4) == await drawn(2, None)
+        assert await drawn_by(1, 1) == await drawn_by(2, 4) == await drawn_by(2, None)
+
+
+async def test_who_uses_a_pool_of_the_node_has_seeds_of_their_own() -> None:
+    async with Node(Supervisor(Pool(size=2, name="cpu")), preload=[__name__]):
+        seeded, disturbing = Pool.named("cpu", seed=7), Pool.named("cpu")
+        others = disturbing.map(draw, range(100), chunksize=1)
+        assert await drawn_from(seeded, 4) == await drawn_by(1, 1)
+        assert len({*await others}) == 100
 
 
 def test_without_a_seed_each_process_draws_numbers_of_its_own() -> None:
@@ -106,7 +128,7 @@ def test_a_seed_is_a_whole_number_and_for_pools_that_count_their_calls() -> None
     wrong: Any = "7"
     with pytest.raises(TypeError, match="expected seed to be a whole number"):
         ProcessPoolExecutor(seed=wrong)
-    with pytest.raises(ConfigError, match="shares has no seed"):
+    with pytest.raises(ConfigError, match=r"shares has no seed.*\n.*seed="):
         Pool(size=1, seed=7).as_supervisor()
     noex_mp.joblib.register()
     with pytest.raises(TypeError, match="give each task a seed"):
