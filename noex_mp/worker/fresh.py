@@ -1,15 +1,13 @@
 """A worker that is executed instead of forked: `start="exec"`, for code that cannot live with fork.
 
-`python -m noex_mp.worker.fresh FD` is started by the zygote, which stays its parent and reaps it.
-The file FD says what the process is to be; the descriptors it names are inherited. From there on
+The zygote executes its interpreter, stays its parent, and reaps it. It gets the descriptor of a file
+that says what the process is to be; the descriptors named there are inherited. From there on
 everything is as in a forked worker (see `bootstrap`), but that nothing has been preloaded.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from typing import Any, NoReturn
 
 from noex_mp.transport import fds, lifeline
@@ -46,8 +44,3 @@ def main(fd: int) -> NoReturn:
             lifeline_fd=brief["lifeline"],
         )
     )
-
-
-if __name__ == "__main__":
-    # Once more under its real name: the user's script takes the place of `__main__`.
-    importlib.import_module("noex_mp.worker.fresh").main(int(sys.argv[1]))

@@ -1,8 +1,8 @@
 """The zygote: a process of one thread that imports the application once and forks the workers.
 
-`python -m noex_mp.worker.zygote FD` is started by the root, with one end of a packet socket
-pair. It reads its configuration, imports, audits, freezes the heap, and then forks a worker per
-request. It is the parent of all workers: it reaps them and reports each wait status.
+The root executes its interpreter, with one end of a packet socket pair. It reads its configuration,
+imports, audits, freezes the heap, and then forks a worker per request. It is the parent of all
+workers: it reaps them and reports each wait status.
 
 It never blocks on the root, runs no event loop, and starts no thread. When the root's end of
 the pair closes, the root is gone: it ends everything that is left, and then itself.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import gc
-import importlib
 import os
 import select
 import signal
@@ -518,8 +517,3 @@ def main(fd: int) -> NoReturn:
     except _RootGoneError:
         os._exit(0)
     os._exit(EXIT_SOFTWARE)
-
-
-if __name__ == "__main__":
-    # Once more under its real name: the user's script takes the place of `__main__`.
-    importlib.import_module("noex_mp.worker.zygote").main(int(sys.argv[1]))
