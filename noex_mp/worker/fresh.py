@@ -1,7 +1,7 @@
 """A worker that is executed instead of forked: `start="exec"`, for code that cannot live with fork.
 
-The zygote executes its interpreter, stays its parent, and reaps it. It gets the descriptor of a file
-that says what the process is to be; the descriptors named there are inherited. From there on
+The zygote executes its interpreter, stays its parent, and reaps it. It gets the descriptor of a
+file that says what the process is to be; the descriptors named there are inherited. From there on
 everything is as in a forked worker (see `bootstrap`), but that nothing has been preloaded.
 """
 
