@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sized
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec, Unpack
 
 from noex_mp.client import current
 from noex_mp.core.specs import ServerPool, child
-from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
+from noex_mp.errors import ConfigError, PoolStoppedError, PreloadError, Rung, TaskCancelledError
+from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
@@ -26,8 +28,10 @@ from noex_mp.pools.recycling import Recycler
 from noex_mp.pools.seeds import Seeds
 from noex_mp.pools.server_pool import pool_of_servers, server_pool
 from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
+from noex_mp.wire.classes import MAIN
 
 if TYPE_CHECKING:
+    from noex_mp.client.client import Client
     from noex_mp.core.ref import Ref
     from noex_mp.pools.named_pool import NamedPool
 
@@ -35,6 +39,8 @@ __all__ = ["Pool", "PoolTasks"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_log: Final = logging.getLogger("noex_mp")
 
 
 class TaskFuture(asyncio.Future[T]):
@@ -542,6 +548,8 @@ class Pool(PoolTasks):
     async def start(self) -> None:
         """Start its processes on the current node; `async with` does it for you.
 
+        Where there is no node yet, that of the program is started, with its script preloaded.
+
         Raises:
             InitFailedError: The initializer has raised.
             ConfigError: It was started before.
@@ -550,7 +558,7 @@ class Pool(PoolTasks):
             raise ConfigError("this pool was started before; make another")
         code = None if self._initializer is None else pack_function(self._initializer)
         self._lanes = Lanes(self.size, code, self._initargs, **self._lane_options)
-        client = await current.client_or_implicit(None)
+        client = await _client()
         dispatcher = Dispatcher(client)
         dispatcher.grace = self._grace
         dispatcher.seeds = self._seeds
@@ -579,3 +587,15 @@ class Pool(PoolTasks):
             self._dispatcher.give_up()
             self._dispatcher.fail_all(PoolStoppedError())
             await self._lanes.stop(at_once=True)
+
+
+async def _client() -> Client:
+    """Return the client of the node, where there is none of one that has the program's script."""
+    # Here, where whoever imports a script without a main guard hears of it.
+    refuse_while_preloading()
+    try:
+        return await current.client_or_implicit(MAIN)
+    except PreloadError as error:
+        # Nobody has asked for it. Without it, each process imports for itself what its tasks need.
+        _log.warning("the script is not preloaded for the pool: %s", error)
+        return await current.client_or_implicit(None)

@@ -598,6 +598,40 @@ asyncio.run(main())
     assert GUARDED in done.stderr
 
 
+JOBS = """
+import os
+print("imported by", "a worker" if "NOEX_MP_NODE" in os.environ else "the program")
+def pid(_):
+    return os.getpid()
+"""
+POOL = """
+import asyncio
+import jobs
+from noex_mp import Pool
+async def main():
+    async with Pool(size=2, max_tasks_per_child=1) as pool:
+        pids = await pool.map(jobs.pid, range(6), chunksize=1)
+        print(len(set(pids)))
+"""
+
+
+def test_the_processes_of_a_pool_have_what_the_script_imports(tmp_path: Path) -> None:
+    guarded = f'{POOL}\nif __name__ == "__main__":\n    asyncio.run(main())\n'
+    write(tmp_path, {"script.py": guarded, "jobs.py": JOBS})
+    done = start(tmp_path, "script.py")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == "imported by the program\nimported by a worker\n6\n"
+
+
+def test_a_script_that_cannot_be_preloaded_is_none_the_worse_for_a_pool(tmp_path: Path) -> None:
+    write(tmp_path, {"script.py": f"{POOL}\nasyncio.run(main())\n", "jobs.py": JOBS})
+    done = start(tmp_path, "script.py")
+    assert done.returncode == 0
+    assert done.stdout.endswith("6\n")
+    assert "the script is not preloaded for the pool: " in done.stderr
+    assert GUARDED in done.stderr
+
+
 def test_a_node_without_pickle_sends_no_code(tmp_path: Path) -> None:
     program = f"""
 {HEAD}{SERVER}
