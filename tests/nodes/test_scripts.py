@@ -627,7 +627,8 @@ def test_a_script_that_cannot_be_preloaded_is_none_the_worse_for_a_pool(tmp_path
     write(tmp_path, {"script.py": f"{POOL}\nasyncio.run(main())\n", "jobs.py": JOBS})
     done = start(tmp_path, "script.py")
     assert done.returncode == 0
-    assert done.stdout.endswith("6\n")
+    # What a worker prints may come later than what the program does.
+    assert "6" in done.stdout.splitlines()
     assert "the script is not preloaded for the pool: " in done.stderr
     assert GUARDED in done.stderr
 
