@@ -48,7 +48,7 @@ __all__ = [
 _clients: dict[str, ClientOf] = {}
 _names: dict[str, LocalNames] = {}
 _process_node: str | None = None
-_implicit: Callable[[str | None], Awaitable[str]] | None = None
+_implicit: Callable[[str | None, bool], Awaitable[str]] | None = None
 
 #: The implicit node of each event loop that has one, by its id.
 implicit: dict[asyncio.AbstractEventLoop, str] = {}
@@ -82,10 +82,10 @@ def leave(node: str) -> None:
         names.close()
 
 
-def set_implicit(start: Callable[[str | None], Awaitable[str]]) -> None:
+def set_implicit(start: Callable[[str | None, bool], Awaitable[str]]) -> None:
     """Set the function that returns the id of the implicit node, and starts it if need be.
 
-    It is given a module to preload, or None.
+    It is given a module to preload, or None, and whether that is not necessary.
     """
     global _implicit
     _implicit = start
@@ -208,20 +208,22 @@ def _forget_the_parents() -> None:
     _process_node = None
 
 
-async def client_or_implicit(preload: str | None = None) -> Client:
+async def client_or_implicit(preload: str | None = None, *, if_possible: bool = False) -> Client:
     """Return the running loop's client of the current node; start the implicit one if needed.
 
     Args:
         preload: A module that the implicit node imports ahead, if it is to be started.
+        if_possible: It may do without that module.
 
     Raises:
         NoNodeError: The implicit node cannot be started here.
+        PreloadError: The module cannot be imported ahead.
     """
     if (current.get() or _process_node) is not None:
         return client()
     if _implicit is None:
         raise NoNodeError("there is no node here\nStart one: async with Node(...).")
-    return client(await _implicit(preload))
+    return client(await _implicit(preload, if_possible))
 
 
 async def is_running_on(its_client: Client, ref: Ref[Any]) -> bool:

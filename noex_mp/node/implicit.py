@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
+from typing import Final
 
 from noex_mp.client import current
 from noex_mp.client.blocking import this_thread
-from noex_mp.errors import NoNodeError
+from noex_mp.errors import NoNodeError, PreloadError
 from noex_mp.node.blocking_node import BlockingNode
 from noex_mp.node.node import Node, running
 from noex_mp.node.preloading import refuse_while_preloading
+from noex_mp.wire.classes import MAIN
 
 __all__ = [
     "blocking_current_node",
@@ -22,6 +25,8 @@ __all__ = [
     "shutdown",
 ]
 
+_log: Final = logging.getLogger("noex_mp")
+
 _implicit: dict[asyncio.AbstractEventLoop, asyncio.Task[Node]] = {}
 # That of the threads without an event loop: one for the process, which it outlives only in order.
 _blocking_implicit: Node | None = None
@@ -29,25 +34,49 @@ _blocking_implicit_lock = threading.Lock()
 _guards: set[asyncio.Task[None]] = set()
 
 
-async def implicit_node(preload: str | None = None) -> str:
-    """Return the id of the running loop's implicit node, and start it on first use."""
+async def implicit_node(preload: str | None = None, if_possible: bool = False) -> str:
+    """Return the id of the running loop's implicit node, and start it on first use.
+
+    Args:
+        preload: A module that it imports ahead.
+        if_possible: It may do without.
+
+    Raises:
+        PreloadError: The module cannot be imported ahead.
+    """
     loop = asyncio.get_running_loop()
     starting = _implicit.get(loop)
     if starting is None:
         refuse_while_preloading()
-        modules = [] if preload is None else [preload]
-        starting = _implicit[loop] = loop.create_task(Node(preload=modules).start())
+        starting = _implicit[loop] = loop.create_task(_start(preload, if_possible))
         guard = loop.create_task(_stop_with_loop(starting), name="noex-mp implicit node")
         _guards.add(guard)
         guard.add_done_callback(_guards.discard)
     try:
         node = await asyncio.shield(starting)
     finally:
-        # Not if only this caller was cancelled: others wait for it too.
-        if starting.done() and (starting.cancelled() or starting.exception()):
-            _implicit.pop(loop, None)
+        # Not if only this caller was cancelled: others wait for it too. Nor if one of them has
+        # begun to start another.
+        failed = starting.done() and (starting.cancelled() or starting.exception())
+        if failed and _implicit.get(loop) is starting:
+            _implicit.pop(loop)
     current.implicit[loop] = node.id
     return node.id
+
+
+async def _start(preload: str | None, if_possible: bool) -> Node:
+    try:
+        return await Node(preload=[] if preload is None else [preload]).start()
+    except PreloadError as error:
+        if preload is None or not if_possible:
+            raise
+        _say_not_preloaded(preload, error)
+        return await _start(None, if_possible)
+
+
+def _say_not_preloaded(module: str, error: PreloadError) -> None:
+    what = "the script" if module == MAIN else module
+    _log.warning("%s is not preloaded for the pool: %s", what, error)
 
 
 async def _stop_with_loop(starting: asyncio.Task[Node]) -> None:
@@ -105,15 +134,33 @@ async def shutdown() -> None:
         await (await starting).stop()
 
 
-def blocking_implicit_node(preload: str | None) -> str:
-    """Return the id of the implicit node of threads without a loop, and start it on first use."""
+def blocking_implicit_node(preload: str | None, if_possible: bool = False) -> str:
+    """Return the id of the implicit node of threads without a loop, and start it on first use.
+
+    Args:
+        preload: A module that it imports ahead.
+        if_possible: It may do without.
+
+    Raises:
+        PreloadError: The module cannot be imported ahead.
+    """
     global _blocking_implicit
     with _blocking_implicit_lock:
         if _blocking_implicit is None or _blocking_implicit not in running:
-            node = Node(preload=[] if preload is None else [preload])
-            node.start_blocking()
-            _blocking_implicit = node
+            _blocking_implicit = _start_blocking(preload, if_possible)
         return _blocking_implicit.id
+
+
+def _start_blocking(preload: str | None, if_possible: bool) -> Node:
+    node = Node(preload=[] if preload is None else [preload])
+    try:
+        node.start_blocking()
+    except PreloadError as error:
+        if preload is None or not if_possible:
+            raise
+        _say_not_preloaded(preload, error)
+        return _start_blocking(None, if_possible)
+    return node
 
 
 def blocking_shutdown() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -26,7 +25,6 @@ from noex_mp.errors import (
     NoNodeError,
     PoolDownError,
     PoolStoppedError,
-    PreloadError,
 )
 from noex_mp.node.implicit import blocking_implicit_node
 from noex_mp.node.preloading import refuse_while_preloading
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Background"]
 
-_log: Final = logging.getLogger("noex_mp")
 
 # These start no thread once the main module has ended, and a node has two (python/cpython#113964).
 _NO_LATE_THREADS: Final = (3, 12) <= sys.version_info < (3, 12, 3)
@@ -241,14 +238,10 @@ class Background:
                 node = current.node_of_thread()
         if node is not None:
             return node
-        if module is None or module in (MAIN, MAIN_IN_WORKERS):
-            return blocking_implicit_node(module and MAIN)
-        try:
-            return blocking_implicit_node(module)
-        except PreloadError as error:
-            # Nobody has asked for it. Without it, each process imports the module for itself.
-            _log.warning("%s is not preloaded for the pool: %s", module, error)
-            return blocking_implicit_node(None)
+        if module in (MAIN, MAIN_IN_WORKERS):
+            return blocking_implicit_node(MAIN)
+        # Nobody has asked for that. Without it, each process imports the module for itself.
+        return blocking_implicit_node(module, if_possible=True)
 
     async def _serve(self, client: Client, loop: SharedLoop) -> None:
         dispatcher = Dispatcher(client)

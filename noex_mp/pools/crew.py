@@ -9,7 +9,7 @@ from typing import Any
 
 from noex_mp.client.supervisors import SupervisorRef
 from noex_mp.core.ref import Ref
-from noex_mp.errors import ChildNotFoundError, StartError
+from noex_mp.errors import ChildNotFoundError, PreloadError, StartError
 from noex_mp.pools.members import Member
 
 __all__ = ["Crew"]
@@ -50,11 +50,6 @@ class Crew:
     def is_changing(self) -> bool:
         """Whether members come or go."""
         return self._lock.locked()
-
-    @property
-    def has_spare(self) -> bool:
-        """Whether one stands by, or is about to."""
-        return self._spare is not None or self._preparing.locked()
 
     @property
     def staying(self) -> list[Member]:
@@ -133,9 +128,9 @@ class Crew:
                 await self._stop(spare)
 
     async def _start_spare(self) -> None:
-        # If it does not start, that is tried again for the next that leaves; what it has raised is
-        # in the log.
-        with suppress(StartError):
+        # If it does not start, that is tried again for the next that leaves or dies; what it has
+        # raised is in the log.
+        with suppress(StartError, PreloadError):
             self._spare = await self._supervisor.start_child()
 
     def retire(self, member: Member) -> None:

@@ -304,7 +304,9 @@ class JobRoute(Route):
                     self._remove(seq)
                     unbegun.append(job)
         lost = super().ended(begun, report, cause)
-        if self.line is not None and isinstance(report.reason, Normal):
+        # Also where it had nothing to do.
+        has_left = isinstance(report.reason, Normal) or not report.requested
+        if self.line is not None and has_left:
             self.line.has_left(unbegun)
         if culprit is not None:
             error = ServerExitedError(report)
@@ -563,6 +565,7 @@ class Line:
                 self.retire()
             else:
                 self.ask()
+                self._dispatcher.want_spare()
 
     def ask(self) -> None:
         """Have it say when it is back."""
@@ -572,9 +575,10 @@ class Line:
         self.route.invoke(_READY, (), {}, None)
 
     def came_back(self) -> None:
-        """Give it tasks again."""
-        self.is_up = True
-        self._dispatcher.feed(self)
+        """Give it tasks again, unless another takes its place."""
+        if not self.is_retired:
+            self.is_up = True
+            self._dispatcher.feed(self)
 
     def gone(self, error: BaseException) -> None:
         """Note that it does not come back."""
@@ -656,8 +660,20 @@ class Dispatcher:
 
     @property
     def has_spare(self) -> bool:
-        """Whether a lane stands by, or is about to."""
+        """Whether a lane stands by."""
         return self.recycler is not None and self.recycler.has_spare
+
+    def want_spare(self) -> None:
+        """Have a lane stand by, if one should."""
+        if self.recycler is not None:
+            self.recycler.want_spare()
+
+    def retire_one_that_is_down(self) -> None:
+        """Have a lane replaced that is not back yet, now that another stands by."""
+        for line in self._lines:
+            if not line.is_up and not line.is_retired:
+                line.retire()
+                return
 
     def retired(self, line: Line) -> None:
         """Have a lane replaced that gets no further task."""

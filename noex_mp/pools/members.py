@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from typing_extensions import override
 
 from noex_mp.client.route import Route
+from noex_mp.core.reasons import Replaced
 from noex_mp.errors import CallTimedOutError
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class MemberRoute(Route):
         lost = super().ended(begun, report, cause)
         # A cast that waits for the window stays, and is for the next incarnation.
         unbegun = [seq for seq in self._ours() if seq > begun]
-        self._member.went_down([self._remove(seq) for seq in unbegun])
+        self._member.went_down([self._remove(seq) for seq in unbegun], report)
         return lost
 
     @override
@@ -409,13 +410,14 @@ class Member:
         self.begin_life()
         self._pool.is_free(self)
 
-    def went_down(self, unbegun: list[Any]) -> None:
+    def went_down(self, unbegun: list[Any], report: ExitReport) -> None:
         """Note the end of an incarnation, and what it had not begun."""
         self._is_asked = False
         self.end_life()
         works = [work for work in unbegun if isinstance(work, Work)]
         self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
-        self._pool.went_down(self)
+        if not isinstance(report.reason, Replaced):
+            self._pool.went_down(self)
         self._pool.take_back(works)
 
     def has_gone(self, left: list[Any]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sized
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from typing_extensions import ParamSpec, Unpack
 
 from noex_mp.client import current
 from noex_mp.core.specs import ServerPool, child
-from noex_mp.errors import ConfigError, PoolStoppedError, PreloadError, Rung, TaskCancelledError
+from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
 from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
@@ -39,8 +41,6 @@ __all__ = ["Pool", "PoolTasks"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_log: Final = logging.getLogger("noex_mp")
 
 
 class TaskFuture(asyncio.Future[T]):
@@ -548,7 +548,8 @@ class Pool(PoolTasks):
     async def start(self) -> None:
         """Start its processes on the current node; `async with` does it for you.
 
-        Where there is no node yet, that of the program is started, with its script preloaded.
+        Where there is no node yet, it starts one, with the program's script preloaded if that has a
+        main guard.
 
         Raises:
             InitFailedError: The initializer has raised.
@@ -590,12 +591,18 @@ class Pool(PoolTasks):
 
 
 async def _client() -> Client:
-    """Return the client of the node, where there is none of one that has the program's script."""
+    """Return the client of the node; if there is none, start one that has the program's script."""
     # Here, where whoever imports a script without a main guard hears of it.
     refuse_while_preloading()
+    # Nobody has asked for that. Without it, each process imports for itself what its tasks need.
+    script = MAIN if _has_main_guard() else None
+    return await current.client_or_implicit(script, if_possible=True)
+
+
+def _has_main_guard() -> bool:
+    """Return whether the program's script can be run again without doing all that it does."""
     try:
-        return await current.client_or_implicit(MAIN)
-    except PreloadError as error:
-        # Nobody has asked for it. Without it, each process imports for itself what its tasks need.
-        _log.warning("the script is not preloaded for the pool: %s", error)
-        return await current.client_or_implicit(None)
+        source = Path(sys.modules[MAIN].__file__ or "").read_text(encoding="utf-8")
+    except (AttributeError, OSError, ValueError):
+        return False
+    return re.search(r"^if\b.*\b__name__\b", source, re.MULTILINE) is not None

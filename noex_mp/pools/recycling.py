@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from noex_mp.errors import NoexError, StartError
+from noex_mp.errors import NoexError, PreloadError, StartError
 
 if TYPE_CHECKING:
     from noex_mp.core.ref import Ref
@@ -107,13 +107,15 @@ class Recycler:
         self._running: set[asyncio.Future[None]] = set()
         self._spare: Ref[Lane] | None = None
         self._starting = 0
+        # Since the last start began.
+        self._is_wanted = False
         # The lanes that get no further task, and have nobody yet to take their place.
         self._waiting: list[Line] = []
 
     @property
     def has_spare(self) -> bool:
-        """Whether one stands by, or is about to."""
-        return self._spare is not None or self._starting > len(self._waiting)
+        """Whether one stands by."""
+        return self._spare is not None
 
     def watch(self, line: Line) -> None:
         """Replace a lane when it is due."""
@@ -126,12 +128,22 @@ class Recycler:
     def prepare(self) -> None:
         """Start one that stands by, and one for each lane that waits for another."""
         while self._starting < len(self._waiting) + (self._spare is None):
+            self._is_wanted = False
             self._starting += 1
             self._keep(self._start())
 
+    # From here they go on in the loop's own thread, and not in the midst of handing out tasks.
+
+    def want_spare(self) -> None:
+        """Try once more to have one stand by, should the last one not have started."""
+        self._dispatcher.loop.call_soon_threadsafe(self._try_again)
+
+    def _try_again(self) -> None:
+        self._is_wanted = True
+        self.prepare()
+
     def replace(self, line: Line) -> None:
         """Let another take the place of a lane that gets no further task."""
-        # From the loop's own thread, and not in the midst of handing out tasks.
         self._dispatcher.loop.call_soon_threadsafe(self._begin, line)
 
     def _begin(self, line: Line) -> None:
@@ -144,12 +156,14 @@ class Recycler:
     async def _start(self) -> None:
         try:
             ref = await self._lanes.add()
-        except StartError:
+        except (StartError, PreloadError):
             # The old ones are better than none; what the initializer has raised is in the log.
             self._starting -= 1
             waiting, self._waiting = self._waiting, []
             for line in waiting:
                 line.come_out_of_retirement()
+            if self._is_wanted:
+                self.prepare()
         except NoexError:
             # The pool has been stopped.
             return
@@ -162,15 +176,22 @@ class Recycler:
             line = self._waiting.pop(0)
             self._dispatcher.add(ref)
             self._keep(self._dismiss(line))
-        else:
+        elif self._spare is None:
             self._spare = ref
+            self._dispatcher.retire_one_that_is_down()
+        else:
+            # The lane for which it was started goes on, since another did not start.
+            self._keep(self._remove(ref))
 
     async def _dismiss(self, line: Line) -> None:
         await line.idle()
         self._dispatcher.remove(line)
+        await self._remove(line.ref)
+
+    async def _remove(self, ref: Ref[Lane]) -> None:
         # The pool may have been stopped.
         with contextlib.suppress(NoexError):
-            await self._lanes.remove(line.ref)
+            await self._lanes.remove(ref)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         running = self._run(work)

@@ -349,8 +349,14 @@ class Router(GenServer):
         self._run(self._replace(member))
 
     def went_down(self, member: Member) -> None:
-        """Let who stands by take the place of a member until that is back, and then for good."""
-        if self._crew.has_spare and not member.is_leaving:
+        """Let one that stands by take the place of a member whose process has ended."""
+        if self._options.rules and not member.is_leaving:
+            self._run(self._stand_in_for(member))
+
+    async def _stand_in_for(self, member: Member) -> None:
+        await self._crew.prepare()
+        # If that took its time, the member may be back itself.
+        if not member.is_up and not member.is_leaving:
             self.is_due(member)
 
     async def _replace(self, member: Member) -> None:

@@ -615,22 +615,51 @@ async def main():
 """
 
 
+GUARDED_POOL = f'{POOL}\nif __name__ == "__main__":\n    asyncio.run(main())\n'
+
+
 def test_the_processes_of_a_pool_have_what_the_script_imports(tmp_path: Path) -> None:
-    guarded = f'{POOL}\nif __name__ == "__main__":\n    asyncio.run(main())\n'
-    write(tmp_path, {"script.py": guarded, "jobs.py": JOBS})
+    write(tmp_path, {"script.py": GUARDED_POOL, "jobs.py": JOBS})
     done = start(tmp_path, "script.py")
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout == "imported by the program\nimported by a worker\n6\n"
 
 
-def test_a_script_that_cannot_be_preloaded_is_none_the_worse_for_a_pool(tmp_path: Path) -> None:
-    write(tmp_path, {"script.py": f"{POOL}\nasyncio.run(main())\n", "jobs.py": JOBS})
+def test_a_script_without_a_guard_is_not_run_again_for_a_pool(tmp_path: Path) -> None:
+    once = f'{POOL}\nprint("once")\nasyncio.run(main())\n'
+    write(tmp_path, {"script.py": once, "jobs.py": JOBS})
     done = start(tmp_path, "script.py")
-    assert done.returncode == 0
+    assert (done.stderr, done.returncode) == ("", 0)
     # What a worker prints may come later than what the program does.
-    assert "6" in done.stdout.splitlines()
-    assert "the script is not preloaded for the pool: " in done.stderr
-    assert GUARDED in done.stderr
+    lines = done.stdout.splitlines()
+    assert (lines.count("once"), lines.count("6")) == (1, 1)
+
+
+TOGETHER = """
+import asyncio
+import threading
+import jobs
+from hello import Hello
+from noex_mp import Pool, spawn
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+async def main():
+    one, other = Pool(size=1), Pool(size=1)
+    _, _, hello = await asyncio.gather(one.start(), other.start(), spawn(Hello))
+    assert await one.run(jobs.pid, 0) != await other.run(jobs.pid, 0)
+    print(len({ref.node for ref in (hello, *one.dispatcher.refs, *other.dispatcher.refs)}))
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_pools_that_start_together_share_a_node_without_the_script(tmp_path: Path) -> None:
+    hello = "from noex_mp import GenServer\nclass Hello(GenServer):\n    pass\n"
+    write(tmp_path, {"script.py": TOGETHER, "jobs.py": JOBS, "hello.py": hello})
+    done = start(tmp_path, "script.py")
+    assert done.returncode == 0, done.stderr
+    assert "1" in done.stdout.splitlines()
+    assert done.stderr.count("the script is not preloaded for the pool: ") == 1
+    assert "left a thread running" in done.stderr
 
 
 def test_a_node_without_pickle_sends_no_code(tmp_path: Path) -> None:

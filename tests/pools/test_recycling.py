@@ -61,6 +61,13 @@ def mark_and_wait_as(which: int, folder: Path) -> None:
         sleep(0.001)
 
 
+def mark_and_fail_as(which: int, folder: Path) -> None:
+    number = len(list(folder.iterdir()))
+    (folder / f"{number} {os.getpid()}").touch()
+    if number == which:
+        raise OSError("no database")
+
+
 def fail_unless_first(folder: Path) -> None:
     if list(folder.iterdir()):
         raise OSError("no database")
@@ -263,6 +270,14 @@ async def marked(folder: Path, count: int) -> None:
         await asyncio.sleep(0.001)
 
 
+async def refs_of(pool: PoolTasks) -> list[Any]:
+    """Return the processes that get tasks; in a tree those that there are."""
+    if isinstance(pool, Pool):
+        return pool.dispatcher.refs
+    assert isinstance(pool, NamedPool)
+    return [lane.ref for lane in await lanes_of(pool)]
+
+
 async def lanes_of(pool: NamedPool) -> list[Any]:
     above = await supervisor_of(pool.ref)
     lanes = await above.get_child("members")
@@ -302,6 +317,53 @@ async def test_the_one_that_stands_by_takes_the_place_of_one_that_dies(
             await pool.run(die)
         assert await pool.run(pid) == ups(folder)[1]
         (tmp_path / "go").touch()
+
+
+@of_both_kinds
+async def test_a_process_that_dies_idle_is_replaced_at_once_too(kind: Kind, tmp_path: Path) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
+    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
+        await two_are_there(folder)
+        first, second = ups(folder)[:2]
+        assert await pool.run(pid) == first
+        before = await refs_of(pool)
+        os.kill(first, signal.SIGKILL)
+        # What is sent to it in the moment in which it dies, waits for it.
+        while await refs_of(pool) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert await pool.run(pid) == second
+        (tmp_path / "go").touch()
+
+
+@of_both_kinds
+async def test_a_process_that_is_back_before_another_stands_by_goes_on(
+    kind: Kind, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (1, folder)}
+    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
+        await two_are_there(folder)
+        with pytest.raises(WorkerExitedError):
+            await pool.run(die)
+        assert await pool.run(pid) == ups(folder)[2]
+        (tmp_path / "go").touch()
+
+
+@of_both_kinds
+async def test_another_stands_by_after_the_next_death_though_one_did_not_start(
+    kind: Kind, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"initializer": mark_and_fail_as, "initargs": (1, tmp_path)}
+    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
+        await two_are_there(tmp_path)
+        with pytest.raises(WorkerExitedError):
+            await pool.run(die)
+        # The first, the one that has failed, the first again, and the one that stands by.
+        await marked(tmp_path, 4)
+        assert await pool.run(double, 2) == 4
 
 
 @pytest.mark.linux_only("macOS has no memory limit")
