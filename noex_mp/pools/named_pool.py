@@ -123,12 +123,14 @@ class _ToRouter:
         timeout: float | None,
     ) -> object:
         """Send a task, with its priority and its time limit."""
+        # If the node has stopped, nothing is on its way.
+        route = route_to(self._ref)
         job, self.job = self.job, None
         assert job is not None
         priority, limit = job.options.priority, job.options.timeout
         if priority or limit is not None:
             kwargs = {**kwargs, SAID: [priority, None, None, limit]}
-        future = route_to(self._ref).invoke(operation, args, kwargs, timeout)
+        future = route.invoke(operation, args, kwargs, timeout)
         self._calls[future] = job
         future.add_done_callback(self._done)
         return future

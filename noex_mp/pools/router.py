@@ -38,6 +38,7 @@ from noex_mp.errors import (
     ConfigError,
     MailboxFullError,
     NoexError,
+    PoolDownError,
     UnknownOperationError,
 )
 from noex_mp.pools.backlog import Backlog, Discard, Place
@@ -119,6 +120,7 @@ class Router(GenServer):
         self._keys: dict[bytes, tuple[int, int]] = {}
         self._callers: OrderedDict[object, int] = OrderedDict()
         self._turn = 0
+        self._is_starting_anew = False
         self._done = self._discarded = 0
         self._drains: list[tuple[set[Work], asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -230,6 +232,7 @@ class Router(GenServer):
             return
         work.place = self._backlog.put(work, now=now, member=number, priority=priority, until=until)
         self._keep_limit()
+        self._start_if_empty()
         if len(self._backlog) == 1 and self._ticking is not None:
             # It was set for when nothing waits.
             self._ticking.cancel()
@@ -370,9 +373,26 @@ class Router(GenServer):
         """Let others do what was for a member that is gone."""
         self._crew.lost(member)
         self.move_from(member)
-        missing = self._options.size if not self._crew.staying else 0
-        if missing:
-            self._run(self._crew.resize(missing))
+        self._start_if_empty()
+
+    def _start_if_empty(self) -> None:
+        if not self._crew.staying and not self._is_starting_anew:
+            self._is_starting_anew = True
+            self._run(self._start_anew())
+
+    async def _start_anew(self) -> None:
+        try:
+            await self._crew.resize(self._options.size)
+        except NoexError as error:
+            # Else nobody would hear of it, and what waits would wait for ever. Not least when the
+            # node stops: it starts nothing any more.
+            if not self._crew.members:
+                failure = PoolDownError(str(error))
+                failure.__cause__ = error
+                for work in list(self._open):
+                    work.end(failure)
+        finally:
+            self._is_starting_anew = False
 
     def move_from(self, member: Member) -> None:
         """Give what waits for a member to others, in its order."""

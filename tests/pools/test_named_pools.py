@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from noex_mp import (
     ConfigError,
+    Event,
     GenServer,
     Node,
+    NoexError,
     NoServerError,
     Pool,
+    PoolDownError,
+    Ref,
     ServerExitedError,
     Supervisor,
+    SupervisorRef,
     TaskTimedOutError,
     WorkerExitedError,
     call,
@@ -25,6 +31,7 @@ from noex_mp import (
     spawn,
     stop,
 )
+from noex_mp.client.supervisors import supervisor_of
 from tests.nodes.observed import (
     Whistles,
     shared_node,
@@ -250,3 +257,50 @@ async def test_a_task_whose_router_is_killed_holds_up_nobody(tmp_path: Path) -> 
         with pytest.raises(ServerExitedError, match="SIGKILL"):
             await task
         assert await pool.run(double, 4) == 8
+
+
+async def test_a_node_that_stops_does_not_wait_for_a_pool_that_has_died(tmp_path: Path) -> None:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def hear(event: Event) -> None:
+        if event.kind == "stopping":
+            loop.call_soon_threadsafe(stopping.set)
+
+    async with Node(Supervisor(Pool(size=1, name="cpu"))) as node:
+        lane = await cpu.run(pid)
+        running = cpu.run(sleep_long, tmp_path / "started")
+        await there(tmp_path / "started")
+        waiting = cpu.run(double, 1)
+        node.on_event(hear)
+        end = asyncio.ensure_future(node.stop())
+        await stopping.wait()
+        os.kill(lane, signal.SIGKILL)
+        await end
+    with pytest.raises(WorkerExitedError):
+        await running
+    with pytest.raises(NoexError):
+        await waiting
+
+
+async def test_a_pool_that_cannot_start_its_processes_again_says_why(tmp_path: Path) -> None:
+    where = tmp_path / "database"
+    where.touch()
+    async with shared_node():
+        ref = await spawn(Pool(size=1, initializer=open_it, initargs=(str(where),)))
+        pool = Pool.named(ref)
+        assert await pool.run(double, 1) == 2
+        where.unlink()
+        lane = await (await supervisor_of(ref)).get_child("members")
+        assert isinstance(lane, SupervisorRef)
+        (only,) = await lane.which_children()
+        assert isinstance(only.ref, Ref)
+        await stop(only.ref)
+        with pytest.raises(PoolDownError, match="No such file"):
+            await pool.run(double, 2)
+        where.touch()
+        assert await pool.run(double, 3) == 6
+
+
+def open_it(path: str) -> None:
+    with open(path):
+        pass
