@@ -13,7 +13,7 @@ from noex_mp.client.blocking import this_thread
 from noex_mp.errors import NoNodeError, PreloadError
 from noex_mp.node.blocking_node import BlockingNode
 from noex_mp.node.node import Node, running
-from noex_mp.node.preloading import refuse_while_preloading
+from noex_mp.node.preloading import has_main_guard, refuse_while_preloading
 from noex_mp.wire.classes import MAIN
 
 __all__ = [
@@ -65,16 +65,22 @@ async def implicit_node(preload: str | None = None, if_possible: bool = False) -
 
 
 async def _start(preload: str | None, if_possible: bool) -> Node:
+    if preload == MAIN and if_possible and not has_main_guard():
+        preload = None
     try:
-        return await Node(preload=[] if preload is None else [preload]).start()
+        return await _node(preload).start()
     except PreloadError as error:
-        if preload is None or not if_possible:
-            raise
-        _say_not_preloaded(preload, error)
-        return await _start(None, if_possible)
+        _do_without(preload, if_possible, error)
+        return await _node(None).start()
 
 
-def _say_not_preloaded(module: str, error: PreloadError) -> None:
+def _node(preload: str | None) -> Node:
+    return Node(preload=[] if preload is None else [preload])
+
+
+def _do_without(module: str | None, if_possible: bool, error: PreloadError) -> None:
+    if module is None or not if_possible:
+        raise error
     what = "the script" if module == MAIN else module
     _log.warning("%s is not preloaded for the pool: %s", what, error)
 
@@ -152,14 +158,13 @@ def blocking_implicit_node(preload: str | None, if_possible: bool = False) -> st
 
 
 def _start_blocking(preload: str | None, if_possible: bool) -> Node:
-    node = Node(preload=[] if preload is None else [preload])
+    node = _node(preload)
     try:
         node.start_blocking()
     except PreloadError as error:
-        if preload is None or not if_possible:
-            raise
-        _say_not_preloaded(preload, error)
-        return _start_blocking(None, if_possible)
+        _do_without(preload, if_possible, error)
+        node = _node(None)
+        node.start_blocking()
     return node
 
 

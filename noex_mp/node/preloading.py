@@ -1,15 +1,26 @@
-"""No node starts in a process that only imports what workers are to have."""
+"""What is imported ahead for workers: whether it may be, and that no node starts there."""
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from types import FrameType
 
 from noex_mp.errors import PreloadError
 from noex_mp.transport import fds
-from noex_mp.wire.classes import MAIN_IN_WORKERS
+from noex_mp.wire.classes import MAIN, MAIN_IN_WORKERS
 
-__all__ = ["refuse_while_preloading"]
+__all__ = ["has_main_guard", "refuse_while_preloading"]
+
+
+def has_main_guard() -> bool:
+    """Return whether the program's script can be run again without doing all that it does."""
+    try:
+        source = Path(sys.modules[MAIN].__file__ or "").read_text(encoding="utf-8")
+    except (AttributeError, OSError, ValueError):
+        return False
+    return re.search(r"^if\b.*\b__name__\b", source, re.MULTILINE) is not None
 
 
 def refuse_while_preloading() -> None:

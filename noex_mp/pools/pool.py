@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sized
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
@@ -15,7 +12,6 @@ from typing_extensions import ParamSpec, Unpack
 from noex_mp.client import current
 from noex_mp.core.specs import ServerPool, child
 from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
-from noex_mp.node.preloading import refuse_while_preloading
 from noex_mp.pools.chunks import Failure, Sink, Source
 from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
@@ -33,7 +29,6 @@ from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
 from noex_mp.wire.classes import MAIN
 
 if TYPE_CHECKING:
-    from noex_mp.client.client import Client
     from noex_mp.core.ref import Ref
     from noex_mp.pools.named_pool import NamedPool
 
@@ -559,7 +554,8 @@ class Pool(PoolTasks):
             raise ConfigError("this pool was started before; make another")
         code = None if self._initializer is None else pack_function(self._initializer)
         self._lanes = Lanes(self.size, code, self._initargs, **self._lane_options)
-        client = await _client()
+        # Without its script, each process imports for itself what its tasks need.
+        client = await current.client_or_implicit(MAIN, if_possible=True)
         dispatcher = Dispatcher(client)
         dispatcher.grace = self._grace
         dispatcher.seeds = self._seeds
@@ -588,21 +584,3 @@ class Pool(PoolTasks):
             self._dispatcher.give_up()
             self._dispatcher.fail_all(PoolStoppedError())
             await self._lanes.stop(at_once=True)
-
-
-async def _client() -> Client:
-    """Return the client of the node; if there is none, start one that has the program's script."""
-    # Here, where whoever imports a script without a main guard hears of it.
-    refuse_while_preloading()
-    # Nobody has asked for that. Without it, each process imports for itself what its tasks need.
-    script = MAIN if _has_main_guard() else None
-    return await current.client_or_implicit(script, if_possible=True)
-
-
-def _has_main_guard() -> bool:
-    """Return whether the program's script can be run again without doing all that it does."""
-    try:
-        source = Path(sys.modules[MAIN].__file__ or "").read_text(encoding="utf-8")
-    except (AttributeError, OSError, ValueError):
-        return False
-    return re.search(r"^if\b.*\b__name__\b", source, re.MULTILINE) is not None

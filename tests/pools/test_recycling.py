@@ -47,24 +47,27 @@ def leak(megabytes: int) -> int:
 leaked: list[bytearray] = []
 
 
-def mark_and_block_third(folder: Path) -> None:
+def mark(folder: Path) -> int:
+    """Note that a process comes up; return how many have before it."""
     number = len(list(folder.iterdir()))
     (folder / f"{number} {os.getpid()}").touch()
+    return number
+
+
+def mark_and_block_third(folder: Path) -> None:
+    number = mark(folder)
     while number >= 2:
         signal.pause()
 
 
 def mark_and_wait_as(which: int, folder: Path) -> None:
-    number = len(list(folder.iterdir()))
-    (folder / f"{number} {os.getpid()}").touch()
+    number = mark(folder)
     while number == which and not (folder.parent / "go").exists():
         sleep(0.001)
 
 
 def mark_and_fail_as(which: int, folder: Path) -> None:
-    number = len(list(folder.iterdir()))
-    (folder / f"{number} {os.getpid()}").touch()
-    if number == which:
+    if mark(folder) == which:
         raise OSError("no database")
 
 
@@ -105,6 +108,23 @@ async def a_pool(kind: Kind, **options: Any) -> AsyncGenerator[PoolTasks]:
     else:
         async with Node(Supervisor(Pool(name="cpu", **options)), preload=[__name__]):
             yield Pool.named("cpu")
+
+
+@asynccontextmanager
+async def a_pool_that_waits(
+    which: int, kind: Kind, tmp_path: Path, **options: Any
+) -> AsyncGenerator[tuple[PoolTasks, Path]]:
+    """Yield a pool of one process, and one that stands by, and the folder with their marks.
+
+    One start waits until the end: that before which so many were.
+    """
+    folder = tmp_path / "ups"
+    folder.mkdir()
+    options |= {"size": 1, "initializer": mark_and_wait_as, "initargs": (which, folder)}
+    async with a_pool(kind, **options) as pool:
+        await two_are_there(folder)
+        yield pool, folder
+        (tmp_path / "go").touch()
 
 
 @of_both_kinds
@@ -290,42 +310,28 @@ async def lanes_of(pool: NamedPool) -> list[Any]:
 async def test_the_one_that_stands_by_takes_the_place_of_one_that_leaks(
     kind: Kind, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "ups"
-    folder.mkdir()
-    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
-    async with a_pool(kind, size=1, memory_limit="300MB", **options) as pool:
-        await two_are_there(folder)
+    async with a_pool_that_waits(2, kind, tmp_path, memory_limit="300MB") as (pool, folder):
         first, second = ups(folder)[:2]
         assert await pool.run(leak, 260) == first
         # A task after the other, until one runs elsewhere.
         while (found := await pool.run(pid)) == first:
             pass
         assert found == second
-        (tmp_path / "go").touch()
 
 
 @of_both_kinds
 async def test_the_one_that_stands_by_takes_the_place_of_one_that_dies(
     kind: Kind, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "ups"
-    folder.mkdir()
-    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
-    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
-        await two_are_there(folder)
+    async with a_pool_that_waits(2, kind, tmp_path, max_age=3600.0) as (pool, folder):
         with pytest.raises(WorkerExitedError):
             await pool.run(die)
         assert await pool.run(pid) == ups(folder)[1]
-        (tmp_path / "go").touch()
 
 
 @of_both_kinds
 async def test_a_process_that_dies_idle_is_replaced_at_once_too(kind: Kind, tmp_path: Path) -> None:
-    folder = tmp_path / "ups"
-    folder.mkdir()
-    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (2, folder)}
-    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
-        await two_are_there(folder)
+    async with a_pool_that_waits(2, kind, tmp_path, max_age=3600.0) as (pool, folder):
         first, second = ups(folder)[:2]
         assert await pool.run(pid) == first
         before = await refs_of(pool)
@@ -334,22 +340,16 @@ async def test_a_process_that_dies_idle_is_replaced_at_once_too(kind: Kind, tmp_
         while await refs_of(pool) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         assert await pool.run(pid) == second
-        (tmp_path / "go").touch()
 
 
 @of_both_kinds
 async def test_a_process_that_is_back_before_another_stands_by_goes_on(
     kind: Kind, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "ups"
-    folder.mkdir()
-    options: dict[str, Any] = {"initializer": mark_and_wait_as, "initargs": (1, folder)}
-    async with a_pool(kind, size=1, max_age=3600.0, **options) as pool:
-        await two_are_there(folder)
+    async with a_pool_that_waits(1, kind, tmp_path, max_age=3600.0) as (pool, folder):
         with pytest.raises(WorkerExitedError):
             await pool.run(die)
         assert await pool.run(pid) == ups(folder)[2]
-        (tmp_path / "go").touch()
 
 
 @of_both_kinds
