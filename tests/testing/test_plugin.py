@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
+import psutil
 import pytest
 
 from noex_mp.testing.plugin import Kind, leftovers, take_snapshot
@@ -26,34 +27,49 @@ from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 import pytest
 
-SLEEP = [sys.executable, "-S", "-E", "-c", "import time; time.sleep(60)"]
 kept = []
+
+def until_it_runs(*command):
+    # Of which nobody tells us.
+    wanted = "\\0".join([*command, ""]).encode()
+    while not any(command_of(entry) == wanted for entry in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.01)
+
+def command_of(entry):
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
 """
 
-# What a test does, and the words that must say so.
-# Two runs of these tests may go on at once.
-SHARED = f"noex-mp-test-left-{os.getpid()}"
+# Two runs of these tests may go on at once: each has names of its own for what it leaves.
+RUN = os.getpid()
+SHARED = f"noex-mp-test-left-{RUN}"
 
+# What a test does, and the words that must say so.
 LEAKS = {
     "a running process": (
-        "kept.append(subprocess.Popen(['sleep', '61']))",
-        "*process *: sleep 61",
+        f"kept.append(subprocess.Popen(['sleep', '61.{RUN}']))",
+        f"*process *: sleep 61.{RUN}",
     ),
     "a zombie": (
         "kept.append(subprocess.Popen(['true']))",
         "*zombie * (true), nobody has waited for it",
     ),
     "an orphan in a session of its own": (
-        "subprocess.run(['sh', '-c', 'setsid sleep 62 >/dev/null 2>&1 &'])",
-        "*process *, child of *: sleep 62",
+        (
+            f"subprocess.run(['sh', '-c', 'setsid sleep 62.{RUN} >/dev/null 2>&1 &'])\n"
+            f"    until_it_runs('sleep', '62.{RUN}')"
+        ),
+        f"*process *, child of *: sleep 62.{RUN}",
     ),
     # With an environment of its own, so that it is found by its parents alone.
     "a grandchild": (
         (
-            "kept.append(subprocess.Popen("
-            "['env', '-i', 'NOEX_MP_INNER=1', 'sh', '-c', 'sleep 63; true']))"
+            f"kept.append(subprocess.Popen(['env', '-i', 'sh', '-c', 'sleep 63.{RUN}; true']))\n"
+            f"    until_it_runs('sleep', '63.{RUN}')"
         ),
-        "*process *, child of *: sleep 63",
+        f"*process *, child of *: sleep 63.{RUN}",
     ),
     "a file": ("kept.append(os.open('/dev/null', os.O_RDONLY))", "*fd * -> /dev/null"),
     "a socket": (
@@ -105,20 +121,14 @@ CLEAN = {
 
 @pytest.fixture
 def inner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Let an inner pytest find us, and end what its tests leave on purpose."""
-    monkeypatch.setenv("NOEX_MP_INNER", "1")
+    """Let an inner pytest find our code, and end what its tests leave on purpose."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-                ours = b"NOEX_MP_INNER=1" in (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if ours and command.startswith(b"sleep"):
-                os.kill(int(entry.name), 9)
+    for process in psutil.process_iter(["cmdline"]):
+        command: list[str] = process.info["cmdline"] or []
+        if command[:1] == ["sleep"] and command[-1].endswith(f".{RUN}"):
+            process.kill()
     Path("/dev/shm", SHARED).unlink(missing_ok=True)
 
 
@@ -159,7 +169,7 @@ def test_only_what_the_test_itself_left_counts(pytester: pytest.Pytester) -> Non
         """
 @pytest.fixture(scope="module", autouse=True)
 def shared():
-    process = subprocess.Popen(["sleep", "64"])
+    process = subprocess.Popen(["sleep", "60"])
     ends = os.pipe()
     yield
     process.kill()
