@@ -16,7 +16,7 @@ bound to a member of the pool: then nobody else takes it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -146,6 +146,18 @@ class Backlog(Generic[T]):
             taken.append(place)
         return taken
 
+    def take_own(self, member: int, is_own: Callable[[T], bool]) -> Place[T] | None:
+        """Take out the next that is bound to a member, of those that nobody else may have."""
+        own = (place for place in self._bound_to(member) if is_own(place.item))
+        place = min(own, key=lambda place: (-place.priority, place.number), default=None)
+        if place is not None:
+            self.remove(place)
+        return place
+
+    def has_own(self, member: int, is_own: Callable[[T], bool]) -> bool:
+        """Return whether one of these waits."""
+        return any(is_own(place.item) for place in self._bound_to(member))
+
     def expired(self, now: float) -> list[Place[T]]:
         """Take out what is of no use any more, and return it."""
         taken = [place for place in self if place.until <= now]
@@ -155,11 +167,14 @@ class Backlog(Generic[T]):
 
     def of_member(self, member: int) -> list[Place[T]]:
         """Take out all that is bound to a member, and return it in its order."""
-        ranks = self._by_member.get(member, {})
-        taken = [place for rank in ranks.values() for place in rank.values()]
+        taken = self._bound_to(member)
         for place in taken:
             self.remove(place)
         return sorted(taken, key=lambda place: place.number)
+
+    def _bound_to(self, member: int) -> list[Place[T]]:
+        ranks = self._by_member.get(member, {})
+        return [place for rank in ranks.values() for place in rank.values()]
 
     def has_any_for(self, member: int | None) -> bool:
         """Return whether something waits that is bound to a member; None: to nobody."""

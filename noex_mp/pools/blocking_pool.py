@@ -13,7 +13,7 @@ from noex_mp.core.operations import Operation
 from noex_mp.core.ref import Ref
 from noex_mp.errors import UnknownOperationError
 from noex_mp.pools.backlog import Discard
-from noex_mp.pools.lanes import check_size
+from noex_mp.pools.lanes import check_count
 from noex_mp.pools.pool_ref import broadcast_of, explained, limit_of
 from noex_mp.pools.requests import (
     TO_MEMBERS,
@@ -45,7 +45,7 @@ class BlockingPool(Generic[S]):
 
     def resize(self, size: int) -> int:
         """Have so many servers; return how many there were."""
-        return self._ask(Resize(check_size("size", size)))
+        return self._ask(Resize(check_count("size", size)))
 
     def restart(self) -> int:
         """Replace all servers by new ones, one by one; return how many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from noex_mp.client.supervisors import SupervisorRef
 from noex_mp.core.ref import Ref
@@ -13,6 +13,9 @@ from noex_mp.errors import ChildNotFoundError, PreloadError, StartError
 from noex_mp.pools.members import Member
 
 __all__ = ["Crew"]
+
+# Who asks for another size meanwhile has not to wait for more than these.
+_AT_A_TIME: Final = 32
 
 
 class Crew:
@@ -27,17 +30,20 @@ class Crew:
     Args:
         supervisor: Theirs: it starts one more without being told what it is.
         make: Makes a member of an address.
-        on_leave: Is told of a member that leaves, when it has done what it had.
+        is_idle: Returns whether a member that leaves has done all that is its to do.
+        on_leave: Is told of one that leaves, when that is so.
     """
 
     def __init__(
         self,
         supervisor: SupervisorRef,
         make: Callable[[Ref[Any]], Member],
+        is_idle: Callable[[Member], bool],
         on_leave: Callable[[Member], None],
     ) -> None:
         self._supervisor = supervisor
         self._make = make
+        self._is_idle = is_idle
         self._on_leave = on_leave
         self._lock = asyncio.Lock()
         self._waiting: dict[Member, asyncio.Future[None]] = {}
@@ -71,24 +77,26 @@ class Crew:
                 self.members.append(self._make(child.ref))
         found = list(self.members)
         if not found:
-            await self._start(size)
+            await self._start_missing()
         return found
 
     async def resize(self, size: int) -> int:
         """Have so many members; return how many there were to be.
 
+        Another resize that is under way goes no further: it is this size that counts.
+
         Raises:
             StartError: One does not start; those that have are members.
         """
+        before, self._wanted = self._wanted, size
         async with self._lock:
-            before, self._wanted = self._wanted, size
             excess = await self._fit()
         await self._dismiss(excess)
         return before
 
     async def _fit(self) -> list[Member]:
         """Start those that are missing; return those that are too many, the youngest."""
-        await self._start(self._wanted - len(self.staying))
+        await self._start_missing()
         excess = self.staying[self._wanted :]
         for member in excess:
             member.is_leaving = True
@@ -165,6 +173,10 @@ class Crew:
 
     # --- coming and going -----------------------------------------------------------------
 
+    async def _start_missing(self) -> None:
+        while (missing := self._wanted - len(self.staying)) > 0:
+            await self._start(min(missing, _AT_A_TIME))
+
     async def _start(self, count: int) -> None:
         starts = [self._supervisor.start_child() for _ in range(count)]
         results = await asyncio.gather(*starts, return_exceptions=True)
@@ -179,7 +191,7 @@ class Crew:
         await asyncio.gather(*map(self._leave, members))
 
     async def _leave(self, member: Member) -> None:
-        if member.in_flight:
+        if not self._is_idle(member):
             # One that is due in the middle of a restart leaves for two reasons.
             future = asyncio.get_running_loop().create_future()
             await self._waiting.setdefault(member, future)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from typing_extensions import Unpack
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from noex_mp.client.supervisors import SupervisorRef
     from noex_mp.pools.functions import FunctionCode
 
-__all__ = ["LaneOptions", "Lanes", "check_size", "default_size", "lane_options"]
+__all__ = ["LaneOptions", "Lanes", "check_count", "check_size", "default_size", "lane_options"]
+
+# Linux gives processes numbers up to that, unless it is told otherwise.
+_MOST: Final = 32_768
 
 
 def default_size() -> int:
@@ -29,19 +32,32 @@ def default_size() -> int:
 
 
 def check_size(option: str, size: object) -> int:
-    """Return the size of a pool.
+    """Return the size of a pool; None is that of one of which nobody says it.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is below 1, or more than there can be processes.
+    """
+    if size is None:
+        return default_size()
+    size = check_count(option, size)
+    if size > _MOST:
+        raise ValueError(f"{option} must be at most {_MOST:,} processes, got {size:,}")
+    return size
+
+
+def check_count(option: str, count: object) -> int:
+    """Return a number of things.
 
     Raises:
         TypeError: It is no whole number.
         ValueError: It is below 1.
     """
-    if size is None:
-        return default_size()
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"expected {option} to be a whole number of processes, got {size!r:.60}")
-    if size < 1:
-        raise ValueError(f"{option} must be greater than 0, got {size}")
-    return size
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"expected {option} to be a whole number, got {count!r:.60}")
+    if count < 1:
+        raise ValueError(f"{option} must be greater than 0, got {count}")
+    return count
 
 
 class LaneOptions(TypedDict, total=False):
@@ -86,7 +102,7 @@ def lane_options(
         share = str(max(1, default_size() // size))
         options["env"] = {name: os.environ.get(name, share) for name in THREAD_VARIABLES}
     else:
-        options["env"] = dict.fromkeys(THREAD_VARIABLES, str(check_size("threads", threads)))
+        options["env"] = dict.fromkeys(THREAD_VARIABLES, str(check_count("threads", threads)))
     return options
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noex_mp.pools.lanes import check_size
+from noex_mp.pools.lanes import check_count
 from noex_mp.pools.recycling import RecyclingRules
 
 __all__ = ["check_grace", "recycling_rules"]
@@ -39,7 +39,7 @@ def recycling_rules(
     (False, 2)
     """
     if max_tasks is not None:
-        check_size("max_tasks_per_child", max_tasks)
+        check_count("max_tasks_per_child", max_tasks)
     if max_age is None:
         return RecyclingRules(max_tasks, when_full=memory_limit is not None)
     if isinstance(max_age, bool) or not isinstance(max_age, int | float):

@@ -68,7 +68,15 @@ class Owner(Protocol):
         ...
 
     def finished(self, work: Work) -> None:
-        """A message is done, in whichever way."""
+        """The caller of a message has got what there was to get."""
+        ...
+
+    def is_done(self, work: Work) -> None:
+        """Nobody works on a message any more whose caller had gone before."""
+        ...
+
+    def nobody_hears(self, work: Work, error: BaseException) -> None:
+        """A cast has failed, and has no caller to be told."""
         ...
 
 
@@ -159,6 +167,8 @@ class Work:
             # If it has the reply already, this is nothing. If nobody waits any more, the worker
             # forgets by it who did.
             self.sender.fail(error or _NOBODY_WAITS)
+        elif error is not None:
+            self.pool.nobody_hears(self, error)
         self.pool.finished(self)
 
     # --- as the future of a call ----------------------------------------------------------
@@ -302,7 +312,6 @@ class Member:
     Attributes:
         ref: Its address.
         number: No other has it.
-        in_flight: How many messages it has.
         is_up: Its process runs, as far as is known.
         is_leaving: It gets no new messages, and stops when it has done what it has.
         idle_since: Since when it has had nothing to do, by the monotonic clock.
@@ -318,9 +327,11 @@ class Member:
         # After how many more messages it is due; 0 is never.
         self._left = 0
         self._aging: asyncio.TimerHandle | None = None
-        self._is_asked = False
+        # What it has, in the order in which it was sent, those included for which nobody waits.
+        self._has: dict[Work, None] = {}
+        # Those that it has done once it has answered whether it is free; None if nobody has asked.
+        self._asked: list[Work] | None = None
         self.ref = ref
-        self.in_flight = 0
         self.is_up = False
         self.is_leaving = False
         self.idle_since = 0.0
@@ -334,6 +345,20 @@ class Member:
         return self.ref.sid
 
     @property
+    def in_flight(self) -> int:
+        """How many messages it has."""
+        return len(self._has)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes messages, and has none."""
+        return self.is_up and not self._has
+
+    def has(self, work: Work) -> bool:
+        """Return whether it has a message still."""
+        return work in self._has
+
+    @property
     def has_room(self) -> bool:
         """Whether it may have one more message."""
         return self.is_up and not self.is_leaving and self.in_flight < self._depth
@@ -342,11 +367,11 @@ class Member:
         """Give it a message."""
         work.member = self
         timeout = None if work.due == inf else work.due - now
-        self.in_flight += 1
+        self._has[work] = None
         try:
             self._route.send(work, timeout)
         except Exception as error:
-            self.in_flight -= 1
+            del self._has[work]
             work.end(error)
             return
         work.sent()
@@ -387,20 +412,31 @@ class Member:
 
     def has_finished(self, work: Work) -> None:
         """Note that it is done with a message."""
-        self.in_flight -= 1
+        self._forget(work)
         if self.is_up:
             self._pool.is_free(self)
 
+    def _forget(self, work: Work) -> None:
+        if self._has.pop(work, self) is None and work.is_over:
+            self._pool.is_done(work)
+
     def is_late(self) -> None:
         """Note that nobody waits for what it does: it counts as busy until it is done."""
-        if not self._is_asked:
-            self._is_asked = True
+        if self._asked is None:
+            self._asked = self._late()
             self._route.ask_whether_it_is_free()
+
+    def _late(self) -> list[Work]:
+        return [work for work in self._has if work.is_late or work.is_message]
 
     def is_free_again(self) -> None:
         """Note that it has done what was sent before it was asked."""
-        self._is_asked = False
-        self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
+        done, self._asked = self._asked or [], None
+        for work in done:
+            self._forget(work)
+        if self._late():
+            # Others have become so since.
+            self.is_late()
         if self.is_up:
             self._pool.is_free(self)
 
@@ -412,18 +448,24 @@ class Member:
 
     def went_down(self, unbegun: list[Any], report: ExitReport) -> None:
         """Note the end of an incarnation, and what it had not begun."""
-        self._is_asked = False
+        self._asked = None
         self.end_life()
-        works = [work for work in unbegun if isinstance(work, Work)]
-        self.in_flight = sum(isinstance(w[0], Work) for w in self._route.pending.values())
+        left = self._has_lost(unbegun)
         if not isinstance(report.reason, Replaced):
             self._pool.went_down(self)
-        self._pool.take_back(works)
+        self._pool.take_back(left)
 
     def has_gone(self, left: list[Any]) -> None:
         """Note that it does not come back."""
-        self._is_asked = False
+        self._asked = None
         self.end_life()
-        self.in_flight = 0
-        self._pool.take_back([work for work in left if isinstance(work, Work)])
+        self._pool.take_back(self._has_lost(left))
         self._pool.lost(self)
+
+    def _has_lost(self, unbegun: list[Any]) -> list[Work]:
+        """Forget what it had; return what is to be done elsewhere."""
+        # A cast that waits for the window is for the next incarnation.
+        kept: set[Any] = {entry[0] for entry in self._route.pending.values()}
+        for work in [work for work in self._has if work not in kept]:
+            self._forget(work)
+        return [work for work in unbegun if isinstance(work, Work) and not work.is_over]

@@ -20,7 +20,7 @@ from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import Lanes, check_size, lane_options
 from noex_mp.pools.limits import check_grace, recycling_rules
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
-from noex_mp.pools.pool_options import PoolOptions
+from noex_mp.pools.pool_options import PoolOptions, check_seconds
 from noex_mp.pools.progress import Progress, reporting
 from noex_mp.pools.recycling import Recycler
 from noex_mp.pools.seeds import Seeds
@@ -384,6 +384,9 @@ class Pool(PoolTasks):
         cpu_affinity: The CPUs on which they may run.
         seed: What the random numbers of its tasks are made of: those of `random`, of `numpy.random`
             and of whatever is made with `current_task().seed`. None leaves them to chance.
+        shutdown: As an entry of a tree: how long its tasks may take to end when it stops, in
+            seconds, before their processes are killed; None is no limit. A pool of the program's
+            own runs what was given to it, unless it is aborted.
         name: What the node calls it, as an entry of a tree; see `named`.
 
     Raises:
@@ -414,9 +417,12 @@ class Pool(PoolTasks):
         nice: int | None = None,
         cpu_affinity: Collection[int] | None = None,
         seed: int | None = None,
+        shutdown: float | None = 5.0,
         name: str | None = None,
     ) -> None:
         self.size = check_size("size", size)
+        check_seconds("shutdown", shutdown)
+        self._shutdown = shutdown
         self.name = name
         self._rules = recycling_rules(max_tasks_per_child, max_age, memory_limit)
         self._lane_options = lane_options(
@@ -487,7 +493,7 @@ class Pool(PoolTasks):
         # Two tasks at a time, so that one is there when the other is done.
         options = PoolOptions(size=self.size, in_flight=2, grace=self._grace, rules=self._rules)
         lane = child(Lane, code, self._initargs).options(
-            restart="permanent", shutdown=None, **self._lane_options
+            restart="permanent", shutdown=self._shutdown, **self._lane_options
         )
         return server_pool(lane, options, id=self.name or "Pool", name=self.name)
 

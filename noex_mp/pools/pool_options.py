@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
 from noex_mp.pools.backlog import Discard
@@ -12,7 +13,7 @@ from noex_mp.pools.lanes import check_size
 from noex_mp.pools.recycling import NEVER, RecyclingRules
 from noex_mp.pools.routing import ROUTINGS, Routing
 
-__all__ = ["PoolOptions", "check_limit", "check_seconds"]
+__all__ = ["PoolOptions", "check_limit", "check_priority", "check_seconds"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ def packed_routing(routing: object) -> Routing | FunctionCode:
     """Return a rule as it travels.
 
     Raises:
+        TypeError: The function is `async`.
         ValueError: There is no such rule.
         UnencodableError: The function cannot be sent.
     """
     if callable(routing):
-        return pack_function(routing)
+        return _packed("routing", routing)
     if routing in ROUTINGS:
         found: Any = routing
         return found  # type: ignore[no-any-return]
@@ -68,14 +70,23 @@ def packed_key(key: Callable[..., object] | None, routing: object) -> FunctionCo
 
     Raises:
         ValueError: The pool has no use for keys.
-        TypeError: That cannot be called.
+        TypeError: That cannot be called, or is `async`.
         UnencodableError: The function cannot be sent.
     """
     if key is None:
         return None
     if routing != "key":
         raise ValueError(f'key= is for routing="key", got routing={routing!r:.60}')
-    return pack_function(key)
+    return _packed("key", key)
+
+
+def _packed(option: str, function: Callable[..., object]) -> FunctionCode:
+    if iscoroutinefunction(function):
+        raise TypeError(
+            f"expected {option} to be a plain function, got the async {function!r:.60}\n"
+            f"The pool cannot wait while it decides."
+        )
+    return pack_function(function)
 
 
 def bounds_of(
@@ -106,20 +117,34 @@ def check_limit(limit: object) -> None:
     _check("limit", limit, (int,), "a whole number of messages")
 
 
-def check_seconds(option: str, seconds: object) -> None:
+def check_seconds(option: str, seconds: object, *, may_be_none: bool = True) -> None:
     """See that this is a time.
 
     Raises:
-        ValueError: It is no number above zero, nor None.
+        ValueError: It is no number above zero, nor None where that has a meaning.
     """
-    _check(option, seconds, (int, float), "seconds")
+    _check(option, seconds, (int, float), "seconds", may_be_none=may_be_none)
 
 
-def _check(option: str, value: Any, kinds: tuple[type[float], ...], unit: str) -> None:
-    if value is None:
+def check_priority(priority: object) -> None:
+    """See that this is a priority.
+
+    Raises:
+        TypeError: It is no whole number.
+    """
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
+
+
+def _check(
+    option: str, value: Any, kinds: tuple[type[float], ...], unit: str, *, may_be_none: bool = True
+) -> None:
+    if value is None and may_be_none:
         return
-    if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"expected {option} to be {unit} above zero, or None, got {value!r:.60}")
+    # Not the other way round: nothing is above nan, nor below.
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
+        rest = ", or None" if may_be_none else ""
+        raise ValueError(f"expected {option} to be {unit} above zero{rest}, got {value!r:.60}")
 
 
 def check_discard(discard: object) -> None:

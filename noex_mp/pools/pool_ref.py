@@ -14,8 +14,8 @@ from noex_mp.core.operations import Operation, operation_info
 from noex_mp.core.ref import Ref, route_to
 from noex_mp.errors import ConfigError, UnknownOperationError
 from noex_mp.pools.backlog import Discard
-from noex_mp.pools.lanes import check_size
-from noex_mp.pools.pool_options import check_discard, check_limit, check_seconds
+from noex_mp.pools.lanes import check_count
+from noex_mp.pools.pool_options import check_discard, check_limit, check_priority, check_seconds
 from noex_mp.pools.requests import (
     SAID,
     TO_MEMBERS,
@@ -75,14 +75,15 @@ class PoolRef(Generic[S]):
 
         Raises:
             InitFailedError, InitTimedOutError: One did not start; those that did are there.
-            TypeError, ValueError: That is no number of servers.
+            TypeError, ValueError: That is no number of servers, or not within `min_size` and
+                `max_size` of the pool.
 
         Example:
             ```python
             before = await pool_of(hashers).resize(8)
             ```
         """
-        return self._ask(Resize(check_size("size", size)))
+        return self._ask(Resize(check_count("size", size)))
 
     def restart(self) -> asyncio.Future[int]:
         """Replace all servers by new ones, one by one; the future is of how many, when it is done.
@@ -123,12 +124,16 @@ class PoolRef(Generic[S]):
             ttl: How long it may wait for a server, in seconds; None: as the pool says.
             key: What keeps it in its order with all that have the same; None: as the pool says.
 
+        Raises:
+            TypeError, ValueError: The priority is no whole number, or the time none above zero.
+
         Example:
             ```python
             urgent = pool_of(hashers).options(priority=10)
             await Hasher.digest(urgent, data)
             ```
         """
+        check_priority(priority)
         check_seconds("ttl", ttl)
         ref, said = self.ref, {SAID: [priority, ttl, key, None]}
         return Ref(ref.node, ref.sid, ref.name, ref.timeout, ref.label, said)

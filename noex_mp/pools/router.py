@@ -14,11 +14,14 @@ its own in the socket and this one, and it is this one that knows priorities and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import Parameter
 from math import inf
+from operator import index
 from time import monotonic
 from typing import Any, Final
 
@@ -39,12 +42,14 @@ from noex_mp.errors import (
     MailboxFullError,
     NoexError,
     PoolDownError,
+    ServerExitedError,
     UnknownOperationError,
 )
 from noex_mp.pools.backlog import Backlog, Discard, Place
 from noex_mp.pools.crew import Crew
 from noex_mp.pools.functions import FunctionCode, load_function
 from noex_mp.pools.lane import Lane
+from noex_mp.pools.lanes import check_size
 from noex_mp.pools.members import Member, Work
 from noex_mp.pools.pool_options import PoolOptions
 from noex_mp.pools.pooled_task import PooledTask
@@ -61,13 +66,22 @@ from noex_mp.pools.requests import (
     StopTask,
     ToPool,
 )
-from noex_mp.pools.routing import ROUTINGS, by_key, least_busy, next_in_turn, scaled
+from noex_mp.pools.routing import (
+    ROUTINGS,
+    by_key,
+    first_parameter,
+    least_busy,
+    next_in_turn,
+    scaled,
+)
 from noex_mp.wire.envelopes import INFO
 
 __all__ = ["MEMBERS", "Router"]
 
 MEMBERS: Final = "members"
 """The id of the supervisor of a pool's members."""
+
+_log: Final = logging.getLogger("noex_mp")
 
 _NOTHING_SAID: Final = (0, None, None, None)
 _LATER: Final = NoReply()
@@ -112,15 +126,18 @@ class Router(GenServer):
         }
         self._options = options
         self._backlog: Backlog[Work] = Backlog()
-        # All that have not left the pool, in the order in which they came.
+        # All that are not done, in the order in which they came; also where nobody waits any more.
         self._open: dict[Work, None] = {}
         # The tasks among them, by who has sent them, and their number there.
         self._numbered: dict[tuple[object, int | None], Work] = {}
-        # Where keys with messages are, and how many each has.
+        # Where keys with messages are, and how many each has; those that a member works on still
+        # for which nobody waits any more are among them.
         self._keys: dict[bytes, tuple[int, int]] = {}
         self._callers: OrderedDict[object, int] = OrderedDict()
         self._turn = 0
         self._is_starting_anew = False
+        # Before that there is no further attempt to start one more.
+        self._grows_from = 0.0
         self._done = self._discarded = 0
         self._drains: list[tuple[set[Work], asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,7 +158,9 @@ class Router(GenServer):
         if noted is not None:
             size, limit, discard = noted
             self._options = replace(self._options, size=size, limit=limit, discard=discard)
-        self._crew = Crew(members, self._member, on_leave=self.move_from)
+        self._crew = Crew(
+            members, self._member, is_idle=self._has_finished, on_leave=self.move_from
+        )
         found = await self._crew.assemble(self._options.size)
         if self._options.grace is not None:
             for member in found:
@@ -170,7 +189,7 @@ class Router(GenServer):
         # What waits for those that were leaving is theirs to do.
         self._crew.stay()
         self._feed()
-        await self._drained()
+        await self._done_with({work for work in self._open if not work.is_over})
 
     # --- what comes in ---------------------------------------------------------------------
 
@@ -206,6 +225,10 @@ class Router(GenServer):
             self._numbered[sender.caller, sender.number] = work
         sender.when_cancelled(partial(self._cancelled, work))
         return work
+
+    def _cancel_all(self, works: Iterable[Work]) -> None:
+        for work in works:
+            self._cancelled(work)
 
     def _cancelled(self, work: Work) -> None:
         if work.place is not None and work.place.waits:
@@ -268,9 +291,19 @@ class Router(GenServer):
         if routing == "sticky":
             return self._number_of_caller(work.caller, members)
         if self._rule is not None:
-            chosen: int = self._rule(len(members), *work.args, **work.kwargs)
+            chosen = self._chosen(self._rule, len(members), *work.args, **work.kwargs)
             return members[chosen % len(members)].number
         return None
+
+    def _chosen(self, rule: Callable[..., Any], count: int, *args: Any, **kwargs: Any) -> int:
+        found = _asked(rule, count, *args, **kwargs)
+        try:
+            return index(found)
+        except TypeError:
+            raise ConfigError(
+                f"the routing function of {self.ref.label} returned {found!r:.60}\n"
+                f"Return the number of a server, from 0 to {count - 1}."
+            ) from None
 
     def _number_of_caller(self, caller: object, members: Sequence[Member]) -> int:
         known = self._callers.get(caller)
@@ -286,6 +319,7 @@ class Router(GenServer):
     def _number_of_key(self, work: Work, key: Any, members: Sequence[Member]) -> int:
         if work.key is None:
             work.key = self._client.encoder.pack([self._key_of(work) if key is None else key])
+            # What nobody waits for counts too: it runs until its member has noticed that.
             number, count = self._keys.get(work.key, (0, 0))
             # What has messages here stays where these are, until they are done.
             number = number or by_key(work.key, [member.number for member in members])
@@ -300,9 +334,15 @@ class Router(GenServer):
 
     def _key_of(self, work: Work) -> object:
         if self._find_key is not None:
-            return self._find_key(*work.args, **work.kwargs)
-        for value in (*work.args, *work.kwargs.values()):
-            return value
+            return _asked(self._find_key, *work.args, **work.kwargs)
+        if work.args:
+            return work.args[0]
+        info = self._known.get(work.operation.name)
+        first = None if info is None else first_parameter(info)
+        if first is not None and first.name in work.kwargs:
+            return work.kwargs[first.name]
+        if first is not None and first.default is not Parameter.empty:
+            return first.default
         raise ConfigError(
             f"{work.operation.name} was called without an argument, and the first one is the key "
             f"of this pool\nGive the pool a function, key=..., or the call a key: "
@@ -314,16 +354,24 @@ class Router(GenServer):
     def is_free(self, member: Member) -> None:
         """Give a member what waits for it."""
         now = monotonic()
-        while member.has_room:
-            place = self._backlog.take_place(member.number)
-            if place is None:
-                break
+        while (place := self._next_for(member)) is not None:
             if self._is_wanted(place, now):
                 member.send(place.item, now)
         if not member.in_flight:
             member.idle_since = now
-            if member.is_leaving:
-                self._crew.has_nothing(member)
+        if member.is_leaving and self._has_finished(member):
+            self._crew.has_nothing(member)
+
+    def _next_for(self, member: Member) -> Place[Work] | None:
+        if member.has_room:
+            return self._backlog.take_place(member.number)
+        if member.is_leaving and member.is_up and member.in_flight < self._options.in_flight:
+            return self._backlog.take_own(member.number, _is_bound)
+        return None
+
+    def _has_finished(self, member: Member) -> bool:
+        """Return whether a member that leaves has done all that is its to do."""
+        return not member.in_flight and not self._backlog.has_own(member.number, _is_bound)
 
     def _is_wanted(self, place: Place[Work], now: float) -> bool:
         work = place.item
@@ -402,7 +450,12 @@ class Router(GenServer):
                 work.sender.reply(_NOBODY)
                 work.end()
                 continue
-            number = self._number_for(work)
+            try:
+                number = self._number_for(work)
+            except Exception as error:
+                # Of the user's function, which has other members to choose from now.
+                work.end(error)
+                continue
             work.place = self._backlog.put(
                 work, now=place.since, member=number, priority=place.priority, until=place.until
             )
@@ -413,11 +466,26 @@ class Router(GenServer):
             self.is_free(member)
 
     def finished(self, work: Work) -> None:
-        """Note that a message has left the pool."""
-        self._open.pop(work, None)
+        """Note that a message has left the pool, though a member may have it still."""
         if isinstance(work, PooledTask) and work.sender is not None:
             self._numbered.pop((work.caller, work.sender.number), None)
         self._done += 1
+        if work.member is None or not work.member.has(work):
+            self.is_done(work)
+
+    def nobody_hears(self, work: Work, error: BaseException) -> None:
+        """Tell the log of a cast that has failed; the reports of ends say of themselves."""
+        if isinstance(error, CallTimedOutError):
+            self._client.count_dropped(self.ref.sid)
+        elif not isinstance(error, MailboxFullError | ServerExitedError):
+            what = f"{self.ref.label}.{work.operation.name}"
+            _log.warning("%s: %s: %s", what, type(error).__name__, error)
+
+    def is_done(self, work: Work) -> None:
+        """Note that nobody works on a message any more."""
+        if work not in self._open:
+            return
+        del self._open[work]
         if work.key is not None:
             number, count = self._keys[work.key]
             if count > 1:
@@ -459,12 +527,25 @@ class Router(GenServer):
         members = self._crew.staying
         if self._crew.is_changing or not members:
             return
-        idle = max((now - m.idle_since for m in members if not m.in_flight), default=0.0)
-        after = self._options.scale_after
-        age = self._backlog.age(now)
-        size = scaled(len(members), bounds, age=age, idle=idle, scale_after=after)
-        if size != len(members):
-            self._run(self._resize(size))
+        last = members[-1]
+        size = scaled(
+            len(members),
+            bounds,
+            age=self._backlog.age(now),
+            idle=now - last.idle_since if last.is_free else 0.0,
+            has_free=any(member.is_free for member in members),
+            scale_after=self._options.scale_after,
+        )
+        if size < len(members) or (size > len(members) and now >= self._grows_from):
+            self._run(self._scale_to(size, len(members)))
+
+    async def _scale_to(self, size: int, before: int) -> None:
+        try:
+            await self._resize(size)
+        except NoexError:
+            # What it has raised is in the log; it may need time.
+            self._grows_from = monotonic() + 10 * self._options.scale_after
+            await self._resize(before)
 
     # --- what the pool is asked ------------------------------------------------------------
 
@@ -472,11 +553,11 @@ class Router(GenServer):
         """Do what somebody wants of the pool."""
         match request:
             case Resize(size):
-                self._run(self._resize(size), sender)
+                self._run(self._resize_within_bounds(size), sender)
             case RestartAll():
                 self._run(self._crew.restart_all(), sender)
             case Drain():
-                self._run(self._drained(), sender)
+                self._run(self._done_with(set(self._open)), sender)
             case Broadcast(operation, args, kwargs):
                 self._broadcast(operation, tuple(args), kwargs, sender)
             case LimitQueue(limit, discard):
@@ -489,6 +570,13 @@ class Router(GenServer):
             case GetStatistics():
                 return request.reply(self._statistics())
         return _LATER
+
+    async def _resize_within_bounds(self, size: int) -> int:
+        check_size("size", size)
+        low, high = self._options.bounds or (size, size)
+        if not low <= size <= high:
+            raise ValueError(f"expected min_size <= size <= max_size, got {low}, {size}, {high}")
+        return await self._resize(size)
 
     async def _resize(self, size: int) -> int:
         await self._want(size=size)
@@ -519,15 +607,16 @@ class Router(GenServer):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _drained(self) -> None:
-        waiting = set(self._open)
+    def _done_with(self, waiting: set[Work]) -> asyncio.Future[None]:
+        """Return a future that is done once all of these are."""
+        future: asyncio.Future[None] = self._loop.create_future()
         if waiting:
-            future: asyncio.Future[None] = self._loop.create_future()
-            self._drains.append((waiting, future))
-            try:
-                await future
-            finally:
-                self._drains.remove((waiting, future))
+            drain = (waiting, future)
+            self._drains.append(drain)
+            future.add_done_callback(lambda _: self._drains.remove(drain))
+        else:
+            future.set_result(None)
+        return future
 
     def _broadcast(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], sender: From[Any]
@@ -542,13 +631,16 @@ class Router(GenServer):
         members = self._crew.staying
         replies = _Replies(sender, len(members))
         replies.reply_if_complete()
-        for index, member in enumerate(members):
-            one = From[Any](replies.taker(index), replies.fail)
+        sent: list[Work] = []
+        for number, member in enumerate(members):
+            one = From[Any](replies.taker(number), replies.fail)
             work = Work(self, info, args, dict(kwargs), one, due=due)
             work.is_bound = True
             self._open[work] = None
             work.place = self._backlog.put(work, now=monotonic(), member=member.number, until=due)
+            sent.append(work)
             self.is_free(member)
+        sender.when_cancelled(partial(self._cancel_all, sent))
 
     def _statistics(self) -> PoolStatistics:
         members = self._crew.staying
@@ -597,7 +689,7 @@ def _to_the_pool(router: Router) -> OperationInfo:
     def asked(_: Router, sender: From[Any], request: PoolRequest | int) -> Outcome[Any]:
         if isinstance(request, int):
             # From the command line, whose words are plain values: a size.
-            request = Resize(max(1, request))
+            request = Resize(request)
         return router.ask(request, sender)
 
     return OperationInfo(ToPool.name, "call", asked, wants_sender=True)
@@ -615,6 +707,26 @@ def _forwarded(router: Router, info: OperationInfo) -> OperationInfo:
 
     function = called if info.kind == "call" else told
     return replace(info, function=function, wants_sender=True, is_async=False)
+
+
+def _is_bound(work: Work) -> bool:
+    return work.is_bound
+
+
+def _asked(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Return what a function of the user's says about a message.
+
+    Raises:
+        ConfigError: It has raised what would end the router, or its caller's process.
+        Exception: What else it has raised.
+    """
+    try:
+        return function(*args, **kwargs)
+    except Exception:
+        raise
+    except BaseException as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise ConfigError(f"{name}, which says who gets a message, ended with {error!r}") from error
 
 
 async def _end_orphan(ref: Ref[Lane], grace: float) -> None:

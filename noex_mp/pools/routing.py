@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from functools import cache
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeVar
 from zlib import crc32
 
-__all__ = ["ROUTINGS", "Routing", "by_key", "least_busy", "next_in_turn", "scaled"]
+if TYPE_CHECKING:
+    from noex_mp.core.operations import OperationInfo
+
+__all__ = [
+    "ROUTINGS",
+    "Routing",
+    "by_key",
+    "first_parameter",
+    "least_busy",
+    "next_in_turn",
+    "scaled",
+]
 
 Routing: TypeAlias = Literal["least_busy", "round_robin", "key", "sticky"]
 """Who gets a message: a member that has the least to do; each in turn; always the same for one key;
@@ -66,6 +79,13 @@ def by_key(key: bytes, numbers: Sequence[int]) -> int:
     return max(numbers, key=lambda number: (_mixed(crc32(key) ^ _mixed(number)), number))
 
 
+@cache
+def first_parameter(info: OperationInfo) -> Parameter | None:
+    """Return the first parameter of an operation, of those that its callers give; None if none."""
+    parameters = [*signature(info.function).parameters.values()]
+    return next(iter(parameters[1 + info.wants_sender :]), None)
+
+
 def _mixed(number: int) -> int:
     # The finish of murmur3: each bit of what comes in decides on half of what goes out.
     number &= 0xFFFFFFFF
@@ -75,26 +95,37 @@ def _mixed(number: int) -> int:
 
 
 def scaled(
-    size: int, bounds: tuple[int, int], *, age: float, idle: float, scale_after: float
+    size: int,
+    bounds: tuple[int, int],
+    *,
+    age: float,
+    idle: float,
+    has_free: bool,
+    scale_after: float,
 ) -> int:
     """Return how many members there are to be.
 
-    One more where a message has waited too long; one less where one has had nothing to do for ten
-    times as long: to start one costs more than to keep one.
+    One more where a message has waited too long, unless a member has nothing to do: what waits
+    then is for another, and one more would not get it either. One less where nothing waits that
+    long, and the youngest has had nothing to do for ten times as long: to start one costs more
+    than to keep one.
 
-    >>> [scaled(4, (2, 8), age=age, idle=idle, scale_after=1.0) for age, idle in ((2, 0), (0, 10))]
-    [5, 3]
+    >>> scaled(4, (2, 8), age=2.0, idle=0.0, has_free=False, scale_after=1.0)
+    5
+    >>> scaled(4, (2, 8), age=0.0, idle=10.0, has_free=True, scale_after=1.0)
+    3
 
     Args:
         size: How many there are.
         bounds: How few and how many there may be.
         age: For how long the oldest message has waited, in seconds.
-        idle: For how long one of them has had nothing to do, in seconds.
+        idle: For how long the youngest has had nothing to do, in seconds.
+        has_free: Whether one of them has nothing to do.
         scale_after: How long is too long, in seconds.
     """
     low, high = bounds
-    if age >= scale_after and size < high:
-        return size + 1
-    if idle >= 10 * scale_after and size > low:
-        return size - 1
+    if age >= scale_after:
+        size += not has_free
+    elif idle >= 10 * scale_after:
+        size -= 1
     return max(low, min(high, size))

@@ -11,7 +11,7 @@ from noex_mp.core.specs import ChildSpec, DynamicSupervisor, ServerPool, child
 from noex_mp.errors import BadChildSpecError
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.functions import pack_function
-from noex_mp.pools.lanes import check_size
+from noex_mp.pools.lanes import check_count
 from noex_mp.pools.pool_options import (
     PoolOptions,
     bounds_of,
@@ -58,7 +58,7 @@ def pool_of_servers(
     Args:
         server: The class, if its constructor needs no arguments; else `child(...)`, whose options
             are those of each server.
-        size: How many there are; by default as many as this process may use CPUs.
+        size: How many there are; by default as many as this process may use CPUs. At most 32,768.
         min_size: How few there may be, where their number follows the load.
         max_size: How many; by default as many as there are CPUs.
         scale_after: How long a message may wait, in seconds, before there is one server more.
@@ -90,7 +90,7 @@ def pool_of_servers(
         ```
     """
     start, bounds = bounds_of(size, min_size, max_size)
-    check_seconds("scale_after", scale_after)
+    check_seconds("scale_after", scale_after, may_be_none=False)
     check_limit(limit)
     check_seconds("ttl", ttl)
     check_discard(discard)
@@ -100,7 +100,7 @@ def pool_of_servers(
         scale_after=scale_after,
         routing=packed_routing(routing),
         key=packed_key(key, routing),
-        in_flight=check_size("in_flight", in_flight),
+        in_flight=check_count("in_flight", in_flight),
         limit=limit,
         discard=discard,
         ttl=ttl,

@@ -69,23 +69,27 @@ def test_each_member_has_its_share_of_the_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "age", "idle", "expected"),
+    ("size", "age", "idle", "has_free", "expected"),
     [
-        (2, 0.0, 0.0, 2),
-        (2, 1.0, 0.0, 3),
+        (2, 0.0, 0.0, False, 2),
+        (2, 1.0, 0.0, False, 3),
         # At the upper bound nothing helps.
-        (4, 9.0, 0.0, 4),
-        (3, 0.0, 9.9, 3),
-        (3, 0.0, 10.0, 2),
-        (2, 0.0, 99.0, 2),
-        # Messages that wait for one of them are a reason to stay.
-        (3, 1.0, 99.0, 4),
-        # It was resized by hand beyond its bounds.
-        (1, 0.0, 0.0, 2),
-        (9, 0.0, 0.0, 4),
+        (4, 9.0, 0.0, False, 4),
+        (3, 0.0, 9.9, True, 3),
+        (3, 0.0, 10.0, True, 2),
+        (2, 0.0, 99.0, True, 2),
+        # Another is idle, and not the youngest.
+        (3, 0.0, 0.0, True, 3),
+        # What waits is for one of them alone: one more would not get it, and one less might have to
+        # come back.
+        (3, 1.0, 99.0, True, 3),
+        # So many it had before its bounds were others.
+        (1, 0.0, 0.0, True, 2),
+        (9, 0.0, 0.0, True, 4),
     ],
 )
 def test_the_size_follows_the_load_between_its_bounds(
-    size: int, age: float, idle: float, expected: int
+    *, size: int, age: float, idle: float, has_free: bool, expected: int
 ) -> None:
-    assert scaled(size, (2, 4), age=age, idle=idle, scale_after=1.0) == expected
+    found = scaled(size, (2, 4), age=age, idle=idle, has_free=has_free, scale_after=1.0)
+    assert found == expected

@@ -67,14 +67,16 @@ class Busy:
     def __init__(self, whistles: Whistles) -> None:
         self._started, self._gate = whistles("started"), whistles("gate")
         self._calls: list[asyncio.Future[int]] = []
+        self.paths = (self._started.path, self._gate.path)
+
+    async def begins(self) -> None:
+        """Wait until one more has begun."""
+        await self._started.heard()
 
     async def __call__(self, ref: Ref[Hasher], count: int = 1) -> list[asyncio.Future[int]]:
-        calls = [
-            Hasher.wait_for(ref.within(None), self._started.path, self._gate.path)
-            for _ in range(count)
-        ]
+        calls = [Hasher.wait_for(ref.within(None), *self.paths) for _ in range(count)]
         for _ in calls:
-            await self._started.heard()
+            await self.begins()
         self._calls += calls
         return calls
 

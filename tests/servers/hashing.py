@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 from noex_mp import From, GenServer, NoReply, Reply, call, cast
 
-__all__ = ["Hasher", "Refused"]
+__all__ = ["Alone", "Hasher", "Refused"]
 
 
 class Refused(Exception):
@@ -78,7 +80,26 @@ class Hasher(GenServer, expected=(Refused,)):
         sender.reply(2 * value)
         return NoReply()
 
+    @call
+    async def forget(self, started: str) -> None:
+        """Write to a FIFO, and wait until it is cancelled."""
+        await asyncio.to_thread(Path(started).write_bytes, b"x")
+        await asyncio.Event().wait()
+
+    def handle_cast(self, request: list[str]) -> None:
+        self.wait_for(*request)
+
     def _write(self, line: str) -> None:
         if self.diary:
             with open(self.diary, "a") as diary:
                 diary.write(line + "\n")
+
+
+class Alone(Hasher):
+    """Starts only where nobody has started before, and keeps a diary of when it has tried."""
+
+    def init(self) -> None:
+        has_one = Path(self.diary).exists()
+        self._write(str(time.monotonic()))
+        if has_one:
+            raise OSError("too many connections")
