@@ -32,6 +32,7 @@ from noex_mp.core.specs import (
     OnOom,
     PartitionSupervisor,
     Restart,
+    ServerPool,
     Start,
     Strategy,
     Supervisor,
@@ -103,7 +104,7 @@ def validate_child(
         BadChildSpecError: Something is wrong; the text lists every mistake.
     """
     place = "child"
-    mistakes = list(_find_entry_mistakes(spec, place, auto_shutdown, cpus))
+    mistakes = list(_find_entry_mistakes(spec, place, cpus, auto_shutdown))
     entries = list(_entries(spec, place))
     mistakes += [*_duplicate_names(entries), *_conflicts(entries)]
     _raise_if_any("the child", mistakes)
@@ -129,7 +130,7 @@ def find_mistakes(tree: object, cpus: frozenset[int] | None = None) -> Iterator[
 
 
 def _find_entry_mistakes(
-    entry: object, place: str, auto_shutdown: object, cpus: frozenset[int] | None
+    entry: object, place: str, cpus: frozenset[int] | None, auto_shutdown: object
 ) -> Iterator[Mistake]:
     if _is_supervisor(entry):
         yield from _find_supervisor_mistakes(entry, place, auto_shutdown, cpus)
@@ -168,8 +169,9 @@ def _find_supervisor_mistakes(
         for problem, remedy in _significance_wrongs(tree, auto_shutdown):
             yield Mistake(place, problem, remedy)
     inner: object = getattr(tree, "auto_shutdown", "never")
+    find = find_child_mistakes if isinstance(tree, PartitionSupervisor) else _find_entry_mistakes
     for where, entry in _children(tree, place):
-        yield from _find_entry_mistakes(entry, where, inner, cpus)
+        yield from find(entry, where, cpus, inner)
     if isinstance(tree, Supervisor):
         yield from _duplicate_ids(tree, place)
 
@@ -522,6 +524,8 @@ def _kind_of(entry: ChildSpec[Any] | Tree) -> str:
 
 
 def _how_to_have_an_id(entry: object, kind: str) -> str:
+    if isinstance(entry, ServerPool):
+        return 'write Pool(..., name="..."), or Pool.of(..., id="..."), another for each'
     if _is_supervisor(entry):
         return f'write {kind}(..., id="..."), another id for each'
     call = f"child({kind}, ...)" if kind else "child(...)"

@@ -10,6 +10,7 @@ from noex_mp.core.specs import (
     ChildSpec,
     DynamicSupervisor,
     PartitionSupervisor,
+    ServerPool,
     Supervisor,
     Tree,
     child,
@@ -575,6 +576,18 @@ def test_a_child_on_its_own_is_checked_too() -> None:
             "/root/child",
             "expected a child, got the class Counter",
             "write child(Counter)",
+        ),
+        (
+            PartitionSupervisor(untyped(Supervisor(child(Counter))), partitions=2),
+            "/root/child",
+            "expected a child, got",
+            "write child(YourServer)",
+        ),
+        (
+            Supervisor(ServerPool(id="same"), ServerPool(id="same")),
+            "/root/2",
+            "expected an id of its own, got 'same'",
+            'write Pool(..., name="..."), or Pool.of(..., id="..."), another for each',
         ),
         (
             Supervisor(child(Counter).options(significant=True), auto_shutdown="any_significant"),
