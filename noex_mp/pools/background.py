@@ -27,7 +27,7 @@ from noex_mp.errors import (
     PoolStoppedError,
 )
 from noex_mp.node.implicit import blocking_implicit_node
-from noex_mp.node.preloading import refuse_while_preloading
+from noex_mp.node.preloading import has_main_guard, refuse_while_preloading
 from noex_mp.pools.chunks import Source
 from noex_mp.pools.ctrl_c import say_stopped, was_last_error
 from noex_mp.pools.dispatcher import Dispatcher, Job
@@ -238,9 +238,10 @@ class Background:
                 node = current.node_of_thread()
         if node is not None:
             return node
+        # Nobody has asked for that. Without it, each process imports the module for itself; but to
+        # run a script without a guard there would start it anew, and whoever wrote it hears of it.
         if module in (MAIN, MAIN_IN_WORKERS):
-            return blocking_implicit_node(MAIN)
-        # Nobody has asked for that. Without it, each process imports the module for itself.
+            return blocking_implicit_node(MAIN, if_possible=has_main_guard())
         return blocking_implicit_node(module, if_possible=True)
 
     async def _serve(self, client: Client, loop: SharedLoop) -> None:

@@ -458,3 +458,21 @@ def test_a_script_without_a_main_guard_gets_one_sentence(tmp_path: Path) -> None
     assert err.count("your script starts a node, and does so again") == 1
     assert err.endswith('Put what it does under: if __name__ == "__main__":\n')
     assert "noex_mp/pools" not in err
+
+
+def test_a_script_that_cannot_be_preloaded_is_run_by_each_process(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import threading\n"
+        "from noex_mp import ProcessPoolExecutor\n"
+        "threading.Thread(target=threading.Event().wait, name='flusher', daemon=True).start()\n"
+        "def square(n): return n * n\n"
+        "if __name__ == '__main__':\n"
+        "    with ProcessPoolExecutor(2) as pool:\n"
+        "        print(list(pool.map(square, range(4))))\n"
+    )
+    out, err = start(path).communicate(timeout=30)
+    assert out == "[0, 1, 4, 9]\n", err
+    assert err.count("the script is not preloaded for the pool") == 1
+    assert "left a thread running: 'flusher'" in err
+    assert "Traceback" not in err
