@@ -57,6 +57,11 @@ _RUNTIME: Final = (
 )
 _RUNTIME_IF_THERE: Final = ("uvloop",)
 
+# Those of libraries that see to them at a fork, by handlers of `pthread_atfork`. jemalloc, which
+# pyarrow has, holds its locks over the fork, and forgets the thread in the child: there it gives
+# memory back while it allocates.
+_SURVIVE: Final = frozenset(("jemalloc_bg_thd",))
+
 # A thread that was joined is gone from Python a moment before it is gone from the kernel.
 _PATIENCE: Final = 0.25  # seconds
 
@@ -292,7 +297,7 @@ def _loops_and_sockets(before: _Footprint, now: _Footprint) -> str | None:
 
 
 def _native_threads(new: frozenset[int], allowed: frozenset[str]) -> str | None:
-    names = sorted({name for name in map(_thread_name, new) if name} - allowed)
+    names = sorted({name for name in map(_thread_name, new) if name} - allowed - _SURVIVE)
     if not names:
         return None
     return (

@@ -333,6 +333,15 @@ async def test_a_native_thread_may_be_allowed_by_its_name_or_module(
         await root.zygote.ready()
 
 
+@threads_have_names
+async def test_a_native_thread_that_sees_to_forks_itself_is_no_reason_to_refuse(
+    app: WriteModule,
+) -> None:
+    # That of jemalloc, which pyarrow has.
+    async with running_root([app(NATIVE_THREAD.replace("engine", "jemalloc_bg_thd"))]) as root:
+        await root.zygote.ready()
+
+
 async def test_a_thread_that_was_joined_is_no_reason_to_refuse(app: WriteModule) -> None:
     code = """
 from concurrent.futures import ThreadPoolExecutor
