@@ -7,6 +7,7 @@ is left, so that all lanes end together), bounded by how long tasks have taken s
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,7 +23,7 @@ from noex_mp.pools.weights import weight
 if TYPE_CHECKING:
     from noex_mp.core.reasons import ExitReport
 
-__all__ = ["MAX_CHUNK", "Failure", "Single", "Sink", "Source", "chunk_size"]
+__all__ = ["MAX_CHUNK", "Failure", "Single", "Sink", "Source", "check_chunksize", "chunk_size"]
 
 CHUNK_SECONDS: Final = 8e-3
 """So long a chunk is to take: long beside its way there and back, short beside what people note."""
@@ -243,6 +244,26 @@ def _weight(columns: Sequence[Any], row: int) -> int:
         return sum(weight(column[row]) for column in columns)
     except Exception:  # the user's own code may answer
         return 1
+
+
+def check_chunksize(chunksize: Any) -> int | None:
+    """Return how many tasks the user wants in a chunk; None leaves it to us.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is below 1.
+    """
+    if chunksize is None:
+        return None
+    # Of numpy there are other whole numbers.
+    if isinstance(chunksize, bool) or not hasattr(chunksize, "__index__"):
+        raise TypeError(
+            f"expected chunksize to be a whole number of tasks, or None, got {chunksize!r:.60}"
+        )
+    size = operator.index(chunksize)
+    if size < 1:
+        raise ValueError(f"chunksize must be >= 1, got {size}")
+    return size
 
 
 def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> int:

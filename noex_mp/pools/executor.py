@@ -16,7 +16,7 @@ from typing_extensions import ParamSpec, Unpack, override
 
 from noex_mp.client import current
 from noex_mp.pools.background import Background
-from noex_mp.pools.chunks import Single, Source
+from noex_mp.pools.chunks import Single, Source, check_chunksize
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
@@ -67,8 +67,7 @@ def map_on(
     buffersize: int | None,
 ) -> Iterator[T]:
     """Run a function on each element; see `ProcessPoolExecutor.map`."""
-    if chunksize is not None and chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
+    chunksize = check_chunksize(chunksize)
     end = None if timeout is None else timeout + monotonic()
     module = getattr(fn, "__module__", None)
     code = pack_function(fn)
@@ -229,7 +228,7 @@ class ProcessPoolExecutor(Executor):
 
         Raises:
             ValueError: `chunksize` or `buffersize` is below 1.
-            TypeError: `buffersize` is no whole number.
+            TypeError: One of them is no whole number.
             UnencodableError: The function cannot be sent.
             RuntimeError, PoolDownError: As `submit`.
         """

@@ -12,7 +12,7 @@ from typing_extensions import ParamSpec, Unpack
 from noex_mp.client import current
 from noex_mp.core.specs import ServerPool, child
 from noex_mp.errors import ConfigError, PoolStoppedError, Rung, TaskCancelledError
-from noex_mp.pools.chunks import Failure, Sink, Source
+from noex_mp.pools.chunks import Failure, Sink, Source, check_chunksize
 from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
@@ -215,7 +215,8 @@ class PoolTasks:
 
         Raises:
             WorkerExitedError: A process ended while it ran one of them.
-            ValueError: The chunksize is below 1.
+            TypeError: The chunksize is no whole number.
+            ValueError: It is below 1.
             Exception: What the function has raised first; no further task begins then.
 
         Example:
@@ -270,7 +271,7 @@ class PoolTasks:
             fn, iterables, chunksize, progress: As of `map`.
 
         Raises:
-            WorkerExitedError, ValueError, Exception: As `map`.
+            WorkerExitedError, TypeError, ValueError, Exception: As `map`.
 
         Example:
             ```python
@@ -339,8 +340,7 @@ class PoolTasks:
         sink: Sink,
         chunksize: int | None,
     ) -> None:
-        if chunksize is not None and chunksize < 1:
-            raise ValueError(f"expected chunksize to be a number of tasks, got {chunksize!r:.60}")
+        size = check_chunksize(chunksize)
         dispatcher, options = self._pool.dispatcher, self._options
         if dispatcher.seeds is not None:
             options = dispatcher.seeds.next(options)
@@ -348,7 +348,7 @@ class PoolTasks:
             pack_function(fn),
             iterables,
             sink,
-            chunksize=chunksize,
+            chunksize=size,
             count=_length(iterables),
             options=options,
         )

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,25 @@ def test_results_of_a_map_come_in_order() -> None:
     with ProcessPoolExecutor(max_workers=2) as pool:
         assert list(pool.map(double, range(1000))) == list(range(0, 2000, 2))
         assert list(pool.map(double, range(1000), chunksize=7)) == list(range(0, 2000, 2))
+
+
+class Two:
+    """A whole number that is no `int`, as numpy has them."""
+
+    def __index__(self) -> int:
+        return 2
+
+
+def test_a_chunksize_is_a_whole_number_of_tasks() -> None:
+    sizes: list[tuple[Any, type[Exception]]] = [
+        (0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError),
+    ]  # fmt: skip
+    two: Any = Two()
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        for size, error in sizes:
+            with pytest.raises(error, match="chunksize"):
+                next(pool.map(double, range(3), timeout=10, chunksize=size))
+        assert list(pool.map(double, range(3), chunksize=two)) == [0, 2, 4]
 
 
 def test_what_a_task_raises_is_raised_by_its_future() -> None:

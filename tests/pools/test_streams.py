@@ -254,10 +254,19 @@ async def test_a_stopped_pool_says_so() -> None:
             await _take(stream, [])
 
 
-@pytest.mark.parametrize("size", [0, -1])
-async def test_a_chunksize_is_a_number_of_tasks(pool: Pool, size: int) -> None:
-    with pytest.raises(ValueError, match="chunksize"):
-        await pool.map(double, range(3), chunksize=size)
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError)],
+)
+async def test_a_chunksize_is_a_whole_number_of_tasks(
+    pool: Pool, size: Any, error: type[Exception]
+) -> None:
+    # What hangs is of no use to whoever waits for this.
+    async with asyncio.timeout(10):
+        with pytest.raises(error, match="chunksize"):
+            await pool.map(double, range(3), chunksize=size)
+        with pytest.raises(error, match="chunksize"):
+            await anext(pool.imap(double, range(3), chunksize=size))
 
 
 class Odd:
