@@ -18,10 +18,7 @@ import contextlib
 import os
 import sys
 import threading
-from asyncio import (
-    Future,
-    _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
-)
+from asyncio import Future
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +26,7 @@ from noex_mp.client import current
 from noex_mp.client.client import Client
 from noex_mp.client.route import AT_ONCE
 from noex_mp.core import ref as core_ref
+from noex_mp.core.running_loop import running_loop
 from noex_mp.errors import NoexError, NoNodeError
 from noex_mp.transport.blocking_loop import BlockingLoop
 
@@ -64,7 +62,7 @@ class ThreadEnd:
         Raises:
             NoNodeError: An event loop runs in this thread, or there is no node.
         """
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             _refuse(ref, operation, "call")
         future: Future[Any] | None = None
         try:
@@ -110,7 +108,7 @@ class ThreadEnd:
             NoNodeError: An event loop runs in this thread, or there is no node.
             MailboxFullError: It would have to wait for the window.
         """
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             _refuse(ref, operation, "cast")
         future: Future[None] | None = None
         try:
@@ -267,7 +265,7 @@ def refuse_in_a_loop(what: str, remedy: str) -> None:
     Raises:
         NoNodeError: One does.
     """
-    if _get_running_loop() is not None:
+    if running_loop() is not None:
         raise NoNodeError(f"{what} blocks, and an event loop runs in this thread\n{remedy}")
 
 

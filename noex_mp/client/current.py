@@ -12,9 +12,6 @@ the innermost `async with Node(...)`, the worker's own, else the implicit one, w
 from __future__ import annotations
 
 import asyncio
-from asyncio import (
-    _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
-)
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from noex_mp.core import ref as core_ref
 from noex_mp.core.ref import Ref
 from noex_mp.core.registrations import GLOBAL, IS_OWN
+from noex_mp.core.running_loop import note_hidden, running_loop
 from noex_mp.errors import NodeDownError, NoNodeError
 from noex_mp.transport import fds
 
@@ -106,16 +104,15 @@ def client(node: str | None = None) -> Client:
         NoNodeError: There is no such node here, or no event loop runs in this thread.
         NodeDownError: The node has stopped.
     """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    loop = running_loop()
+    if loop is None:
         if fds.forked() and not _clients:
             # Also where the parent's loop was running: it does not, in this process.
-            raise _forked_error() from None
+            raise _forked_error()
         raise NoNodeError(
             "there is no running event loop in this thread\n"
             "Call servers from a coroutine, or without a loop: Counter.get.sync(ref)."
-        ) from None
+        )
     node = node or current.get() or _process_node or implicit.get(loop)
     if node is None:
         raise NoNodeError(
@@ -151,7 +148,7 @@ def local_names(node: str | None = None) -> LocalNames:
     """
     node = node or current.get() or _process_node
     if node is None:
-        loop = _get_running_loop()
+        loop = running_loop()
         node = (loop and implicit.get(loop)) or node_of_thread()
     found = _names.get(node or "")
     if found is not None:
@@ -206,6 +203,7 @@ def _forget_the_parents() -> None:
     _names.clear()
     implicit.clear()
     _process_node = None
+    note_hidden(None)
 
 
 async def client_or_implicit(preload: str | None = None, *, if_possible: bool = False) -> Client:

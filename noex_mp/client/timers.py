@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, final
 
 from noex_mp.client import current
 from noex_mp.core.ref import Ref, route_to
+from noex_mp.core.running_loop import running_loop
 from noex_mp.errors import CallError, NodeDownError, NoNodeError, NoServerError
 from noex_mp.wire.envelopes import INFO
 
@@ -64,13 +65,13 @@ class Timer:
     __slots__ = ("_deliver", "_due", "_handle", "_loop", "_message", "_period", "_ref")
 
     def __init__(self, ref: Ref[Any], message: object, first: float, period: float | None) -> None:
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:
+        loop = running_loop()
+        if loop is None:
             raise NoNodeError(
                 "a timer needs a running event loop, and this thread has none\n"
                 "Set it in a handler or in a coroutine."
-            ) from None
+            )
+        self._loop = loop
         self._ref = ref
         self._message = message
         self._period = period

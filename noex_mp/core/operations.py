@@ -55,6 +55,7 @@ from typing import (
 from noex_mp.core import ref as core_ref
 from noex_mp.core.outcomes import NoReply, Reply, Then
 from noex_mp.core.ref import Ref, connect
+from noex_mp.core.running_loop import running_loop
 
 if TYPE_CHECKING:
     from noex_mp.core.gen_server import From, GenServer
@@ -348,21 +349,11 @@ def _send_nowait(info: OperationInfo, ref: Any, /, *args: Any, **kwargs: Any) ->
         )
     route = ref._route
     if route is None or route.thread != get_ident() or not route.is_running():
-        if not _runs_a_loop():
+        if running_loop() is None:
             core_ref.this_thread().cast(ref, info, args, kwargs, at_once=True)
             return
         route = connect(ref)
     route.cast_nowait(info, args, kwargs, ref.timeout)
-
-
-def _runs_a_loop() -> bool:
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _bind(operation: Callable[..., Any], info: OperationInfo, ref: object, /) -> Any:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from asyncio import (
+    AbstractEventLoop,
+    _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
+    _set_running_loop,  # pyright: ignore[reportPrivateUsage] - documented
+)
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from operator import itemgetter
 from time import monotonic
@@ -17,6 +22,7 @@ from noex_mp.core.gen_server import GenServer
 from noex_mp.core.messages import MemoryPressure
 from noex_mp.core.operations import call
 from noex_mp.core.outcomes import OUTCOMES, Reply, Stop
+from noex_mp.core.running_loop import note_hidden
 from noex_mp.errors import TaskInterrupt
 from noex_mp.pools.current_task import Guard, Steps
 from noex_mp.pools.functions import FunctionCode, is_coroutine_function, load_function
@@ -59,15 +65,23 @@ class Lane(GenServer, expected=(BaseException,)):
         self._initargs = initargs
         self._functions: dict[FunctionCode, Callable[..., Any]] = {}
         self._guard = Guard()
+        # That of its process. Plain functions do not see it: they may have one of their own.
+        self._loop: AbstractEventLoop | None = None
         # What `run_limited` or `run_seeded` has done last.
         self._inner = ""
 
     def init(self) -> Awaitable[None] | None:
         """Call the initializer."""
         self._guard.listen()
+        self._loop = _get_running_loop()
+        note_hidden(self._loop)
         if self._initializer is None:
             return None
-        result = load_function(self._initializer)(*self._initargs)
+        _set_running_loop(None)
+        try:
+            result = load_function(self._initializer)(*self._initargs)
+        finally:
+            _set_running_loop(self._loop)
         return _awaited(result) if result.__class__ is CoroutineType else None
 
     @call
@@ -78,6 +92,7 @@ class Lane(GenServer, expected=(BaseException,)):
             guard.hear()
         # As `_guarded`, written out: this is done for each task.
         try:
+            _set_running_loop(None)
             try:
                 guard.is_open = True
                 function = self._functions.get(code)
@@ -87,9 +102,11 @@ class Lane(GenServer, expected=(BaseException,)):
             finally:
                 guard.is_open = False
         except BaseException as error:
+            _set_running_loop(self._loop)
             if guard.is_touched:
                 guard.end(error)
             raise
+        _set_running_loop(self._loop)
         if result.__class__ in _ODD:
             if result.__class__ is CoroutineType:
                 return _as_value(self._go_on(result))
@@ -156,16 +173,20 @@ class Lane(GenServer, expected=(BaseException,)):
     def _guarded(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Call a function while the guard is open, tidy up behind it, return what it returns."""
         guard = self._guard
+        # The loop is hidden and shown where the guard is closed: nothing comes between.
         try:
+            _set_running_loop(None)
             try:
                 guard.is_open = True
                 result = function(*args)
             finally:
                 guard.is_open = False
         except BaseException as error:
+            _set_running_loop(self._loop)
             if guard.is_touched:
                 guard.end(error)
             raise
+        _set_running_loop(self._loop)
         if guard.is_touched and result.__class__ is not CoroutineType:
             guard.end(None)
         return result

@@ -219,7 +219,7 @@ class Host:
         return running.mailbox.watching
 
     def _serving(self) -> int:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.loop)
         return next((m.sid for m in self._mailboxes.values() if m.task is task), 0)
 
     # --- a handler that forks ----------------------------------------------------------

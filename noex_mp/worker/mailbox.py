@@ -459,7 +459,7 @@ class Mailbox:
         running = self.activation
         if running is not None and running.is_of(target, seq):
             running.is_cancelled = True
-            is_current = asyncio.current_task() is self.task
+            is_current = asyncio.current_task(self._loop) is self.task
             if self.task is not None and not is_current and not self._is_yet_to_await(running):
                 self.task.cancel()
             return

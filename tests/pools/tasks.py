@@ -35,9 +35,11 @@ __all__ = [
     "pid",
     "raise_an",
     "raise_by_token",
+    "run_later",
     "sleep_long",
     "spin",
     "start_another",
+    "stay_in_a_loop",
     "sum_in_a_pool",
     "tidy_up",
     "wait_for",
@@ -76,6 +78,15 @@ def sum_in_a_pool(count: int) -> int:
 async def later(value: int) -> int:
     await asyncio.sleep(0)
     return value
+
+
+def run_later(value: int) -> int:
+    """Run a loop of its own, as a plain function may."""
+    return asyncio.run(later(value))
+
+
+def stay_in_a_loop(started: Path) -> None:
+    asyncio.run(await_long(started))
 
 
 def halve(value: int) -> int:

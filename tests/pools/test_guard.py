@@ -56,6 +56,11 @@ async def add_later(a: int, b: int) -> int:
     return total
 
 
+def add_alone(a: int, b: int) -> int:
+    assert asyncio._get_running_loop() is None
+    return a + b
+
+
 def fail(a: int, b: int) -> int:
     raise ValueError(a + b)
 
@@ -166,6 +171,39 @@ def test_a_signal_at_any_instruction_stops_this_task_or_nothing(
     assert len(seen) > 1
     # Here, where nobody minds a coroutine that was never awaited.
     gc.collect()
+
+
+@pytest.mark.parametrize("operation", [Lane.run, Lane.run_timed, Lane.run_chunk])
+def test_a_signal_at_any_instruction_leaves_the_loop_that_is_hidden_from_the_task(
+    root: Root, operation: Any
+) -> None:
+    lane = Lane()
+    guard = lane._guard  # pyright: ignore[reportPrivateUsage]
+    loop = asyncio.new_event_loop()
+    lane._loop = loop  # pyright: ignore[reportPrivateUsage]
+    arguments = ([1], [2]) if operation is Lane.run_chunk else (1, 2)
+
+    def work() -> Any:
+        root.words[ASKED] = root.words[HEARD] = 0
+        guard.heard = 0
+        return run(lane, add_alone, *arguments, operation=operation)
+
+    def act() -> None:
+        if not root.words[ASKED]:
+            root.ask(1, EXCEPTION)
+        guard._woken(0, None)  # pyright: ignore[reportPrivateUsage]
+
+    seen: set[type[Any]] = set()
+    asyncio._set_running_loop(loop)
+    try:
+        for outcome in at_each_instruction(act, work):
+            seen.add(outcome.__class__)
+            assert asyncio._get_running_loop() is loop
+            del outcome
+    finally:
+        asyncio._set_running_loop(None)
+        loop.close()
+    assert seen == {TaskCancelledError, int if operation is Lane.run else list}
 
 
 def test_a_request_for_another_task_does_nothing(root: Root) -> None:

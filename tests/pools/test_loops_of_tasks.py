@@ -1,0 +1,83 @@
+"""Event loops of tasks: a plain function may run one, as in any process; `async` ones share one."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noex_mp import Node, NoNodeError, Pool, ProcessPoolExecutor, Ref, TaskCancelledError, spawn
+from tests.nodes.observed import shared_node
+from tests.pools.gates import there
+from tests.pools.tasks import later, run_later, stay_in_a_loop
+from tests.servers.counters import Counter
+
+pytestmark = pytest.mark.usefixtures("shared_nodes")
+
+
+@pytest.mark.usefixtures("own_node")
+def test_a_plain_function_of_an_executor_may_run_a_loop() -> None:
+    with ProcessPoolExecutor(max_workers=1, initializer=run_later, initargs=(1,)) as pool:
+        assert pool.submit(run_later, 2).result(timeout=10) == 2
+        assert list(pool.map(run_later, range(6), chunksize=3)) == list(range(6))
+        of_the_process: Future[Any] = pool.submit(later, 3)
+        assert of_the_process.result(timeout=10) == 3
+
+
+async def test_a_plain_function_of_a_pool_may_run_a_loop() -> None:
+    async with shared_node(), Pool(size=1, initializer=run_later, initargs=(1,)) as pool:
+        # More than one, of which some are timed.
+        assert [await pool.run(run_later, n) for n in range(3)] == [0, 1, 2]
+        assert await pool.map(run_later, range(6), chunksize=3) == list(range(6))
+        assert await pool.options(memory_limit="1GB").run(run_later, 4) == 4
+        # What it returns is awaited in the loop of the process.
+        assert await pool.run(partial(later, 5)) == 5
+        assert await pool.run(later, 6) == 6
+
+
+async def test_with_a_seed_too() -> None:
+    async with shared_node(), Pool(size=1, seed=1) as pool:
+        assert await pool.run(run_later, 2) == 2
+
+
+async def test_a_loop_that_is_stopped_leaves_that_of_the_process(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    async with shared_node(), Pool(size=1) as pool:
+        task = pool.run(stay_in_a_loop, started)
+        await there(started)
+        task.cancel()
+        assert await task.stopped() == "exception"
+        assert await pool.run(later, 3) == 3
+        with pytest.raises(TaskCancelledError):
+            await pool.options(timeout=0.01).run(stay_in_a_loop, started)
+        assert await pool.run(run_later, 4) == 4
+
+
+def add_to(counter: Ref[Counter]) -> None:
+    Counter.add(counter, 1)
+    Counter.add.nowait(counter, 2)
+
+
+async def until(counter: Ref[Counter], value: int) -> None:
+    async with asyncio.timeout(10):
+        while await Counter.increment(counter, 0) < value:
+            pass
+
+
+def block_on(counter: Ref[Counter]) -> int:
+    return Counter.increment.sync(counter)
+
+
+async def test_what_a_plain_function_sends_goes_on_through_the_loop_of_the_process() -> None:
+    async with Node(), Pool(size=1) as pool:
+        counter = await spawn(Counter)
+        await pool.run(add_to, counter)
+        # It would wait for what only the loop could do.
+        with pytest.raises(NoNodeError, match="blocks, and an event loop runs in this thread"):
+            await pool.run(block_on, counter)
+        await pool.run(add_to, counter)
+        await until(counter, 6)
