@@ -11,10 +11,12 @@ from asyncio import (
     _set_running_loop,  # pyright: ignore[reportPrivateUsage] - documented
 )
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
 from operator import itemgetter
 from time import monotonic
 from types import CoroutineType, FunctionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from noex_mp.core.black_box import ASKED
 from noex_mp.core.current_call import current_call
@@ -152,22 +154,32 @@ class Lane(GenServer, expected=(BaseException,)):
         function = self._function(code)
         here = current_call()
         begun = [0] if here is None else here.steps()
+        chunk = _Chunk([], [], monotonic())
         if is_coroutine_function(function):
-            return _run_chunk_later(function, columns, begun)
-        results: list[Any] = []
-        errors: list[tuple[int, BaseException]] = []
-        start = monotonic()
+            return _run_chunk_later(function, zip(*columns, strict=True), chunk, begun)
+        results, errors, start = chunk
         # What is left of them after an error goes on.
         rows = zip(*columns, strict=True) if len(columns) > 1 else iter(columns[0])
         run = _run_rows if len(columns) > 1 else _run_each
+        # The first that returns says whether all are to be awaited.
+        some: Iterator[Any] = islice(rows, 1)
         while len(results) < len(columns[0]):
             try:
-                run(function, rows, results, begun)
+                run(function, some, results, begun)
             except BaseException as error:
                 if isinstance(error, TaskInterrupt) or not self._guard.is_open:
                     raise
                 errors.append((len(results), error))
                 results.append(None)
+            if some is rows:
+                continue
+            if len(results) == len(errors):
+                some = islice(rows, 1)
+            elif hasattr(results[-1], "__await__"):
+                left = rows if len(columns) > 1 else zip(rows, strict=True)
+                return _run_chunk_later(function, left, chunk, begun, results.pop())
+            else:
+                some = rows
         return [monotonic() - start, results, errors]
 
     def _guarded(self, function: Callable[..., Any], /, *args: Any) -> Any:
@@ -279,6 +291,14 @@ class Lane(GenServer, expected=(BaseException,)):
         return function
 
 
+class _Chunk(NamedTuple):
+    """What has been done of a chunk, and when it was begun."""
+
+    results: list[Any]
+    errors: list[tuple[int, BaseException]]
+    start: float
+
+
 # Two of them, as tasks may be as short as the loop around them. `append` is looked up each time:
 # CPython has an instruction for that, which calls nothing; a task that does nothing takes 8 % less.
 
@@ -298,15 +318,27 @@ def _run_rows(
 
 
 async def _run_chunk_later(
-    function: Callable[..., Awaitable[Any]], columns: Sequence[Sequence[Any]], begun: Begun
+    function: Callable[..., Any],
+    rows: Iterator[tuple[Any, ...]],
+    chunk: _Chunk,
+    begun: Begun,
+    first: Awaitable[Any] | None = None,
 ) -> list[Any]:
-    results: list[Any] = []
-    errors: list[tuple[int, BaseException]] = []
-    start = monotonic()
-    for row in zip(*columns, strict=True):
-        begun[0] = len(results) + 1
+    """Run what is left of a chunk, and await what that returns.
+
+    Args:
+        function, rows, begun: As there.
+        chunk: What has been done of it.
+        first: What was returned before the first of these rows.
+    """
+    results, errors, start = chunk
+    calls: Iterator[Callable[[], Any]] = (partial(function, *row) for row in rows)
+    if first is not None:
+        calls = chain((lambda: first,), calls)
+    for begun[0], call_next in enumerate(calls, len(results) + 1):
         try:
-            results.append(await function(*row))
+            result = call_next()
+            results.append(await result if hasattr(result, "__await__") else result)
         except Exception as error:
             errors.append((len(results), error))
             results.append(None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,48 @@ async def test_results_come_in_order_or_as_they_are_done(pool: Pool) -> None:
     assert await pool.map(double) == []
 
 
+class Later:
+    """Is called, and awaited."""
+
+    async def __call__(self, value: int) -> int:
+        return await later(value)
+
+
+def _later_unless_first(value: int) -> Awaitable[int]:
+    if value < 2:
+        raise ValueError(f"{value} is too early")
+    return later(value)
+
+
+async def _halve_later(value: int) -> int:
+    return halve(value)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2, 5])
+async def test_what_a_plain_function_returns_is_awaited_also_in_a_chunk(
+    pool: Pool, chunksize: int | None
+) -> None:
+    factor = 1
+    one: list[Callable[[int], Awaitable[int]]]
+    one = [partial(later), lambda value: later(factor * value), Later()]
+    for function in one:
+        assert await pool.map(function, range(5), chunksize=chunksize) == list(range(5))
+    two: list[Callable[[int, int], Awaitable[int]]] = [lambda a, b: later(a + b)]
+    assert await pool.map(two[0], range(5), range(5), chunksize=chunksize) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("function", "failed"), [(_later_unless_first, [0, 1]), (partial(_halve_later), [1, 3])]
+)
+async def test_of_a_chunk_that_is_awaited_each_task_has_its_own_error(
+    pool: Pool, function: Any, failed: list[int]
+) -> None:
+    sink = Collected()
+    pool.dispatcher.put_source(Source(pack_function(function), [range(5)], sink, chunksize=5))
+    results = await sink.all_of(5)
+    assert [n for n, each in enumerate(results) if isinstance(each, Failure)] == failed
+
+
 async def test_an_endless_iterable_is_read_as_far_as_needed(pool: Pool) -> None:
     read = 0
 
@@ -184,7 +227,7 @@ async def test_a_dead_process_fails_the_tasks_that_it_had_begun(pool: Pool) -> N
     assert isinstance(results[7], WorkerExitedError)
 
 
-@pytest.mark.parametrize("fatal", [die_of, die_of_later])
+@pytest.mark.parametrize("fatal", [die_of, die_of_later, partial(die_of_later)])
 async def test_of_a_chunk_the_tasks_fail_that_had_begun(
     pool: Pool, tmp_path: Path, fatal: Any
 ) -> None:
