@@ -36,7 +36,8 @@ MAX_CHUNK: Final = 8192
 
 
 CHUNK_BYTES: Final = 4 * 2**20
-"""So many bytes of arguments travel together at most, but for a single task with more."""
+"""So many bytes of arguments, or of results, travel together at most, but for a single task with
+more."""
 
 
 class Failure:
@@ -86,6 +87,10 @@ class Source:
         chunksize: How many tasks a chunk has; None leaves it to us.
         count: How many tasks there are, if that is known.
         options: What else each task is told.
+
+    Attributes:
+        pace: How long a task takes, in seconds; 0 if nobody knows.
+        result_weight: How many bytes its result has, as far as it can be seen.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class Source:
         self.options = options
         self._taken = 0
         self.pace = 0.0
+        self.result_weight = 0
         # How many bytes the arguments of a task have, as far as it can be seen.
         self._weight = 0
         if len(iterables) == 1 and iterables[0].__class__ in _SAFE and count:
@@ -127,8 +133,13 @@ class Source:
         # of a size that the user has chosen may be long, or a single task; or large.
         if self._chunksize is None:
             return 2
-        bytes_each = self._chunksize * self._weight
+        bytes_each = self._chunksize * self._heavier
         return min(depth, max(2, CHUNK_BYTES // bytes_each)) if bytes_each else depth
+
+    @property
+    def _heavier(self) -> int:
+        # Of what is not read yet nobody knows it.
+        return self._weight and max(self._weight, self.result_weight)
 
     @property
     def is_wanted(self) -> bool:
@@ -148,7 +159,7 @@ class Source:
             return None
         if self._rows is not None:
             return self._next_of(self._rows)
-        size = self._chunksize or chunk_size(self.pace, self._left, lanes, self._weight)
+        size = self._chunksize or chunk_size(self.pace, self._left, lanes, self._heavier)
         if self._left is not None and size * lanes >= self._left:
             # All that is left, a chunk for each lane.
             self._chunksize = size
@@ -190,11 +201,13 @@ class Source:
         self.is_empty = True
         self.sink.exhausted(self._taken, error)
 
-    def note(self, seconds: float, count: int) -> None:
-        """Note how long a chunk took."""
-        pace = seconds / count
-        # Slower tasks count at once: nothing is to wait behind one like them.
-        self.pace = pace if pace > self.pace else (3 * self.pace + pace) / 4
+    def note(self, seconds: float, results: Sequence[Any]) -> None:
+        """Note how long a chunk took, and what came of it."""
+        pace, weight = seconds / len(results), max(_weight((results,), 0), _weight((results,), -1))
+        # Slower tasks count at once: nothing is to wait behind one like them. And so do heavier
+        # ones.
+        self.pace = max(pace, (3 * self.pace + pace) / 4)
+        self.result_weight = max(weight, (3 * self.result_weight + weight) // 4)
 
 
 _Columns = Callable[[int], tuple[tuple[Sequence[Any], ...], BaseException | None]]
@@ -273,7 +286,8 @@ def chunk_size(pace: float, left: int | None, lanes: int, weight: int = 1) -> in
         pace: How long a task takes, in seconds; 0 if nobody knows.
         left: How many tasks are left, if that is known.
         lanes: How many lanes share them.
-        weight: How many bytes the arguments of a task have; 0 if nobody knows.
+        weight: How many bytes the arguments of a task have, or its result, if that has more; 0 if
+            nobody knows.
 
     >>> chunk_size(0, 1000, 2), chunk_size(5e-6, 1000, 2), chunk_size(5e-6, 30, 2)
     (1, 250, 15)
@@ -377,7 +391,7 @@ class _Chunk(Job):
             first = first or failure
         line = self.line
         assert line is not None
-        self._source.note(seconds, len(self))
+        self._source.note(seconds, results)
         line.note(seconds)
         line.free()
         self._source.sink.put(self._start, results, first)

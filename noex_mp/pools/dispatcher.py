@@ -632,9 +632,9 @@ class Dispatcher:
         self._lines: list[Line] = []
         self._queue: TaskQueue[Job] = TaskQueue()
         self._sources: TaskQueue[Source] = TaskQueue()
-        # How long tasks of the functions of sources take, in seconds. By the hash of their code,
-        # which may be large.
-        self._paces: dict[int, float] = {}
+        # How long tasks of the functions of sources take, in seconds, and how many bytes come of
+        # one. By the hash of their code, which may be large.
+        self._paces: dict[int, tuple[float, int]] = {}
         self._error: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
@@ -720,7 +720,7 @@ class Dispatcher:
             source.abandon(self._error)
             return
         # As it was the last time: the first chunks need not be short then.
-        source.pace = self._paces.get(hash(source.code), 0.0)
+        source.pace, source.result_weight = self._paces.get(hash(source.code), (0.0, 0))
         self._sources.append(source)
         self.feed_all()
 
@@ -767,7 +767,7 @@ class Dispatcher:
         if len(self._paces) >= _REMEMBERED:
             self._paces.clear()
         if source.pace:
-            self._paces[hash(source.code)] = source.pace
+            self._paces[hash(source.code)] = source.pace, source.result_weight
 
     def stop(self, future: object) -> bool:
         """Stop the tasks of a future; return whether one was sent, and has no result yet."""

@@ -101,6 +101,45 @@ async def test_few_chunks_are_under_way_where_their_arguments_are_large() -> Non
         assert source.depth(64) == depth
 
 
+class Counted(Collected):
+    """Takes results, and remembers how many came together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def put(
+        self, start: int, results: Sequence[object], error: BaseException | None = None
+    ) -> None:
+        self.counts.append(len(results))
+        super().put(start, [None] * len(results), error)
+
+
+async def test_few_tasks_travel_together_whose_results_are_large(pool: Pool) -> None:
+    # How large they are is remembered, as how long they take.
+    for _ in range(2):
+        sink = Counted()
+        pool.dispatcher.put_source(Source("builtins:bytes", [[1_000_000] * 60], sink, count=60))
+        await sink.all_of(60)
+        assert max(sink.counts) <= 4
+
+
+def test_the_larger_of_arguments_and_results_decides_how_many_tasks_travel_together() -> None:
+    def next_count(result: object, argument: object = None) -> int:
+        source = Source("builtins:len", [itertools.repeat(argument)], Collected())
+        assert source.take(2) is not None
+        source.note(1e-9, [result])
+        chunk = source.take(2)
+        assert chunk is not None
+        return len(chunk)
+
+    array = memoryview(bytearray(1_000_000))
+    assert next_count(0) == MAX_CHUNK
+    assert next_count(bytes(1_000_000)) == next_count(array) == 4
+    assert next_count(bytes(1_000_000), bytes(2_000_000)) == 2
+    assert next_count(bytes(2_000_000), bytes(1_000_000)) == 2
+
+
 async def test_results_come_in_order_or_as_they_are_done(pool: Pool) -> None:
     expected = list(range(0, 2000, 2))
     assert await pool.map(double, range(1000)) == expected
