@@ -14,7 +14,7 @@ from noex_mp.pools.members import Member
 
 __all__ = ["Crew"]
 
-# Who asks for another size meanwhile has not to wait for more than these.
+# Who asks for another size meanwhile does not have to wait for more starts than these.
 _AT_A_TIME: Final = 32
 
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from noex_mp.client.route import Route
 from noex_mp.core.reasons import Replaced
-from noex_mp.errors import CallTimedOutError
+from noex_mp.errors import CallTimedOutError, MailboxFullError
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,6 +40,9 @@ class _Unknown:
 
 
 _ARE_YOU_FREE: Final = _Unknown()
+
+# When a member whose mailbox had no room for that is asked once more, in seconds.
+_ASK_AGAIN: Final = 0.05
 
 _NOBODY_WAITS: Final = CallTimedOutError("a call that nobody waits for", 0.0)
 
@@ -71,8 +74,8 @@ class Owner(Protocol):
         """The caller of a message has got what there was to get."""
         ...
 
-    def is_done(self, work: Work) -> None:
-        """Nobody works on a message any more whose caller had gone before."""
+    def settle(self, work: Work) -> None:
+        """A member has it no more, whatever has become of it."""
         ...
 
     def nobody_hears(self, work: Work, error: BaseException) -> None:
@@ -96,6 +99,7 @@ class Work:
         place: Its place in the backlog, in which it waits or has waited.
         limit: How long its task may run, in seconds; None: for ever.
         key: What keeps it in its order with others, or None.
+        number: Of a message that is no operation: its number at the member.
         is_late: Nobody waits any more, and the member has it still.
         is_over: Its caller has got what there was to get.
     """
@@ -112,6 +116,7 @@ class Work:
         "kwargs",
         "limit",
         "member",
+        "number",
         "operation",
         "place",
         "pool",
@@ -142,6 +147,7 @@ class Work:
         self.member: Member | None = None
         self.place: Place[Work] | None = None
         self.limit: float | None = None
+        self.number = 0
         self.key: bytes | None = None
         self.is_late = False
         self.is_over = False
@@ -221,7 +227,10 @@ class _Free:
 
     def set_exception(self, error: BaseException) -> None:
         """Take the reply, which is that there is no such operation; or the member's death."""
-        self.member.is_free_again()
+        if isinstance(error, MailboxFullError):
+            self.member.ask_again_later()
+        else:
+            self.member.is_free_again()
 
     def exception(self) -> None:
         """Do as `Work` does."""
@@ -252,6 +261,7 @@ class MemberRoute(Route):
         """
         if work.is_message:
             self.cast(work.operation, work.args, work.kwargs, timeout)
+            work.number = self.seq
             return
         self._next = work
         try:
@@ -266,6 +276,10 @@ class MemberRoute(Route):
     def number_of(self, work: Work) -> int | None:
         """Return the number of a message that has no reply yet."""
         return next((seq for seq, found in self._ours().items() if found is work), None)
+
+    def keeps(self, work: Work) -> bool:
+        """Return whether a message is still to be sent: to the next incarnation, if need be."""
+        return work.number in self.pending
 
     def ask_whether_it_is_free(self) -> None:
         """Send what is answered when all that was sent before is done."""
@@ -417,14 +431,23 @@ class Member:
             self._pool.is_free(self)
 
     def _forget(self, work: Work) -> None:
-        if self._has.pop(work, self) is None and work.is_over:
-            self._pool.is_done(work)
+        self._has.pop(work, None)
+        self._pool.settle(work)
 
     def is_late(self) -> None:
         """Note that nobody waits for what it does: it counts as busy until it is done."""
         if self._asked is None:
             self._asked = self._late()
             self._route.ask_whether_it_is_free()
+
+    def ask_again_later(self) -> None:
+        """Note that the question had no room."""
+        self._asked = None
+        self._loop.call_later(_ASK_AGAIN, self._ask_again)
+
+    def _ask_again(self) -> None:
+        if self._late():
+            self.is_late()
 
     def _late(self) -> list[Work]:
         return [work for work in self._has if work.is_late or work.is_message]
@@ -444,6 +467,7 @@ class Member:
         """Note that it takes messages."""
         self.is_up = True
         self.begin_life()
+        self._ask_again()
         self._pool.is_free(self)
 
     def went_down(self, unbegun: list[Any], report: ExitReport) -> None:
@@ -464,8 +488,10 @@ class Member:
 
     def _has_lost(self, unbegun: list[Any]) -> list[Work]:
         """Forget what it had; return what is to be done elsewhere."""
-        # A cast that waits for the window is for the next incarnation.
+        # A call that may run twice does so in the next incarnation, and a message that had to wait
+        # for the window goes there.
         kept: set[Any] = {entry[0] for entry in self._route.pending.values()}
-        for work in [work for work in self._has if work not in kept]:
-            self._forget(work)
+        for work in list(self._has):
+            if work not in kept and not (work.is_message and self._route.keeps(work)):
+                self._forget(work)
         return [work for work in unbegun if isinstance(work, Work) and not work.is_over]

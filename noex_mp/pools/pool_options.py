@@ -25,7 +25,7 @@ class PoolOptions:
         bounds: How few and how many it may have, or None if it is not for the pool to say.
         scale_after: How long a message may wait before there is one member more, in seconds.
         routing: Who gets a message: a rule by its name, or a function of the user's.
-        key: Returns the key of a message; None is its first argument.
+        key: Returns the key of a message; None: it is what the operation's first parameter gets.
         in_flight: How many messages a member has at a time.
         limit: How many messages may wait.
         discard: Which goes where more do.
@@ -96,7 +96,8 @@ def bounds_of(
 
     Raises:
         TypeError: One of them is no whole number.
-        ValueError: One of them is below 1, or they contradict each other.
+        ValueError: One of them is below 1, or more than there can be processes; or they contradict
+            each other.
     """
     if min_size is None and max_size is None:
         return check_size("size", size), None

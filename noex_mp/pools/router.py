@@ -135,7 +135,7 @@ class Router(GenServer):
         self._keys: dict[bytes, tuple[int, int]] = {}
         self._callers: OrderedDict[object, int] = OrderedDict()
         self._turn = 0
-        self._is_starting_anew = False
+        self._is_starting_anew = self._is_ending = False
         # Before that there is no further attempt to start one more.
         self._grows_from = 0.0
         self._done = self._discarded = 0
@@ -189,6 +189,8 @@ class Router(GenServer):
         # What waits for those that were leaving is theirs to do.
         self._crew.stay()
         self._feed()
+        # What nobody waits for ends with its member, or is ended with it.
+        self._is_ending = True
         await self._done_with({work for work in self._open if not work.is_over})
 
     # --- what comes in ---------------------------------------------------------------------
@@ -256,11 +258,7 @@ class Router(GenServer):
         work.place = self._backlog.put(work, now=now, member=number, priority=priority, until=until)
         self._keep_limit()
         self._start_if_empty()
-        if len(self._backlog) == 1 and self._ticking is not None:
-            # It was set for when nothing waits.
-            self._ticking.cancel()
-            self._ticking = None
-        self._tick_soon()
+        self._tick_for(work)
 
     def _with_room(self, number: int | None) -> Member | None:
         """Return the member that takes a message at once, if there is one."""
@@ -319,17 +317,18 @@ class Router(GenServer):
     def _number_of_key(self, work: Work, key: Any, members: Sequence[Member]) -> int:
         if work.key is None:
             work.key = self._client.encoder.pack([self._key_of(work) if key is None else key])
-            # What nobody waits for counts too: it runs until its member has noticed that.
+            # What has messages here stays where these are, until they are done, also with a member
+            # that is leaving.
             number, count = self._keys.get(work.key, (0, 0))
-            # What has messages here stays where these are, until they are done.
-            number = number or by_key(work.key, [member.number for member in members])
-            self._keys[work.key] = (number, count + 1)
-            return number
-        # It has to move, and all that has its key with it, in their order.
-        number, count = self._keys[work.key]
-        if all(member.number != number for member in members):
+            there: Sequence[Member] = self._crew.members
+            count += 1
+        else:
+            # It has to move, and all that has its key with it, in their order.
+            number, count = self._keys[work.key]
+            there = members
+        if all(member.number != number for member in there):
             number = by_key(work.key, [member.number for member in members])
-            self._keys[work.key] = (number, count)
+        self._keys[work.key] = (number, count)
         return number
 
     def _key_of(self, work: Work) -> object:
@@ -390,6 +389,7 @@ class Router(GenServer):
         for work in reversed(list(works)):
             if work.is_wanted and work.place is not None:
                 self._backlog.put_back(work.place)
+                self._tick_for(work)
             else:
                 work.end()
         self._feed()
@@ -438,6 +438,8 @@ class Router(GenServer):
                 failure = PoolDownError(str(error))
                 failure.__cause__ = error
                 for work in list(self._open):
+                    if work.place is not None and work.place.waits:
+                        self._backlog.remove(work.place)
                     work.end(failure)
         finally:
             self._is_starting_anew = False
@@ -470,20 +472,22 @@ class Router(GenServer):
         if isinstance(work, PooledTask) and work.sender is not None:
             self._numbered.pop((work.caller, work.sender.number), None)
         self._done += 1
-        if work.member is None or not work.member.has(work):
-            self.is_done(work)
+        self.settle(work)
+        if self._is_ending:
+            self._drained_of(work)
 
     def nobody_hears(self, work: Work, error: BaseException) -> None:
         """Tell the log of a cast that has failed; the reports of ends say of themselves."""
         if isinstance(error, CallTimedOutError):
             self._client.count_dropped(self.ref.sid)
-        elif not isinstance(error, MailboxFullError | ServerExitedError):
+        elif not isinstance(error, MailboxFullError | PoolDownError | ServerExitedError):
             what = f"{self.ref.label}.{work.operation.name}"
             _log.warning("%s: %s: %s", what, type(error).__name__, error)
 
-    def is_done(self, work: Work) -> None:
-        """Note that nobody works on a message any more."""
-        if work not in self._open:
+    def settle(self, work: Work) -> None:
+        """Forget a message, if it has left the pool and no member has it any more."""
+        is_done = work.is_over and (work.member is None or not work.member.has(work))
+        if not is_done or work not in self._open:
             return
         del self._open[work]
         if work.key is not None:
@@ -492,6 +496,9 @@ class Router(GenServer):
                 self._keys[work.key] = (number, count - 1)
             else:
                 del self._keys[work.key]
+        self._drained_of(work)
+
+    def _drained_of(self, work: Work) -> None:
         for waiting, future in self._drains:
             waiting.discard(work)
             if not waiting and not future.done():
@@ -506,6 +513,15 @@ class Router(GenServer):
             self._client.count_dropped(self.ref.sid)
             waiting = len(self._backlog)
             place.item.end(MailboxFullError(self.ref.label, waiting, limit or 0, 0))
+
+    def _tick_for(self, work: Work) -> None:
+        """Look at times again soon, if a message waits."""
+        if len(self._backlog) == 1 and self._ticking is not None:
+            # It was set for when nothing waits.
+            self._ticking.cancel()
+            self._ticking = None
+        if work.place is not None and work.place.waits:
+            self._tick_soon()
 
     def _tick_soon(self) -> None:
         if self._ticking is None:
@@ -537,15 +553,17 @@ class Router(GenServer):
             scale_after=self._options.scale_after,
         )
         if size < len(members) or (size > len(members) and now >= self._grows_from):
-            self._run(self._scale_to(size, len(members)))
+            self._run(self._scale_to(size))
 
-    async def _scale_to(self, size: int, before: int) -> None:
+    async def _scale_to(self, size: int) -> None:
         try:
             await self._resize(size)
         except NoexError:
             # What it has raised is in the log; it may need time.
             self._grows_from = monotonic() + 10 * self._options.scale_after
-            await self._resize(before)
+            # Unless somebody has asked for another size meanwhile.
+            if self._options.size == size:
+                await self._resize(len(self._crew.staying))
 
     # --- what the pool is asked ------------------------------------------------------------
 
@@ -640,6 +658,7 @@ class Router(GenServer):
             work.place = self._backlog.put(work, now=monotonic(), member=member.number, until=due)
             sent.append(work)
             self.is_free(member)
+            self._tick_for(work)
         sender.when_cancelled(partial(self._cancel_all, sent))
 
     def _statistics(self) -> PoolStatistics:

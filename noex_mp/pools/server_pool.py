@@ -67,7 +67,7 @@ def pool_of_servers(
             the same. Or a function that is given how many servers there are, and then what the
             operation is given, and returns a number: of which server, counted from 0.
         key: Returns the key of a message, and is given what the operation is given; by default
-            that is its first argument.
+            the key is what its first parameter gets.
         in_flight: How many messages a server has at a time; more than one where it replies later,
             or has so little to do for each that the way there and back counts.
         limit: How many messages may wait for a server; None is without limit.

@@ -26,7 +26,7 @@ from tests.nodes.observed import ObservedNode, shared_node
 from tests.pools.gates import there
 from tests.pools.tasks import mark
 from tests.pools.test_server_pools import Busy, busy, pids, until_waiting
-from tests.servers.hashing import Alone, Hasher
+from tests.servers.hashing import Alone, FailsLate, Hasher
 
 __all__ = ["busy"]
 
@@ -160,6 +160,32 @@ async def a_key_that_moves(ref: Ref[Hasher]) -> str:
     return next(key for key in keys if by_key(msgpack.packb([key]), numbers) != first)
 
 
+async def test_a_cast_that_waits_for_room_keeps_its_key_also_when_its_server_dies(
+    busy: Busy,
+) -> None:
+    async with ObservedNode() as node:
+        one = child(Hasher).options(max_messages=1)
+        ref = (await spawn(Pool.of(one, size=1, in_flight=4, routing="key"))).within(None)
+        alice = pool_of(ref).options(key=await a_key_that_moves(ref))
+        alice.cast([*busy.paths])
+        await busy.begins()
+        alice.cast([*busy.paths])
+        alice.cast([*busy.paths])
+        while (await pool_of(ref).statistics()).in_flight != 3:
+            pass
+        (member,) = await sids(ref)
+        node.kill(Ref(ref.node, member))
+        await busy.begins()
+        await pool_of(ref).resize(GROWN)
+        second = Hasher.pid(alice.within(None))
+        while not second.done() and (await pool_of(ref).statistics()).in_flight != 3:
+            pass
+        # It is behind them.
+        assert not second.done()
+        busy.let_go(2)
+        assert await second > 0
+
+
 @pytest.mark.parametrize("how", ["timeout", "cancel", "cast"])
 async def test_a_key_keeps_its_order_behind_what_nobody_waits_for_any_more(
     busy: Busy, how: str
@@ -211,6 +237,29 @@ async def test_a_server_that_does_not_start_is_not_tried_again_at_once(
         assert await waiting == await call
         pauses = [later - sooner for sooner, later in pairwise(tries[1:])]
         assert all(pause >= 10 * scale_after for pause in pauses)
+
+
+async def test_a_size_that_was_asked_for_outlives_a_start_that_fails(
+    busy: Busy, tmp_path: Path
+) -> None:
+    diary, go_on = tmp_path / "diary", tmp_path / "go on"
+    async with shared_node():
+        late = child(FailsLate, str(diary), str(go_on))
+        ref = (await spawn(Pool.of(late, min_size=1, max_size=3, scale_after=0.02))).within(None)
+        (call,) = await busy(ref)
+        waiting = Hasher.pid(ref)
+        # It scales, and that start is on its way.
+        while diary.read_text().count("\n") < 2:
+            await pool_of(ref).statistics()
+        asked = pool_of(ref).resize(3)
+        # That is known now: what was asked later is answered.
+        await pool_of(ref).statistics()
+        go_on.touch()
+        assert await asked in (1, 2)
+        assert await waiting > 0
+        assert (await pool_of(ref).statistics()).size == 3
+        busy.let_go()
+        await call
 
 
 async def test_one_more_idle_server_does_not_help_a_busy_key(busy: Busy) -> None:

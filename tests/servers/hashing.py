@@ -11,7 +11,7 @@ from pathlib import Path
 
 from noex_mp import From, GenServer, NoReply, Reply, call, cast
 
-__all__ = ["Alone", "Hasher", "Refused"]
+__all__ = ["Alone", "FailsLate", "Hasher", "Refused"]
 
 
 class Refused(Exception):
@@ -102,4 +102,19 @@ class Alone(Hasher):
         has_one = Path(self.diary).exists()
         self._write(str(time.monotonic()))
         if has_one:
+            raise OSError("too many connections")
+
+
+class FailsLate(Hasher):
+    """Starts where nobody has before; the second waits for a file and fails; later ones start."""
+
+    def __init__(self, diary: str, go_on: str) -> None:
+        super().__init__(diary)
+        self.go_on = Path(go_on)
+
+    def init(self) -> None:
+        self._write("starts")
+        if len(Path(self.diary).read_text().splitlines()) == 2:
+            while not self.go_on.exists():
+                time.sleep(0.001)
             raise OSError("too many connections")
