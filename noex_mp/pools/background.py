@@ -122,6 +122,8 @@ class Background:
             if dispatcher is None or loop is None:
                 self._early += jobs
                 return
+            if isinstance(dispatcher.error, PoolDownError):
+                raise PoolDownError(dispatcher.error.reason) from dispatcher.error.__cause__
             _give(dispatcher, jobs)
             loop.wake_if_needed()
 

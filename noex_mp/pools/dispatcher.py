@@ -18,6 +18,7 @@ from noex_mp.core.reasons import Normal
 from noex_mp.errors import (
     NodeDownError,
     NoServerError,
+    PoolDownError,
     ServerExitedError,
     WorkerExitedError,
 )
@@ -636,6 +637,8 @@ class Dispatcher:
         # one. By the hash of their code, which may be large.
         self._paces: dict[int, tuple[float, int]] = {}
         self._error: BaseException | None = None
+        # Why the lanes are no longer started, if it is known.
+        self._last_straw: BaseException | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.grace = GRACE
         self.recycler: Recycler | None = None
@@ -657,6 +660,11 @@ class Dispatcher:
         if self.recycler is not None:
             self.recycler.watch(line)
         self.feed(line)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What all tasks fail with, if no lane is left."""
+        return self._error
 
     @property
     def has_spare(self) -> bool:
@@ -823,8 +831,27 @@ class Dispatcher:
         """Note that a lane is gone for good."""
         if line in self._lines:
             self._lines.remove(line)
+        report = error.report if isinstance(error, NoServerError) else None
+        if report is not None and not report.requested:
+            # It is why the others are shut down.
+            self._last_straw = error
         if not self._lines:
-            self.fail_all(error)
+            self.fail_all(self.down(self._last_straw or error))
+
+    def down(self, error: BaseException) -> BaseException:
+        """Return what all tasks fail with, as no lane is left.
+
+        Args:
+            error: What became of one.
+        """
+        reason = str(error)
+        if isinstance(error, NoServerError) and error.report is not None:
+            report = error.report
+            what = "are gone" if report.requested else "do not start any more"
+            reason = f"its processes {what}: {report.summary}"
+        failure = PoolDownError(reason)
+        failure.__cause__ = error.with_traceback(None)
+        return failure
 
     def fail_all(self, error: BaseException) -> None:
         """Fail what waits, and whatever comes: no lane is left."""

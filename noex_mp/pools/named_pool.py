@@ -94,6 +94,11 @@ class _Dispatcher(Dispatcher):
     def limited(self, job: Job) -> Job:
         return job
 
+    @override
+    def down(self, error: BaseException) -> BaseException:
+        # The pool is elsewhere, and another may have its name next.
+        return error
+
 
 def _dispatcher_to(client: Client, ref: Ref[Lane]) -> Dispatcher:
     dispatcher = _Dispatcher(client)

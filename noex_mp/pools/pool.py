@@ -159,6 +159,7 @@ class PoolTasks:
             WorkerExitedError: The process ended while it ran the task.
             UnencodableError: The function, an argument or the result cannot be sent.
             PoolStoppedError: The pool has been stopped.
+            PoolDownError: Its processes cannot be started again, or its node has stopped.
             TaskTimedOutError: It took longer than its `timeout`.
             Exception: What the function has raised.
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 from noex_mp import GenServer, NoServerError, ProcessPoolExecutor, call, spawn
-from tests.pools.tasks import double
+from tests.pools.tasks import die, double
 
 
 def refuse(*args: object) -> NoReturn:
     raise ValueError("no database")
+
+
+def die_from_the_third_on(starts: Path) -> None:
+    """Kill each process but the first two."""
+    with starts.open("ab", buffering=0) as file:
+        file.write(b"x")
+    if starts.stat().st_size > 2:
+        die()
 
 
 def lock_at_two(value: int) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -32,6 +33,7 @@ from noex_mp import (
     NoNodeError,
     NoServerError,
     NotImportableError,
+    Pool,
     PoolDownError,
     ProcessPoolExecutor,
     ServerExitedError,
@@ -40,6 +42,7 @@ from noex_mp import (
 )
 from tests.pools.executor_tasks import (
     DiesWhenRead,
+    die_from_the_third_on,
     hold,
     hold_in_a_pool,
     lock_at_two,
@@ -48,7 +51,7 @@ from tests.pools.executor_tasks import (
     refuse,
     sum_in_a_pool,
 )
-from tests.pools.tasks import double, pid
+from tests.pools.tasks import die, double, pid
 from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
@@ -152,12 +155,40 @@ def test_a_node_that_is_stopped_below_fails_its_tasks(fifo: Path) -> None:
         waiting = [pool.submit(double, n) for n in range(3)]
         assert fifo.read_text() == "x"
     futures: list[Future[Any]] = [running, *waiting]
-    gone = (NoServerError, NodeDownError)
     for future in futures:
-        assert isinstance(future.exception(timeout=10), (WorkerExitedError, *gone))
-    with pytest.raises(gone):
+        assert isinstance(future.exception(timeout=10), (WorkerExitedError, PoolDownError))
+    with pytest.raises(PoolDownError) as refused:
         pool.submit(double, 1).result(timeout=10)
+    assert isinstance(refused.value.__cause__, (NoServerError, NodeDownError))
     pool.shutdown()
+
+
+def test_processes_that_cannot_be_started_again_are_why_the_pool_is_down(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    options: Any = {"initializer": die_from_the_third_on, "initargs": (starts,)}
+    with ProcessPoolExecutor(max_workers=2, **options) as pool:
+        deadly = [pool.submit(die) for _ in range(2)]
+        waiting = [pool.submit(double, n) for n in range(3)]
+        mapped = pool.map(double, range(9), chunksize=3)
+        for killed in deadly:
+            assert isinstance(killed.exception(timeout=10), WorkerExitedError)
+        for future in waiting:
+            assert isinstance(future.exception(timeout=20), PoolDownError)
+        with pytest.raises(PoolDownError, match="killed by SIGKILL"):
+            list(mapped)
+        with pytest.raises(PoolDownError, match="do not start any more: failed in its init"):
+            pool.submit(double, 1)
+
+
+async def test_a_pool_in_an_event_loop_says_so_too(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    async with Pool(size=2, initializer=die_from_the_third_on, initargs=(starts,)) as pool:
+        tasks: list[Any] = [pool.run(die), pool.run(die), pool.run(double, 1), pool.run(double, 2)]
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in outcomes] == 2 * [WorkerExitedError] + 2 * [PoolDownError]
+        with pytest.raises(PoolDownError, match="killed by SIGKILL") as down:
+            await pool.run(double, 1)
+        assert isinstance(down.value.__cause__, NoServerError)
 
 
 def test_a_result_that_cannot_be_sent_fails_its_task_alone_also_in_a_chunk() -> None:
