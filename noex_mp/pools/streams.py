@@ -20,7 +20,7 @@ Report = Callable[[int], object]
 """Is told how many tasks are done."""
 
 
-def _reported(report: Report | None, done: int) -> Exception | None:
+def _reported(report: Report | None, done: int) -> BaseException | None:
     """Tell how many tasks are done; return what that has raised.
 
     It is a function of the user's, and is called where replies are read: other calls go on.
@@ -28,9 +28,18 @@ def _reported(report: Report | None, done: int) -> Exception | None:
     try:
         if report is not None:
             report(done)
-    except Exception as error:
+    except BaseException as error:  # a cancellation, too, is that of its map
         return error
     return None
+
+
+def _as_of_a_coroutine(error: BaseException) -> BaseException:
+    """Return an error as it leaves a coroutine: no future takes a `StopIteration`."""
+    if not isinstance(error, StopIteration):
+        return error
+    failure = RuntimeError(f"what reports the progress raised {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 class Gathered:
@@ -75,7 +84,7 @@ class Gathered:
     def _fail(self, error: BaseException) -> None:
         self.is_over = True
         if not self.future.done():
-            self.future.set_exception(error)
+            self.future.set_exception(_as_of_a_coroutine(error))
 
     def _note_if_done(self) -> None:
         if self._done == self._count and not self.future.done():

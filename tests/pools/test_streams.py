@@ -383,6 +383,23 @@ async def test_a_progress_function_that_raises_ends_what_it_reports_on_and_nothi
     assert await pool.map(double, range(3)) == [0, 2, 4]
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, StopIteration])
+async def test_whatever_a_progress_function_raises_ends_what_it_reports_on(
+    pool: Pool, error: type[BaseException]
+) -> None:
+    def fail(done: int, total: int | None) -> None:
+        raise error
+
+    # What runs in a coroutine raises no such thing.
+    raised = RuntimeError if error is StopIteration else error
+    async with asyncio.timeout(10):
+        with pytest.raises(raised):
+            await pool.map(double, range(100), progress=fail)
+        with pytest.raises(raised):
+            await _take(pool.imap(double, range(100), progress=fail), [])
+        assert await pool.map(double, range(3)) == [0, 2, 4]
+
+
 class Unsendable:
     """Cannot be sent."""
 
