@@ -17,6 +17,7 @@ from typing_extensions import ParamSpec, Unpack, override
 from noex_mp.client import current
 from noex_mp.pools.background import Background
 from noex_mp.pools.chunks import Single, Source, check_chunksize
+from noex_mp.pools.ctrl_c import is_from_ctrl_c
 from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
@@ -287,7 +288,7 @@ class ProcessPoolExecutor(Executor):
         trace: TracebackType | None,
     ) -> bool | None:
         # Who presses Ctrl-C does not want to wait for the tasks.
-        self._background.shut(stop=isinstance(error, KeyboardInterrupt))
+        self._background.shut(stop=error is not None and is_from_ctrl_c(error))
         self._background.join()
         return None
 
