@@ -187,7 +187,7 @@ class Encoder:
         roots += [(f"kwargs[{name!r}]", value) for name, value in (kwargs or {}).items()]
         return self._explain(roots, error)
 
-    def explain_reply(self, value: Any, error: Exception) -> UnencodableError:
+    def explain_reply(self, value: Any, error: BaseException) -> UnencodableError:
         """Return the error that names what cannot be sent in a reply."""
         return self._explain([("reply", value)], error)
 
@@ -195,7 +195,7 @@ class Encoder:
         """Return the error that names what cannot be sent in one value, called `root`."""
         return self._explain([(root, value)], error)
 
-    def _explain(self, roots: list[tuple[str, Any]], error: Exception) -> UnencodableError:
+    def _explain(self, roots: list[tuple[str, Any]], error: BaseException) -> UnencodableError:
         # Loaded when there is something to explain: most processes never have.
         from noex_mp.wire.unencodable import find_unencodable
 

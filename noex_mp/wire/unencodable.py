@@ -75,7 +75,7 @@ _REASONS: Final = {
 
 
 def find_unencodable(
-    pack: Pack, roots: Iterable[tuple[str, Any]], error: Exception
+    pack: Pack, roots: Iterable[tuple[str, Any]], error: BaseException
 ) -> UnencodableError:
     """Return what is to be raised instead of `error`, which `pack` raised.
 
@@ -91,7 +91,7 @@ def find_unencodable(
     return UnencodableError("the message", _cut(str(error) or type(error).__name__))
 
 
-def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> UnencodableError:
+def _descend(pack: Pack, path: str, value: Any, problem: BaseException) -> UnencodableError:
     # Attributes may lead round in a circle. The values themselves: an id may be used again.
     seen: list[Any] = []
     while True:
@@ -116,13 +116,13 @@ def _descend(pack: Pack, path: str, value: Any, problem: Exception) -> Unencodab
         return UnencodableError(_cut(path), f"<{name}>", _text(problem))
 
 
-def _is_about_depth(problem: Exception) -> bool:
+def _is_about_depth(problem: BaseException) -> bool:
     # msgpack has no class for it.
     text = _text(problem)
     return isinstance(problem, RecursionError) or "recursion limit" in text or "too deeply" in text
 
 
-def _text(problem: Exception) -> str:
+def _text(problem: BaseException) -> str:
     with contextlib.suppress(Exception):
         if text := str(problem):
             return text
@@ -149,10 +149,12 @@ def _too_deep(path: str, value: Any) -> UnencodableError:
     return UnencodableError(_cut(path), _name(value), "it is nested too deeply")
 
 
-def _attempt(pack: Pack, value: Any) -> Exception | None:
+def _attempt(pack: Pack, value: Any) -> BaseException | None:
     try:
         pack(value)
-    except Exception as error:  # the value's own code may raise anything
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the value's own code may raise anything, a cancellation too
         # Its traceback would keep the value alive, and all frames down to here, in a cycle.
         return error.with_traceback(None)
     return None
@@ -234,7 +236,7 @@ def _name(value: Any) -> str:
     return f"<{type(value).__name__}>"
 
 
-def _reason(value: Any, problem: Exception) -> str:
+def _reason(value: Any, problem: BaseException) -> str:
     if known := _known_reason(value):
         return known
     if isinstance(problem, UnicodeEncodeError):

@@ -700,7 +700,9 @@ class Mailbox:
                 target.link.send(data)
             else:
                 self._send(target, frame)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # its own code may raise anything, a cancellation too
             rest: Any = None
             if call is not None:
                 name = callback_of(call)
@@ -715,7 +717,9 @@ class Mailbox:
         """Return why a value cannot be sent, or None."""
         try:
             self._encoder.chunks([value])
-        except Exception as error:  # anything may be in there
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # anything may be in there
             return self._encoder.explain_reply(value, error)
         return None
 

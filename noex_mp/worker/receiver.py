@@ -259,7 +259,9 @@ class Receiver:
                         elif kind & 1:
                             try:
                                 held = pack([REPLY, sid, frame[2], result])
-                            except Exception:
+                            except (KeyboardInterrupt, SystemExit):
+                                raise
+                            except BaseException:  # its own code may raise anything
                                 mailbox.finish_slowly(target, frame, result)
                                 if mailbox.activation is not None:
                                     running = None

@@ -87,6 +87,27 @@ def test_a_result_that_cannot_be_pickled_fails_its_task() -> None:
     fails(returns_a_lock, UnencodableError, "lock")
 
 
+class RaisesWhenSent:
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> str:
+        raise self.error("it stays here")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, ZeroDivisionError])
+def test_whatever_a_result_raises_when_it_is_sent_fails_its_task(
+    error: type[BaseException],
+) -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        with pytest.raises(UnencodableError, match="it stays here"):
+            pool.submit(RaisesWhenSent, error).result(timeout=10)
+        results = pool.map(RaisesWhenSent, [error] * 2, timeout=10, chunksize=2)
+        with pytest.raises(UnencodableError, match="it stays here"):
+            next(results)
+        assert pool.submit(same, 1).result(timeout=10) == 1
+
+
 @pytest.mark.linux_only("RLIMIT_AS is kept to there alone")
 def test_a_task_that_finds_no_memory_fails_with_that() -> None:
     fails(grows, MemoryError, "in grows")
