@@ -20,6 +20,7 @@ from noex_mp.errors import (
     NoServerError,
     PoolDownError,
     ServerExitedError,
+    UnencodableError,
     WorkerExitedError,
 )
 from noex_mp.pools.lane import Lane
@@ -459,6 +460,8 @@ class Line:
                 # It is on its way.
                 raise
             self.in_flight -= 1
+            if isinstance(error, UnencodableError):
+                error = _as_of_the_task(error, len(args) - len(job.args))
             self._dispatcher.not_sent(job, error)
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -597,6 +600,19 @@ def _with_options(
     if options.memory_limit is not None:
         operation, args = RUN_LIMITED, (options.memory_limit, operation.name, *args)
     return operation, args
+
+
+def _as_of_the_task(error: UnencodableError, own: int) -> UnencodableError:
+    """Return an error that counts the arguments of a task, and not those of the lane before them.
+
+    Args:
+        error: Names one of all.
+        own: How many of them are the lane's.
+    """
+    number, bracket, rest = error.path.removeprefix("args[").partition("]")
+    if not number.isdecimal() or int(number) < own:
+        return error
+    return UnencodableError(f"args[{int(number) - own}{bracket}{rest}", error.value, error.reason)
 
 
 def depth_for(pace: float) -> int:

@@ -130,12 +130,14 @@ class _ToRouter:
         """Send a task, with its priority and its time limit."""
         # If the node has stopped, nothing is on its way.
         route = route_to(self._ref)
-        job, self.job = self.job, None
+        job = self.job
         assert job is not None
         priority, limit = job.options.priority, job.options.timeout
         if priority or limit is not None:
             kwargs = {**kwargs, SAID: [priority, None, None, limit]}
         future = route.invoke(operation, args, kwargs, timeout)
+        # Not before: one that cannot be sent is not on its way.
+        self.job = None
         self._calls[future] = job
         future.add_done_callback(self._done)
         return future

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from noex_mp import ConfigError, Node, Pool, WorkerExitedError
+from noex_mp import ConfigError, Node, Pool, UnencodableError, WorkerExitedError, spawn
+from noex_mp.pools.named_pool import LINES
 from tests.nodes.observed import (
     shared_node,
 )
@@ -52,6 +54,33 @@ async def test_lambdas_may_be_among_the_arguments() -> None:
     async with shared_node(), Pool(size=1) as pool:
         assert await pool.run(apply, times, 2) == 6
         assert await pool.map(apply, [times], [3]) == [9]
+
+
+async def test_an_argument_that_cannot_be_sent_is_named_as_the_task_counts_it() -> None:
+    lock, printing = threading.Lock(), cast(Any, print)
+    async with shared_node():
+        cpu = await spawn(Pool(size=1))
+        async with Pool(size=1, seed=1) as own:
+            for pool in (own, own.options(memory_limit="1GB"), Pool.named(cpu)):
+                with pytest.raises(UnencodableError) as first:
+                    await pool.run(id, lock)
+                assert first.value.path == "args[0]"
+                with pytest.raises(UnencodableError) as second:
+                    await pool.run(print, 1, [lock])
+                assert second.value.path == "args[1][0]"
+                with pytest.raises(UnencodableError) as named:
+                    await pool.run(printing, end=lock)
+                assert named.value.path == "kwargs['end']"
+
+
+async def test_what_a_named_pool_cannot_send_takes_nobodys_place() -> None:
+    async with shared_node():
+        pool = Pool.named(await spawn(Pool(size=1)))
+        for _ in range(LINES + 1):
+            with pytest.raises(UnencodableError):
+                await pool.run(id, threading.Lock())
+        async with asyncio.timeout(10):
+            assert await pool.run(double, 2) == 4
 
 
 async def test_map_and_imap_keep_the_order() -> None:
