@@ -584,7 +584,7 @@ def test_a_child_on_its_own_is_checked_too() -> None:
             "write child(YourServer)",
         ),
         (
-            Supervisor(ServerPool(id="same"), ServerPool(id="same")),
+            Supervisor(ServerPool[Any](id="same"), ServerPool[Any](id="same")),
             "/root/2",
             "expected an id of its own, got 'same'",
             'write Pool(..., name="..."), or Pool.of(..., id="..."), another for each',
