@@ -79,9 +79,10 @@ class Lane(GenServer, expected=(BaseException,)):
         note_hidden(self._loop)
         if self._initializer is None:
             return None
+        initializer = load_function(self._initializer)
         _set_running_loop(None)
         try:
-            result = load_function(self._initializer)(*self._initargs)
+            result = initializer(*self._initargs)
         finally:
             _set_running_loop(self._loop)
         return _awaited(result) if result.__class__ is CoroutineType else None
@@ -282,7 +283,13 @@ class Lane(GenServer, expected=(BaseException,)):
         return self._functions.get(code) or self._load(code)
 
     def _load(self, code: FunctionCode) -> Callable[..., Any]:
-        function = load_function(code)
+        # With the loop: this may import a script that has no main guard, and does anew what that
+        # does. It gets no further than to a loop of its own.
+        _set_running_loop(self._loop)
+        try:
+            function = load_function(code)
+        finally:
+            _set_running_loop(None)
         # An object would remember in one task what it has done in another.
         if isinstance(code, str) or (function.__class__ is FunctionType and len(code) <= _LARGE):
             if len(self._functions) >= _MANY:
