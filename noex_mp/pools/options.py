@@ -8,7 +8,7 @@ from typing import Final, TypedDict
 
 from noex_mp.core.memory_sizes import in_bytes
 
-__all__ = ["NONE", "TaskOptions", "TaskOptionsDict", "task_options"]
+__all__ = ["NONE", "TaskOptions", "TaskOptionsDict", "check_priority", "task_options"]
 
 
 class TaskOptionsDict(TypedDict, total=False):
@@ -69,9 +69,18 @@ def task_options(options: TaskOptionsDict) -> TaskOptions:
         if limit is None or limit <= 0:
             raise ValueError(f'expected memory_limit as bytes or "500MB", got {given!r:.60}')
         checked = replace(checked, memory_limit=limit)
+    check_priority(priority)
+    return checked
+
+
+def check_priority(priority: object) -> None:
+    """See that this is a priority.
+
+    Raises:
+        TypeError: It is no whole number.
+    """
     if not _is_int(priority):
         raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
-    return checked
 
 
 def _is_int(value: object) -> bool:

@@ -13,7 +13,7 @@ from noex_mp.pools.lanes import check_size
 from noex_mp.pools.recycling import NEVER, RecyclingRules
 from noex_mp.pools.routing import ROUTINGS, Routing
 
-__all__ = ["PoolOptions", "check_limit", "check_priority", "check_seconds"]
+__all__ = ["PoolOptions", "check_bounds", "check_limit", "check_seconds"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,18 @@ def bounds_of(
     low = check_size("min_size", 1 if min_size is None else min_size)
     high = check_size("max_size", max_size)
     start = low if size is None else check_size("size", size)
-    if not low <= start <= high:
-        raise ValueError(f"expected min_size <= size <= max_size, got {low}, {start}, {high}")
+    check_bounds(start, low, high)
     return start, (low, high)
+
+
+def check_bounds(size: int, low: int, high: int) -> None:
+    """See that a pool may have so many members.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if not low <= size <= high:
+        raise ValueError(f"expected min_size <= size <= max_size, got {low}, {size}, {high}")
 
 
 def check_limit(limit: object) -> None:
@@ -125,16 +134,6 @@ def check_seconds(option: str, seconds: object, *, may_be_none: bool = True) -> 
         ValueError: It is no number above zero, nor None where that has a meaning.
     """
     _check(option, seconds, (int, float), "seconds", may_be_none=may_be_none)
-
-
-def check_priority(priority: object) -> None:
-    """See that this is a priority.
-
-    Raises:
-        TypeError: It is no whole number.
-    """
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
 
 
 def _check(

@@ -15,7 +15,8 @@ from noex_mp.core.ref import Ref, route_to
 from noex_mp.errors import ConfigError, UnknownOperationError
 from noex_mp.pools.backlog import Discard
 from noex_mp.pools.lanes import check_count
-from noex_mp.pools.pool_options import check_discard, check_limit, check_priority, check_seconds
+from noex_mp.pools.options import check_priority
+from noex_mp.pools.pool_options import check_discard, check_limit, check_seconds
 from noex_mp.pools.requests import (
     SAID,
     TO_MEMBERS,

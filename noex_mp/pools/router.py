@@ -51,7 +51,7 @@ from noex_mp.pools.functions import FunctionCode, load_function
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import check_size
 from noex_mp.pools.members import Member, Work
-from noex_mp.pools.pool_options import PoolOptions
+from noex_mp.pools.pool_options import PoolOptions, check_bounds
 from noex_mp.pools.pooled_task import PooledTask
 from noex_mp.pools.requests import (
     SAID,
@@ -591,9 +591,7 @@ class Router(GenServer):
 
     async def _resize_within_bounds(self, size: int) -> int:
         check_size("size", size)
-        low, high = self._options.bounds or (size, size)
-        if not low <= size <= high:
-            raise ValueError(f"expected min_size <= size <= max_size, got {low}, {size}, {high}")
+        check_bounds(size, *(self._options.bounds or (size, size)))
         return await self._resize(size)
 
     async def _resize(self, size: int) -> int:
