@@ -41,6 +41,10 @@ __all__ = ["Worker", "Workers"]
 
 # How long the pidfd waits for the zygote's report, in seconds.
 STATUS_PATIENCE: Final = 1.0
+# How long between two looks whether an orphan was reaped, in seconds: at first, and twice as long
+# each time. In all a quarter of a second: some process 1 never reaps, and a restart waits for this.
+_FIRST_LOOK: Final = 0.002
+_LAST_LOOK: Final = 0.128
 
 
 # While a worker starts it takes 8 descriptors of the root's: 4 that it keeps (control link, output,
@@ -370,8 +374,17 @@ class Workers:
 
     def _expect_no_report(self, worker: Worker) -> None:
         self._kill_leftovers(worker)
-        # Whoever inherited it reaps it in a moment; the kernel knows the status after that.
-        self._loop.call_later(0.01, self._finish_without_report, worker)
+        self._look_whether_reaped(worker, _FIRST_LOOK)
+
+    def _look_whether_reaped(self, worker: Worker, pause: float) -> None:
+        # Whoever inherited it reaps it in a moment; the kernel knows the status after that. That
+        # it has is no event that anybody else is told of.
+        if not worker.alive:
+            return
+        if pause > _LAST_LOOK or fds.is_reaped(worker.pidfd, worker.os_pid):
+            self._finish_without_report(worker)
+        else:
+            self._loop.call_later(pause, self._look_whether_reaped, worker, 2 * pause)
 
     def _finish_without_report(self, worker: Worker) -> None:
         if worker.alive:

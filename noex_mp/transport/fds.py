@@ -436,10 +436,24 @@ def send_signal_to_group(pidfd: int, os_pid: int, number: int) -> None:
         os.killpg(os_pid, number)
 
 
+def is_reaped(pidfd: int, os_pid: int) -> bool:
+    """Whether somebody has taken the wait status of a process."""
+    try:
+        # Signal 0 only asks, and reaches even a zombie.
+        if sys.platform == "linux" and not FALLBACKS:
+            signal.pidfd_send_signal(pidfd, 0)
+        else:
+            os.kill(os_pid, 0)
+    except OSError:
+        return True
+    return False
+
+
 def exit_status_of(pidfd: int) -> int | None:
     """Return the wait status of a process that was reaped by whomever, or None.
 
-    None where the kernel cannot tell (before Linux 6.15), or while nobody has reaped it.
+    None where the kernel cannot tell (before Linux 6.15), or while nobody has reaped it: see
+    `is_reaped`.
     `os.waitstatus_to_exitcode` and its like read the status.
     """
     if pidfd == NO_FD:
