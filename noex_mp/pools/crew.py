@@ -47,6 +47,7 @@ class Crew:
         self._on_leave = on_leave
         self._lock = asyncio.Lock()
         self._waiting: dict[Member, asyncio.Future[None]] = {}
+        self._dismissed: list[Member] = []
         self._spare: Ref[Any] | None = None
         self._preparing = asyncio.Lock()
         self._wanted = 0
@@ -95,12 +96,16 @@ class Crew:
         return before
 
     async def _fit(self) -> list[Member]:
-        """Start those that are missing; return those that are too many, the youngest."""
+        """Start those that are missing; return those that are too many, the youngest.
+
+        Those that were before are among them, as long as they have something to finish.
+        """
         await self._start_missing()
         excess = self.staying[self._wanted :]
         for member in excess:
             member.is_leaving = True
-        return excess
+        self._dismissed = [each for each in self._dismissed if each in self.members] + excess
+        return list(self._dismissed)
 
     async def restart_all(self) -> int:
         """Replace all members, one by one, each when the new one is up; return how many.
@@ -208,6 +213,7 @@ class Crew:
     def stay(self) -> None:
         """Let nobody leave: who waits for that is there no more."""
         self._waiting.clear()
+        self._dismissed.clear()
         for member in self.members:
             member.is_leaving = False
 

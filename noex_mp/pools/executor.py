@@ -22,7 +22,7 @@ from noex_mp.pools.dispatcher import Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.initializing import initializing
 from noex_mp.pools.lanes import LaneOptions, Lanes, check_size, lane_options
-from noex_mp.pools.limits import recycling_rules
+from noex_mp.pools.limits import check_initializer, recycling_rules
 from noex_mp.pools.mapped import Results, in_order
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.seeds import Seeds, shifted
@@ -148,8 +148,9 @@ class ProcessPoolExecutor(Executor):
             library's has none of them. See `docs/recycling.md`.
 
     Raises:
-        TypeError: A number is no whole number, or the initializer cannot be called.
-        ValueError: A number is below 1.
+        TypeError, ValueError: A number is of another type, or out of range, or the initializer
+            cannot be called.
+        BadChildSpecError: There is no such memory limit, nice value or CPU.
 
     Example:
         ```python
@@ -174,8 +175,7 @@ class ProcessPoolExecutor(Executor):
         seed: int | None = None,
     ) -> None:
         self._max_workers = size = check_size("max_workers", max_workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+        check_initializer(initializer, initargs)
         rules = recycling_rules(max_tasks_per_child, max_age, memory_limit)
         options = lane_options(
             size=size,

@@ -89,7 +89,10 @@ def lane_options(
     Raises:
         TypeError: The threads are no whole number.
         ValueError: They are below 1.
+        BadChildSpecError: The other options are not those of a child.
     """
+    from noex_mp.supervision.validate import validate_child
+
     # An initializer may load for minutes, as in the standard library.
     options: LaneOptions = {"init_timeout": None}
     if memory_limit is not None:
@@ -103,6 +106,8 @@ def lane_options(
         options["env"] = {name: os.environ.get(name, share) for name in THREAD_VARIABLES}
     else:
         options["env"] = dict.fromkeys(THREAD_VARIABLES, str(check_count("threads", threads)))
+    # Now, and not at the first task.
+    validate_child(child(Lane, None, ()).options(**options))
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from noex_mp.pools.lanes import check_count
 from noex_mp.pools.recycling import RecyclingRules
 
-__all__ = ["check_grace", "recycling_rules"]
+__all__ = ["check_grace", "check_initializer", "recycling_rules"]
 
 
 def check_grace(grace: object) -> float:
@@ -24,6 +24,18 @@ def check_grace(grace: object) -> float:
     if not grace >= 0:
         raise ValueError(f"expected grace to be 0 seconds or more, got {grace!r}")
     return float(grace)
+
+
+def check_initializer(initializer: object, initargs: object) -> None:
+    """See that this can be called in each process of a pool.
+
+    Raises:
+        TypeError: It cannot, or its arguments are no tuple.
+    """
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a callable, got {initializer!r:.60}")
+    if not isinstance(initargs, tuple | list):
+        raise TypeError(f"expected initargs to be a tuple, as in (1, 2), got {initargs!r:.60}")
 
 
 def recycling_rules(

@@ -18,7 +18,7 @@ from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import Lanes, check_size, lane_options
-from noex_mp.pools.limits import check_grace, recycling_rules
+from noex_mp.pools.limits import check_grace, check_initializer, recycling_rules
 from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_options
 from noex_mp.pools.pool_options import PoolOptions, check_seconds
 from noex_mp.pools.progress import Progress, reporting
@@ -391,9 +391,9 @@ class Pool(PoolTasks):
         name: What the node calls it, as an entry of a tree; see `named`.
 
     Raises:
-        BadChildSpecError: At the start: the system does not know such a process.
-        TypeError: The size is no whole number, or the initializer cannot be called.
-        ValueError: The size is below 1.
+        TypeError, ValueError: A number is of another type, or out of range, or the initializer
+            cannot be called.
+        BadChildSpecError: There is no such memory limit, nice value or CPU.
 
     Example:
         ```python
@@ -433,8 +433,7 @@ class Pool(PoolTasks):
             threads=threads,
             size=self.size,
         )
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"expected initializer to be a function, got {initializer!r:.60}")
+        check_initializer(initializer, initargs)
         self._grace = check_grace(grace)
         self._seeds = None if seed is None else Seeds(seed)
         self._initializer = initializer

@@ -79,7 +79,8 @@ def pool_of_servers(
         name: What the node calls it: the name of its address.
 
     Raises:
-        BadChildSpecError: A server of the pool has a name, or it is no server.
+        BadChildSpecError: A server of the pool has a name, or another `restart` than
+            `"permanent"`, or it is no server.
         TypeError, ValueError: An option is not what it should be.
         UnencodableError: A function cannot be sent.
 
@@ -143,6 +144,12 @@ def _member_of(server: Any) -> ChildSpec[Any]:
         raise BadChildSpecError(
             f"a server of a pool has no name of its own, got {spec.name!r}\n"
             f'Write Pool.of(..., name="{spec.name}").'
+        )
+    # What a class says of itself is for where it stands alone.
+    if spec.restart not in ("permanent", child(cls).restart):
+        raise BadChildSpecError(
+            f"a server of a pool is always started again, got restart={spec.restart!r}\n"
+            f"Leave restart= out; pool_of(ref).resize(n) is how a pool gets smaller."
         )
     return spec.options(restart="permanent")
 

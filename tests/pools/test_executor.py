@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from noex_mp import ProcessPoolExecutor, WorkerExitedError
+from noex_mp import BadChildSpecError, Pool, ProcessPoolExecutor, WorkerExitedError
 from tests.pools.tasks import die, double, pid, sum_in_a_pool
 
 pytestmark = pytest.mark.usefixtures("own_node")
@@ -137,3 +137,22 @@ def test_many_threads_submit_at_once() -> None:
 def test_a_task_may_use_a_pool_of_its_own() -> None:
     with ProcessPoolExecutor(max_workers=1) as pool:
         assert pool.submit(sum_in_a_pool, 10).result() == 90
+
+
+@pytest.mark.parametrize("make", [ProcessPoolExecutor, Pool])
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"initializer": 5}, TypeError, "initializer must be a callable, got 5"),
+        ({"initializer": print, "initargs": 5}, TypeError, "expected initargs to be a tuple"),
+        ({"memory_limit": "lots"}, BadChildSpecError, "expected memory_limit to be bytes"),
+        ({"nice": 100}, BadChildSpecError, "expected nice to be a whole number from -20 to 19"),
+        ({"cpu_affinity": "first"}, BadChildSpecError, "expected cpu_affinity to be"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be greater than 0"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_there_is_a_task(
+    make: Any, options: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        make(1, **options)

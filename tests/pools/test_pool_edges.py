@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,22 @@ async def test_a_resize_goes_no_further_once_another_size_is_asked_for() -> None
         # The rest was never started: the next has one of the numbers that follow.
         await pool_of(ref).resize(3)
         assert max(await sids(ref)) < ref.sid + 100
+
+
+async def test_the_same_size_asked_for_twice_is_there_for_both_at_the_same_time(
+    busy: Busy,
+) -> None:
+    async with shared_node():
+        ref = await spawn(Pool.of(Hasher, size=2))
+        pool = pool_of(ref)
+        await busy(ref, 2)
+        sizes = [pool.resize(1), pool.resize(1)]
+        for _ in range(20):
+            await pool.statistics()
+        assert not any(each.done() for each in sizes)
+        busy.let_go(2)
+        assert await asyncio.gather(*sizes) == [2, 1]
+        assert len(await sids(ref)) == 1
 
 
 # --- who gets a message --------------------------------------------------------------------

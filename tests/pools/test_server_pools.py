@@ -301,6 +301,7 @@ async def test_reload_loses_no_call() -> None:
         (lambda: of(Hasher, discard="all"), ValueError, "expected discard to be"),
         (lambda: of(Hasher, min_size=3, max_size=2), ValueError, "min_size <= size"),
         (lambda: of(child(Hasher).options(name="a")), BadChildSpecError, 'Pool.of(..., name="a")'),
+        (lambda: of(child(Hasher).options(restart="temporary")), BadChildSpecError, "'temporary'"),
         (lambda: of(len), BadChildSpecError, "expected a GenServer for the pool"),
     ],
 )  # fmt: skip
