@@ -6,6 +6,8 @@ straight to the worker over a socket of this very thread, and many threads call 
 
 * A thread hears of what happens only while it waits. Its client therefore `asks_again` (see
   `Connection`), and looks what there is before it sends a cast, which is never sent again.
+* A plain function that is the task of a pool may block as well: it sees no event loop (see
+  `running_loop`), and that of its process stands still anyway.
 * When a thread ends, so do its clients. What they had sent is handled all the same: a cast
   returns when it has left the process.
 * An exception out of a signal handler (Ctrl-C) that comes in a wait has disturbed nothing. What
@@ -18,7 +20,10 @@ import contextlib
 import os
 import sys
 import threading
-from asyncio import Future
+from asyncio import (
+    Future,
+    _get_running_loop,  # pyright: ignore[reportPrivateUsage] - documented, and never raises
+)
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +31,6 @@ from noex_mp.client import current
 from noex_mp.client.client import Client
 from noex_mp.client.route import AT_ONCE
 from noex_mp.core import ref as core_ref
-from noex_mp.core.running_loop import running_loop
 from noex_mp.errors import NoexError, NoNodeError
 from noex_mp.transport.blocking_loop import BlockingLoop
 
@@ -62,7 +66,7 @@ class ThreadEnd:
         Raises:
             NoNodeError: An event loop runs in this thread, or there is no node.
         """
-        if running_loop() is not None:
+        if _get_running_loop() is not None:
             _refuse(ref, operation, "call")
         future: Future[Any] | None = None
         try:
@@ -108,7 +112,7 @@ class ThreadEnd:
             NoNodeError: An event loop runs in this thread, or there is no node.
             MailboxFullError: It would have to wait for the window.
         """
-        if running_loop() is not None:
+        if _get_running_loop() is not None:
             _refuse(ref, operation, "cast")
         future: Future[None] | None = None
         try:
@@ -260,12 +264,12 @@ def catch_up() -> None:
 
 
 def refuse_in_a_loop(what: str, remedy: str) -> None:
-    """See that no event loop runs in this thread: whoever blocks would stop it.
+    """See that no event loop is seen to run in this thread: whoever blocks would stop it.
 
     Raises:
         NoNodeError: One does.
     """
-    if running_loop() is not None:
+    if _get_running_loop() is not None:
         raise NoNodeError(f"{what} blocks, and an event loop runs in this thread\n{remedy}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -36,13 +37,11 @@ __all__ = ["reason_of_death", "reason_of_end", "report_exit"]
 # Of so many messages of a server the attempts are counted, those that were tried last.
 _REMEMBERED: Final = 8
 
-_WORKER: Final = Path(__file__).parent.parent / "worker"
-
-# How faulthandler shows what is at the bottom of every worker's stack.
-_STARTS: Final = (
-    '  File "<frozen runpy>"',
-    *(f'  File "{_WORKER / name}.py"' for name in ("bootstrap", "fresh", "zygote")),
-)
+# How faulthandler shows what is at the bottom of every worker's stack: how it was forked, and last
+# the command that was executed.
+_OURS: Final = f'  File "{Path(__file__).parent.parent / "worker"}/'
+_STARTS: Final = tuple(f"{_OURS}{name}.py" for name in ("bootstrap", "fresh", "zygote"))
+_COMMAND: Final = '  File "<string>", line 1 in <module>'
 
 
 def reason_of_end(worker: Worker) -> ExitReason:
@@ -236,4 +235,11 @@ def _peak_rss(worker: Worker, rss: int | None) -> int | None:
 def _without_our_frames(stack: str) -> str:
     """Return a stack without what is below of each worker: how it was forked, and started."""
     lines = stack.lstrip("\n").splitlines()
-    return "\n".join(line for line in lines if not line.startswith(_STARTS)).rstrip()
+    kept = (
+        line
+        for above, line in pairwise(["", *lines])
+        if not line.startswith(_STARTS)
+        # What the user has given to `exec` looks the same, and is not there.
+        and not (line == _COMMAND and above.startswith(_OURS))
+    )
+    return "\n".join(kept).rstrip()

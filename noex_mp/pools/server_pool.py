@@ -146,7 +146,7 @@ def _member_of(server: Any) -> ChildSpec[Any]:
             f'Write Pool.of(..., name="{spec.name}").'
         )
     # What a class says of itself is for where it stands alone.
-    if spec.restart not in ("permanent", child(cls).restart):
+    if spec.restart not in ("permanent", child(spec.server).restart):
         raise BadChildSpecError(
             f"a server of a pool is always started again, got restart={spec.restart!r}\n"
             f"Leave restart= out; pool_of(ref).resize(n) is how a pool gets smaller."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from noex_mp.client.client import Client, connect_client
@@ -42,6 +43,7 @@ class Clients:
         serving: Callable[[], int],
     ) -> None:
         self._loop = loop
+        self._thread = get_ident()
         self._boot = boot
         self._allow_pickle: bool = boot.fields["allow_pickle"]
         self._control = control
@@ -82,9 +84,7 @@ class Clients:
                 self._of_threads.pop(known, None)
             ours, theirs = fds.socketpair()
             connect: list[Any] = [CONNECT, f"a thread of worker {self._boot.worker}"]
-            self._loop.call_soon_threadsafe(
-                self._control.post, connect, fds.disown(theirs.detach())
-            )
+            self._post(connect, fds.disown(theirs.detach()))
             client = connect_client(
                 as_loop,
                 ours,
@@ -95,3 +95,10 @@ class Clients:
             )
             self._of_threads[as_loop] = client
         return client
+
+    def _post(self, connect: list[Any], fd: int) -> None:
+        if get_ident() == self._thread:
+            # A plain task of a pool: the loop goes on when it has ended.
+            self._control.post(connect, fd)
+        else:
+            self._loop.call_soon_threadsafe(self._control.post, connect, fd)

@@ -69,6 +69,8 @@ async def test_an_overflow_of_the_c_stack_is_a_sigsegv_that_leaves_its_python_st
         assert failure.value.report.reason == Killed("SIGSEGV")
         assert "Fatal Python error: Segmentation fault" in failure.value.report.stack
         assert "hostile.py" in failure.value.report.stack
+        # And not what is below of all that: the command of the process.
+        assert "<string>" not in failure.value.report.stack
 
 
 async def test_a_recursion_in_encoding_and_decoding_fails_its_call_and_no_process() -> None:

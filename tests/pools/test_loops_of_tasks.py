@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from noex_mp import Node, NoNodeError, Pool, ProcessPoolExecutor, Ref, TaskCancelledError, spawn
-from tests.nodes.observed import shared_node
+from noex_mp import Pool, ProcessPoolExecutor, Ref, ServerExitedError, TaskCancelledError, spawn
+from tests.nodes.observed import Whistles, shared_node
 from tests.pools.gates import there
 from tests.pools.tasks import later, run_later, stay_in_a_loop
 from tests.servers.counters import Counter
+from tests.servers.hostile import Hostile
 
 pytestmark = pytest.mark.usefixtures("shared_nodes")
 
@@ -68,16 +69,56 @@ async def until(counter: Ref[Counter], value: int) -> None:
             pass
 
 
-def block_on(counter: Ref[Counter]) -> int:
-    return Counter.increment.sync(counter)
+def add_in_turn(counter: Ref[Counter], by: int) -> int:
+    Counter.add.sync(counter, by)
+    return Counter.increment.sync(counter, 0)
+
+
+def wait_for_it(hostile: Ref[Hostile], started: str, go_on: str) -> None:
+    Hostile.pause.sync(hostile.within(None), started, go_on)
 
 
 async def test_what_a_plain_function_sends_goes_on_through_the_loop_of_the_process() -> None:
-    async with Node(), Pool(size=1) as pool:
+    async with shared_node(), Pool(size=1) as pool:
         counter = await spawn(Counter)
         await pool.run(add_to, counter)
-        # It would wait for what only the loop could do.
-        with pytest.raises(NoNodeError, match="blocks, and an event loop runs in this thread"):
-            await pool.run(block_on, counter)
+        await until(counter, 3)
+
+
+async def test_a_plain_function_may_call_servers_as_a_thread_does() -> None:
+    async with shared_node(), Pool(size=1) as pool:
+        counter = await spawn(Counter)
+        assert await pool.run(add_in_turn, counter, 1) == 1
+        assert await pool.map(add_in_turn, [counter] * 3, [2, 3, 4]) == [3, 6, 10]
+        # Its process calls by its loop as well.
         await pool.run(add_to, counter)
-        await until(counter, 6)
+        await until(counter, 13)
+
+
+async def test_a_plain_function_that_waits_for_a_server_is_stopped_like_any(
+    whistles: Whistles,
+) -> None:
+    started, go_on = whistles("started"), whistles("go on")
+    async with shared_node(), Pool(size=1) as pool:
+        hostile, counter = await spawn(Hostile), await spawn(Counter)
+        task = pool.run(wait_for_it, hostile, started.path, go_on.path)
+        await started.heard()
+        task.cancel()
+        assert await task.stopped() == "exception"
+        # It was told that nobody waits, or it would be at this for ever.
+        assert await Hostile.echo(hostile, 5) == 5
+        assert await pool.run(add_in_turn, counter, 1) == 1
+
+
+async def test_a_plain_function_hears_that_the_server_it_waits_for_dies(
+    whistles: Whistles,
+) -> None:
+    started, go_on = whistles("started"), whistles("go on")
+    async with shared_node() as node, Pool(size=1) as pool:
+        hostile, counter = await spawn(Hostile), await spawn(Counter)
+        task = pool.run(wait_for_it, hostile, started.path, go_on.path)
+        await started.heard()
+        node.kill(hostile)
+        with pytest.raises(ServerExitedError):
+            await task
+        assert await pool.run(add_in_turn, counter, 1) == 1
