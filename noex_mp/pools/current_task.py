@@ -31,6 +31,7 @@ from noex_mp.core.black_box import ASKED
 from noex_mp.core.stop_requests import CANCEL, EXCEPTION, TOKEN
 from noex_mp.errors import Rung, TaskCancelledError, TaskInterrupt
 from noex_mp.pools.seeds import current_seed
+from noex_mp.transport.fds import NO_FD
 from noex_mp.transport.platform import INTERRUPT_SIGNAL
 
 __all__ = ["CurrentTask", "Guard", "Steps", "current_task", "rung_name"]
@@ -106,6 +107,7 @@ class Guard:
         "_requests",
         "_rung",
         "_task",
+        "_wakes",
         "heard",
         "is_open",
         "is_touched",
@@ -123,6 +125,8 @@ class Guard:
         self._task: CurrentTask | None = None
         # In which task of the event loop an `async` function runs.
         self._awaiting: asyncio.Task[Any] | None = None
+        # What a signal writes to, so that an event loop which sleeps in C hears of it.
+        self._wakes = NO_FD
 
     def listen(self) -> None:
         """Take the root's signals from now on. Only in a lane."""
@@ -130,6 +134,8 @@ class Guard:
         _guard = self
         # Below the module `signal`, which makes enums of what it takes and returns: 25 pages.
         _signal.signal(INTERRUPT_SIGNAL, self._woken)
+        self._wakes = _signal.set_wakeup_fd(NO_FD, warn_on_full_buffer=False)
+        _signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
 
     def hear(self) -> None:
         """Look at what is asked, before a task begins.
@@ -177,6 +183,9 @@ class Guard:
     def awaits(self, task: asyncio.Task[Any] | None) -> None:
         """Note in which task of the event loop an `async` function runs; None once it is over."""
         self._awaiting = task
+        if task is not None:
+            # A plain task before it may have had an event loop with signals of its own.
+            _signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
 
     # --- the root's signal --------------------------------------------------------------------
 

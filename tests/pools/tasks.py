@@ -85,6 +85,16 @@ def run_later(value: int) -> int:
     return asyncio.run(later(value))
 
 
+def run_with_a_signal(value: int) -> int:
+    """Run a coroutine in an event loop that hears of signals."""
+
+    async def listen() -> int:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+        return await later(value)
+
+    return asyncio.run(listen())
+
+
 def stay_in_a_loop(started: Path) -> None:
     asyncio.run(await_long(started))
 

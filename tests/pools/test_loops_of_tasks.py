@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from noex_mp import Pool, ProcessPoolExecutor, Ref, ServerExitedError, TaskCancelledError, spawn
-from tests.nodes.observed import Whistles, shared_node
+from noex_mp import (
+    Node,
+    Pool,
+    ProcessPoolExecutor,
+    Ref,
+    ServerExitedError,
+    TaskCancelledError,
+    spawn,
+)
+from tests.nodes.observed import Whistles, on_both_loops, shared_node
 from tests.pools.gates import there
-from tests.pools.tasks import later, run_later, stay_in_a_loop
+from tests.pools.tasks import await_long, later, run_later, run_with_a_signal, stay_in_a_loop
 from tests.servers.counters import Counter
 from tests.servers.hostile import Hostile
 
@@ -56,6 +64,17 @@ async def test_a_loop_that_is_stopped_leaves_that_of_the_process(tmp_path: Path)
         with pytest.raises(TaskCancelledError):
             await pool.options(timeout=0.01).run(stay_in_a_loop, started)
         assert await pool.run(run_later, 4) == 4
+
+
+@on_both_loops
+async def test_a_loop_with_signals_leaves_the_process_its_own(tmp_path: Path) -> None:
+    async with Node(preload=["tests.pools.tasks"]), Pool(size=1, grace=2.0) as pool:
+        assert await pool.run(run_with_a_signal, 3) == 3
+        started = tmp_path / "started"
+        task = pool.run(await_long, started)
+        await there(started)
+        task.cancel()
+        assert await task.stopped() == "cancel"
 
 
 def add_to(counter: Ref[Counter]) -> None:
