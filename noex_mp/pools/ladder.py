@@ -111,6 +111,8 @@ class Ladder:
     def stop(self) -> None:
         """Stop the task: somebody does not want it any more."""
         if not self.rung:
+            # Its limit is of no interest any more.
+            self.rest()
             self._limit = None
             self._climb()
 
@@ -174,7 +176,8 @@ class Ladder:
         self._request.add_done_callback(self._answered)
 
     def _answered(self, answer: asyncio.Future[Any]) -> None:
-        if isinstance(answer.exception(), NodeDownError):
+        # One that was asked because of its limit may come when somebody has stopped it.
+        if answer is not self._request or isinstance(answer.exception(), NodeDownError):
             return
         state, age = answer.result()
         if self._climber.position() is None:

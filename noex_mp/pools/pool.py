@@ -262,8 +262,9 @@ class PoolTasks:
     ) -> AsyncGenerator[Any, None]:
         """Run a function on each element of an iterable, and yield the results in their order.
 
-        The iterable is read only as far ahead as the processes need, so it may be endless: no task
-        begins while 1024 results, or 64 MiB of them, wait to be taken for each process. What the
+        The iterable is read only as far ahead as the processes need, so it may be endless: no more
+        tasks are sent while 1024 results, or 64 MiB of them, wait to be taken for each process. (On
+        top comes what had been sent by then: of the shortest tasks, some ten thousand.) What the
         function raises is raised in its turn, and ends the iteration. Whoever leaves the loop early
         writes `async with contextlib.aclosing(pool.imap(...)) as lines`, or tasks begin until the
         iterator is collected.
@@ -538,9 +539,17 @@ class Pool(PoolTasks):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            await self.stop()
+        if error is not None:
+            await self._end_for(error)
             return
+        try:
+            await self.stop()
+        except asyncio.CancelledError as cancelled:
+            # Nobody waits for its tasks any more.
+            await self._end_for(cancelled)
+            raise
+
+    async def _end_for(self, error: BaseException) -> None:
         tasks = self.dispatcher.count()
         await self.abort()
         if is_from_ctrl_c(error):
@@ -584,7 +593,8 @@ class Pool(PoolTasks):
     async def abort(self) -> None:
         """Cancel what was given to it so far, and kill its processes.
 
-        So does `async with` when an exception leaves it, Ctrl-C among them.
+        So does `async with` when an exception leaves it, Ctrl-C among them, or when it is cancelled
+        while it waits for the tasks.
         """
         if self._dispatcher is not None and self._lanes is not None:
             self._dispatcher.give_up()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noex_mp import BadChildSpecError, Pool, ProcessPoolExecutor, WorkerExitedError
-from tests.pools.tasks import die, double, pid, sum_in_a_pool
+from tests.pools.tasks import double, pid, sum_in_a_pool, tell_pid_and_wait
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -56,16 +59,21 @@ def test_what_a_task_raises_is_raised_by_its_future() -> None:
         assert pool.submit(double, 2).result() == 4
 
 
-def test_a_killed_process_fails_its_task_and_nothing_else() -> None:
+def test_a_killed_process_fails_its_task_and_nothing_else(tmp_path: Path) -> None:
+    fifos = [(tmp_path / f"{n} told", tmp_path / f"{n} gate") for n in range(2)]
+    for fifo in chain(*fifos):
+        os.mkfifo(fifo)
     with ProcessPoolExecutor(max_workers=2) as pool:
-        futures = [pool.submit(double, n) for n in range(100)]
-        killed = pool.submit(die)
-        futures += [pool.submit(double, n) for n in range(100)]
-        for done in as_completed(futures):
-            assert done.exception() is None
+        stays, dies = [pool.submit(tell_pid_and_wait, *each) for each in fifos]
+        _, os_pid = [int(told.read_text()) for told, _ in fifos]
+        waiting = [pool.submit(double, n) for n in range(100)]
+        os.kill(os_pid, signal.SIGKILL)
+        # By the process that takes the place of the dead one: the other is busy all the while.
+        assert [each.result(timeout=10) for each in waiting] == [2 * n for n in range(100)]
         with pytest.raises(WorkerExitedError, match="SIGKILL"):
-            killed.result()
-        assert pool.submit(double, 4).result() == 8
+            dies.result()
+        fifos[0][1].write_text("go")
+        assert stays.result(timeout=10) == "go"
 
 
 def test_nothing_of_a_task_is_kept_once_it_is_done() -> None:

@@ -33,7 +33,7 @@ from noex_mp.pools.lanes import lane_options
 from noex_mp.pools.named_pool import NamedPool
 from noex_mp.pools.pool import PoolTasks
 from tests.nodes.observed import shared_node
-from tests.pools.gates import Gate
+from tests.pools.gates import Gate, there
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_nodes")
@@ -414,14 +414,37 @@ def test_an_executor_replaces_its_processes_too() -> None:
 
 
 async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path) -> None:
-    async with shared_node():
-        pool = Pool(size=1)
-        await pool.start()
-        running = pool.run(sleep_long, tmp_path / "started")
-        waiting = pool.run(double, 2)
-        await pool.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
-        assert running.cancelled()
-        assert waiting.cancelled()
+    futures: list[asyncio.Future[Any]] = []
+
+    async def use() -> None:
+        async with Pool(size=1) as pool:
+            futures.extend([pool.run(sleep_long, tmp_path / "started"), pool.run(double, 2)])
+            raise ZeroDivisionError
+
+    async with shared_node() as node:
+        with pytest.raises(ZeroDivisionError):
+            await use()
+        assert [each.cancelled() for each in futures] == [True, True]
+        assert await node.ps() == []
+
+
+async def test_a_cancellation_while_the_pool_waits_for_its_tasks_ends_it_at_once(
+    tmp_path: Path,
+) -> None:
+    futures: list[asyncio.Future[Any]] = []
+
+    async def use() -> None:
+        async with Pool(size=1) as pool:
+            futures.extend([pool.run(sleep_long, tmp_path / "started"), pool.run(double, 2)])
+
+    async with shared_node() as node:
+        using = asyncio.create_task(use())
+        await there(tmp_path / "started")
+        using.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        assert [each.cancelled() for each in futures] == [True, True]
+        assert await node.ps() == []
 
 
 def test_an_initializer_may_take_its_time() -> None:

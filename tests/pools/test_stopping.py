@@ -74,6 +74,22 @@ async def test_a_task_that_waits_for_its_turn_uses_no_time(tmp_path: Path) -> No
         assert await second == 8
 
 
+async def test_a_task_that_is_being_stopped_may_reach_its_time_limit_as_well(
+    started: Path,
+) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    async with shared_node(), Pool(size=1, grace=0.7) as pool:
+        await pool.run(pid)
+        future = pool.options(timeout=1.5).run(tasks.hold_on, started)
+        await there(started)
+        future.cancel()
+        # After 2.1 s.
+        assert await future.stopped() == "kill"
+        assert await pool.run(double, 2) == 4
+    assert not faults
+
+
 async def test_the_code_of_a_task_tidies_up(started: Path, tmp_path: Path) -> None:
     async with shared_node(), Pool(size=1, grace=0.01) as pool:
         future = pool.run(tasks.tidy_up, started, tmp_path / "mark")
@@ -208,3 +224,18 @@ def test_an_executor_stops_a_task_that_runs(executor: ProcessPoolExecutor, tmp_p
     assert executor.submit(double, 2).result() == 4
     assert not executor.stop(running)
     assert not marks(tmp_path)
+
+
+def test_an_executor_outlives_a_task_that_reaches_its_time_limit_while_it_is_being_stopped(
+    executor: ProcessPoolExecutor, started: Path
+) -> None:
+    limited = executor.options(timeout=1.0).submit(tasks.hold_on, started)
+    waiting = executor.submit(double, 1)
+    while not started.exists():
+        pass
+    assert executor.stop(limited)
+    with pytest.raises(TaskCancelledError) as failure:
+        limited.result(timeout=10)
+    assert failure.value.rung == "kill"
+    assert waiting.result(timeout=10) == 2
+    assert executor.submit(double, 2).result(timeout=10) == 4

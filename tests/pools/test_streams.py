@@ -16,7 +16,7 @@ from noex_mp import Node, Pool, PoolStoppedError, WorkerExitedError
 from noex_mp.pools import streams
 from noex_mp.pools.chunks import MAX_CHUNK, Failure, Source
 from noex_mp.pools.functions import pack_function
-from noex_mp.pools.streams import AsTheyCome, Ordered, Stream
+from noex_mp.pools.streams import AHEAD, AHEAD_BYTES, AsTheyCome, Ordered, Stream
 from tests.pools.tasks import die_of, die_of_later, double, halve, later
 
 
@@ -216,6 +216,41 @@ async def test_an_endless_iterable_is_read_as_far_as_needed(pool: Pool) -> None:
     # What was there when the loop took the results, and as much again: what may wait for it, and
     # what both lanes have under way.
     assert read < 5_000 + 2 * (2 * 1024 + 2 * 2 * MAX_CHUNK)
+
+
+async def test_an_endless_iterable_is_read_no_further_while_nobody_takes_results(
+    pool: Pool,
+) -> None:
+    # Those that the first batch was, those that wait, and what both lanes have under way.
+    most = 2 * (2 * AHEAD + 2 * 2 * MAX_CHUNK)
+    read, before = 0, -1
+
+    def numbers() -> Iterator[int]:
+        nonlocal read
+        while read <= most:
+            yield read
+            read += 1
+
+    async with aclosing(pool.imap(double, numbers())) as doubles:
+        assert await anext(doubles) == 0
+        while before < read:
+            before = read
+            await asyncio.gather(*(pool.run(double, n) for n in range(100)))
+        assert read <= most
+
+
+@pytest.mark.parametrize("kind", [AsTheyCome, Ordered])
+@pytest.mark.parametrize(("result", "fits"), [(0, 2 * AHEAD), (bytes(AHEAD_BYTES // 32), 64)])
+async def test_a_stream_wants_no_more_than_it_may_keep(
+    kind: type[Stream], result: object, fits: int
+) -> None:
+    stream = kind(asyncio.get_running_loop(), 2)
+    stream.put(0, [result] * (fits - 1))
+    assert stream.wants_more
+    stream.put(fits - 1, [result])
+    assert not stream.wants_more
+    assert len(await stream.batch()) == fits
+    assert stream.wants_more
 
 
 async def test_what_a_task_raises_ends_the_map_and_nothing_else(pool: Pool) -> None:

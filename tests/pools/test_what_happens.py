@@ -190,6 +190,10 @@ async def with_a_pool(size, tasks, where):
     async with Pool(size=size) as pool:
         await asyncio.gather(*(pool.run(wait_for, *where) for _ in range(tasks)))
 
+async def with_a_pool_that_is_left(size, tasks, where):
+    async with Pool(size=size) as pool:
+        [pool.run(wait_for, *where) for _ in range(tasks)]
+
 def with_an_executor(size, tasks, where):
     with ProcessPoolExecutor(max_workers=size) as pool:
         list(pool.map(wait_for, *zip(*[where] * tasks)))
@@ -200,12 +204,14 @@ if __name__ == "__main__":
     os.open(terminal, os.O_RDWR)
     if how == "executor":
         with_an_executor(2, 8, where)
-    else:
+    elif how == "pool":
         asyncio.run(with_a_pool(2, 8, where))
+    else:
+        asyncio.run(with_a_pool_that_is_left(2, 8, where))
 """
 
 
-@pytest.mark.parametrize("how", ["executor", "pool"])
+@pytest.mark.parametrize("how", ["executor", "pool", "pool that is left"])
 def test_ctrl_c_ends_a_program_that_waits_for_its_tasks_with_one_line(
     how: str, tmp_path: Path
 ) -> None:
