@@ -537,6 +537,7 @@ class Line:
             self._dispatcher.retry_or_fail(job, error)
         elif isinstance(error, (NoServerError, NodeDownError)) and route.is_about_lane(error):
             self.in_flight -= 1
+            self._note_if_idle()
             # First this: the lane is not to get it again.
             self.gone(error)
             self._dispatcher.put_back(job)
@@ -839,6 +840,7 @@ class Dispatcher:
         """Run a task ahead of all others."""
         if self._error is not None:
             job.fail(self._error)
+            self.note_if_idle()
             return
         self._queue.appendleft(job)
         self.feed_all()

@@ -25,7 +25,7 @@ from noex_mp.pools.progress import Progress, reporting
 from noex_mp.pools.recycling import Recycler
 from noex_mp.pools.seeds import Seeds
 from noex_mp.pools.server_pool import pool_of_servers, server_pool
-from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream
+from noex_mp.pools.streams import AsTheyCome, Gathered, Ordered, Stream, in_asyncio
 from noex_mp.wire.classes import MAIN
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class PoolTasks:
                     dispatcher.feed_all()
                     for value in batch:
                         if value.__class__ is Failure:
-                            raise value.error
+                            raise in_asyncio(value.error)
                         yield value
             except asyncio.CancelledError:
                 dispatcher.stop(stream)

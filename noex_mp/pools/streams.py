@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from noex_mp.pools.chunks import Failure
 from noex_mp.pools.weights import weight_of_all
 
-__all__ = ["AHEAD", "AHEAD_BYTES", "AsTheyCome", "Gathered", "Ordered", "Stream"]
+__all__ = [
+    "AHEAD",
+    "AHEAD_BYTES",
+    "AsTheyCome",
+    "Gathered",
+    "Ordered",
+    "Stream",
+    "in_asyncio",
+]
 
 # So many results wait to be taken, for each lane, and so many bytes as far as that can be seen;
 # then no further task begins.
@@ -40,6 +49,11 @@ def _as_of_a_coroutine(error: BaseException) -> BaseException:
     failure = RuntimeError(f"what reports the progress raised {type(error).__name__}")
     failure.__cause__ = error
     return failure
+
+
+def in_asyncio(error: BaseException) -> BaseException:
+    """Return an error as it is called in an event loop: executors cancel with one of their own."""
+    return asyncio.CancelledError() if isinstance(error, CancelledError) else error
 
 
 class Gathered:
@@ -83,7 +97,11 @@ class Gathered:
 
     def _fail(self, error: BaseException) -> None:
         self.is_over = True
-        if not self.future.done():
+        if self.future.done():
+            return
+        if isinstance(error, CancelledError):
+            self.future.cancel()
+        else:
             self.future.set_exception(_as_of_a_coroutine(error))
 
     def _note_if_done(self) -> None:
@@ -141,7 +159,7 @@ class Stream:
         while not self._ready:
             if self._count is not None and self._given >= self._count:
                 if self._error is not None:
-                    raise self._error
+                    raise in_asyncio(self._error)
                 return []
             self._waiter = self._loop.create_future()
             await self._waiter

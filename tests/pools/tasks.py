@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 
 from noex_mp import Pool, ProcessPoolExecutor, current_task
 
@@ -130,6 +131,10 @@ def wait_for(started: str, gate: str) -> str:
         there.write("x")
     with open(gate) as here:
         return here.read()
+
+
+def put_in(queue: Queue[str], value: str) -> None:
+    queue.put(value)
 
 
 def tell_pid_and_wait(told: Path, gate: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from noex_mp import BadChildSpecError, Pool, ProcessPoolExecutor, WorkerExitedError
-from tests.pools.tasks import double, pid, sum_in_a_pool, tell_pid_and_wait
+from tests.pools.tasks import double, pid, put_in, sum_in_a_pool, tell_pid_and_wait
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -74,6 +75,14 @@ def test_a_killed_process_fails_its_task_and_nothing_else(tmp_path: Path) -> Non
             dies.result()
         fifos[0][1].write_text("go")
         assert stays.result(timeout=10) == "go"
+
+
+def test_proxies_of_a_manager_are_arguments_of_tasks_and_of_the_initializer() -> None:
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        queue = manager.Queue()
+        with ProcessPoolExecutor(1, initializer=put_in, initargs=(queue, "ready")) as pool:
+            pool.submit(put_in, queue, "done").result()
+        assert [queue.get(), queue.get()] == ["ready", "done"]
 
 
 def test_nothing_of_a_task_is_kept_once_it_is_done() -> None:

@@ -428,6 +428,41 @@ async def test_an_exception_that_leaves_the_pool_ends_it_at_once(tmp_path: Path)
         assert await node.ps() == []
 
 
+async def test_whoever_waits_for_a_pool_hears_that_it_is_aborted() -> None:
+    async with shared_node():
+        # In some of them, lanes end one by one, and the last with nothing to do.
+        for size in range(1, 40):
+            pool = Pool(size=3)
+            await pool.start()
+            tasks = [pool.run(sleep, 0.001 * (n % 3)) for n in range(size)]
+            await tasks[0]
+            stopping = asyncio.create_task(pool.stop())
+            await pool.abort()
+            async with asyncio.timeout(10):
+                await stopping
+
+
+async def test_what_is_aborted_is_cancelled_as_in_any_event_loop(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    async with shared_node():
+        pool = Pool(size=1)
+        await pool.start()
+        ways = [
+            asyncio.ensure_future(way)
+            for way in (
+                pool.run(sleep_long, started),
+                pool.map(double, [1, 2]),
+                anext(pool.imap(double, [1, 2])),
+                anext(pool.imap_unordered(double, [1, 2], chunksize=1)),
+            )
+        ]
+        await there(started)
+        await pool.abort()
+        for way in ways:
+            with pytest.raises(asyncio.CancelledError):
+                await way
+
+
 async def test_a_cancellation_while_the_pool_waits_for_its_tasks_ends_it_at_once(
     tmp_path: Path,
 ) -> None:
