@@ -118,6 +118,7 @@ from noex_mp.errors import (
     ReloadFailedError,
     RemoteError,
     RemoteProtocolError,
+    Rung,
     ServerExitedError,
     SharedValueGoneError,
     StartError,
@@ -158,9 +159,11 @@ if TYPE_CHECKING:
     from noex_mp.node.node import Node
     from noex_mp.pools.current_task import CurrentTask, current_task
     from noex_mp.pools.executor import ProcessPoolExecutor
-    from noex_mp.pools.pool import Pool
+    from noex_mp.pools.named_pool import NamedPool
+    from noex_mp.pools.pool import Pool, PoolTasks, TaskFuture
     from noex_mp.pools.pool_ref import PoolRef, pool_of
     from noex_mp.pools.requests import PoolStatistics
+    from noex_mp.pools.routing import Routing
     from noex_mp.services.application import Application
     from noex_mp.services.dependencies import applications
     from noex_mp.services.running import (
@@ -243,6 +246,8 @@ __all__ = [
     "MetadataError",
     "Monitor",
     "NameTimedOutError",
+    # pools.named_pool
+    "NamedPool",
     "NoDeadLetterError",
     "NoNodeError",
     "NoReply",
@@ -270,6 +275,8 @@ __all__ = [
     # pools.requests
     "PoolStatistics",
     "PoolStoppedError",
+    # pools.pool
+    "PoolTasks",
     "PreloadError",
     # pools.executor
     "ProcessPoolExecutor",
@@ -287,6 +294,10 @@ __all__ = [
     "Replaced",
     "Reply",
     "RootDied",
+    # pools.routing
+    "Routing",
+    # errors
+    "Rung",
     "RunningApplication",
     "ServerExitedError",
     "SharedValueGoneError",
@@ -297,6 +308,8 @@ __all__ = [
     "Supervisor",
     "SupervisorRef",
     "TaskCancelledError",
+    # pools.pool
+    "TaskFuture",
     "TaskInterrupt",
     "TaskTimedOutError",
     "Timeout",
@@ -362,16 +375,20 @@ _ON_DEMAND = {
     "GroupChange": "noex_mp.client.groups",
     "GroupWatch": "noex_mp.client.groups",
     "Health": "noex_mp.core.health",
+    "NamedPool": "noex_mp.pools.named_pool",
     "Node": "noex_mp.node.node",
     "Pool": "noex_mp.pools.pool",
     "PoolRef": "noex_mp.pools.pool_ref",
     "PoolStatistics": "noex_mp.pools.requests",
+    "PoolTasks": "noex_mp.pools.pool",
     "ProcessPoolExecutor": "noex_mp.pools.executor",
     "Registration": "noex_mp.client.registry",
     "Registry": "noex_mp.client.registry",
     "Reloaded": "noex_mp.core.reloaded",
+    "Routing": "noex_mp.pools.routing",
     "RunningApplication": "noex_mp.services.running",
     "SupervisorRef": "noex_mp.client.supervisors",
+    "TaskFuture": "noex_mp.pools.pool",
     "Watch": "noex_mp.client.monitors",
     "applications": "noex_mp.services.dependencies",
     "current_node": "noex_mp.node.implicit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Final, TypedDict
+from typing import Final, TypedDict, TypeGuard
 
 from noex_mp.core.memory_sizes import in_bytes
 
@@ -56,21 +56,43 @@ def task_options(options: TaskOptionsDict) -> TaskOptions:
     if unknown := [name for name in options if name not in known]:
         raise TypeError(f"a task has no option {', '.join(unknown)}; there are: {', '.join(known)}")
     checked = TaskOptions(**options)
-    timeout, retries, priority = checked.timeout, checked.retries, checked.priority
-    if timeout is not None and not (_is_number(timeout) and timeout > 0):
-        raise ValueError(f"expected timeout to be seconds above 0, or None, got {timeout!r:.60}")
-    if not _is_int(retries) or retries < 0:
-        raise ValueError(f"expected retries to be a whole number from 0 on, got {retries!r:.60}")
-    if checked.memory_limit is not None:
-        if sys.platform != "linux":
-            raise ValueError("only Linux has memory_limit=; leave it out")
-        given = checked.memory_limit
-        limit = in_bytes(given)
-        if limit is None or limit <= 0:
-            raise ValueError(f'expected memory_limit as bytes or "500MB", got {given!r:.60}')
-        checked = replace(checked, memory_limit=limit)
-    check_priority(priority)
-    return checked
+    check_priority(checked.priority)
+    _check_timeout(checked.timeout)
+    _check_retries(checked.retries)
+    return replace(checked, memory_limit=_checked_memory_limit(checked.memory_limit))
+
+
+def _check_timeout(timeout: object) -> None:
+    text = f"expected timeout to be seconds above 0, or None, got {timeout!r:.60}"
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(text)
+    # What is not a number is not above 0 either.
+    if not timeout > 0:
+        raise ValueError(text)
+
+
+def _check_retries(retries: object) -> None:
+    text = f"expected retries to be a whole number from 0 on, got {retries!r:.60}"
+    if not _is_int(retries):
+        raise TypeError(text)
+    if retries < 0:
+        raise ValueError(text)
+
+
+def _checked_memory_limit(given: object) -> int | None:
+    if given is None:
+        return None
+    text = f'expected memory_limit as bytes or "500MB", got {given!r:.60}'
+    if isinstance(given, bool) or not isinstance(given, int | str):
+        raise TypeError(text)
+    if sys.platform != "linux":
+        raise ValueError("only Linux has memory_limit=; leave it out")
+    limit = in_bytes(given)
+    if limit is None or limit <= 0:
+        raise ValueError(text)
+    return limit
 
 
 def check_priority(priority: object) -> None:
@@ -83,9 +105,5 @@ def check_priority(priority: object) -> None:
         raise TypeError(f"expected priority to be a whole number, got {priority!r:.60}")
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from noex_mp.core.ref import Ref
     from noex_mp.pools.named_pool import NamedPool
 
-__all__ = ["Pool", "PoolTasks"]
+__all__ = ["Pool", "PoolTasks", "TaskFuture"]
 
 T = TypeVar("T")
 P = ParamSpec("P")

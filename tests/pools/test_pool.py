@@ -122,18 +122,23 @@ async def test_a_higher_priority_goes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"timeout": 0}, "timeout"),
-        ({"retries": -1}, "retries"),
-        ({"priority": "high"}, "priority"),
-        ({"colour": 1}, "no option colour"),
-        ({"memory_limit": "much"}, "memory_limit"),
-        ({"memory_limit": 0}, "memory_limit"),
+        ({"timeout": 0}, ValueError, "timeout to be seconds above 0, or None, got 0"),
+        ({"timeout": float("nan")}, ValueError, "timeout to be seconds"),
+        ({"timeout": "1"}, TypeError, "timeout to be seconds"),
+        ({"timeout": True}, TypeError, "timeout to be seconds"),
+        ({"retries": -1}, ValueError, "retries to be a whole number"),
+        ({"retries": 1.5}, TypeError, "retries to be a whole number"),
+        ({"priority": "high"}, TypeError, "priority to be a whole number"),
+        ({"colour": 1}, TypeError, "no option colour"),
+        ({"memory_limit": "much"}, ValueError, 'memory_limit as bytes or "500MB"'),
+        ({"memory_limit": 0}, ValueError, "memory_limit as bytes"),
+        ({"memory_limit": [1]}, TypeError, "memory_limit as bytes"),
     ],
 )
-async def test_options_are_checked(options: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
+async def test_options_are_checked(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         Pool(size=1).options(**options)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_a_task_that_finds_no_memory_fails_with_that() -> None:
 def test_a_pool_that_starts_while_a_thread_holds_a_lock_is_none_the_worse() -> None:
     with LOCK, ProcessPoolExecutor(max_workers=2) as pool:
         assert pool.submit(holds_a_lock).result(timeout=10) != os.getpid()
+
+
+def test_a_task_that_keeps_the_gil_is_not_taken_for_dead() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        os_pid = pool.submit(os.getpid).result(timeout=10)
+        # For a second or so, in which no Python code of its process runs.
+        assert pool.submit(sum, range(5 * 10**7)).result(timeout=50) == 1249999975000000
+        assert pool.submit(os.getpid).result(timeout=10) == os_pid
+
+
+def test_processes_outlive_the_thread_that_has_started_them() -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool, ThreadPoolExecutor(1) as thread:
+        os_pid = thread.submit(lambda: pool.submit(os.getpid).result(timeout=10)).result()
+        # They hear when the program dies; the system tells some when a thread does.
+        thread.shutdown()
+        assert pool.submit(os.getpid).result(timeout=10) == os_pid
 
 
 def test_a_task_cannot_be_given_its_own_pool() -> None:
