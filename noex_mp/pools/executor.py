@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -28,7 +29,7 @@ from noex_mp.pools.options import NONE, TaskOptions, TaskOptionsDict, task_optio
 from noex_mp.pools.seeds import Seeds, shifted
 from noex_mp.pools.task_future import FutureJob, TaskFuture
 
-__all__ = ["ProcessPoolExecutor"]
+__all__ = ["ExecutorTasks", "ProcessPoolExecutor"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,7 +42,7 @@ def submit_on(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Future[T]:
-    """Run a function; see `ProcessPoolExecutor.submit`."""
+    """Run a function; see `ExecutorTasks.submit`."""
     future: TaskFuture[T] = TaskFuture()
     try:
         code = pack_function(fn)
@@ -67,7 +68,7 @@ def map_on(
     chunksize: int | None,
     buffersize: int | None,
 ) -> Iterator[T]:
-    """Run a function on each element; see `ProcessPoolExecutor.map`."""
+    """Run a function on each element; see `ExecutorTasks.map`."""
     chunksize = check_chunksize(chunksize)
     end = None if timeout is None else timeout + monotonic()
     module = getattr(fn, "__module__", None)
@@ -131,7 +132,143 @@ def _check_buffersize(buffersize: object) -> None:
         raise ValueError("buffersize must be None or > 0")
 
 
-class ProcessPoolExecutor(Executor):
+class ExecutorTasks(Executor):
+    """Runs functions in the processes of a pool, with the options that were chosen.
+
+    What `ProcessPoolExecutor.options` returns is one: its processes are those of the pool, which it
+    keeps alive, and its end is the pool's end.
+
+    Args:
+        background: Runs the tasks.
+        options: Those of each task.
+        pool: Whose processes they are, if that is another.
+    """
+
+    def __init__(
+        self,
+        background: Background,
+        options: TaskOptions,
+        pool: ExecutorTasks | None = None,
+    ) -> None:
+        self._background = background
+        self._options = options
+        self._pool = pool
+
+    # --- tasks ---------------------------------------------------------------------------
+
+    @override
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function in one of the processes, and return the future of its result.
+
+        The future fails with what the function raises, or with one of these:
+            WorkerExitedError: The process has ended while it ran the task.
+            UnencodableError: The function, an argument or the result cannot be sent.
+
+        Raises:
+            RuntimeError: The pool has been shut down.
+            PoolDownError: Its processes do not start, or its node has stopped.
+        """
+        return submit_on(self._background, self._options, fn, args, kwargs)
+
+    @override
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Run a function on each element of an iterable, and return the results in order.
+
+        Args:
+            fn: Takes as many arguments as there are iterables.
+            iterables: Are read at once; with `buffersize`, as results are taken.
+            timeout: How long all of it may take, in seconds; None is for ever.
+            chunksize: How many tasks travel together, and fail together if their process dies.
+                None leaves it to the pool, which sends many of the short ones at a time.
+            buffersize: How many chunks may be on their way, or wait to be taken; None sets no
+                limit.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is below 1.
+            TypeError: One of them is no whole number.
+            UnencodableError: The function cannot be sent.
+            RuntimeError, PoolDownError: As `submit`.
+        """
+        options = self._options
+        return map_on(self._background, options, fn, iterables, timeout, chunksize, buffersize)
+
+    def stop(self, future: Future[Any]) -> bool:
+        """Stop a task, also one that runs: that `future.cancel()` cannot do, as everywhere.
+
+        A task that waits is cancelled. The future of one that runs fails with
+        `TaskCancelledError` once it has ended, which says how far one had to go for that: see
+        `docs/stopping.md`.
+
+        Returns:
+            Whether it had no result yet.
+        """
+        return future.cancel() or self._background.stop(future)
+
+    def options(self, **options: Unpack[TaskOptionsDict]) -> ExecutorTasks:
+        """Return this pool as one whose tasks have options: `pool.options(retries=2).submit(f)`.
+
+        Options may be added to those: the ones given later win, and the others are kept.
+
+        Args:
+            options: `timeout`, `retries`, `priority` and `memory_limit`; see `TaskOptions`.
+
+        Raises:
+            TypeError: There is no such option, or its value is of another type.
+            ValueError: Its value is out of range.
+
+        Example:
+            ```python
+            with ProcessPoolExecutor() as pool:
+                urgent = pool.options(priority=10, retries=1)
+                print(urgent.submit(pow, 2, 10).result())
+            ```
+        """
+        checked = task_options(options)
+        chosen = replace(self._options, **{name: getattr(checked, name) for name in options})
+        pool = self if self._pool is None else self._pool
+        return ExecutorTasks(self._background, chosen, pool)
+
+    # --- the end -----------------------------------------------------------------------------
+
+    @override
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and end the processes once those there are have been run.
+
+        Args:
+            wait: Return when that is done.
+            cancel_futures: Cancel the tasks that no process has got yet.
+        """
+        self._background.shut(cancel=cancel_futures)
+        if wait:
+            self._background.join()
+
+    @override
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        # Who presses Ctrl-C does not want to wait for the tasks.
+        self._background.shut(stop=error is not None and is_from_ctrl_c(error))
+        self._background.join()
+        return None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ProcessPoolExecutor cannot be sent to another process; what it runs is to make "
+            "one of its own, or to return what else there is to do"
+        )
+
+
+class ProcessPoolExecutor(ExecutorTasks):
     """Runs functions in a pool of processes; the standard library's, but nothing breaks it.
 
     When a process dies, the task that it ran fails with `WorkerExitedError`; another process takes
@@ -186,155 +323,10 @@ class ProcessPoolExecutor(Executor):
         )
         lanes = partial(_lanes, size, initializer, initargs, options)
         seeds = None if seed is None else Seeds(seed)
-        self._background = Background(current.current.get(), lanes, rules, seeds)
+        super().__init__(Background(current.current.get(), lanes, rules, seeds), NONE)
         # Who forgets it has what is left run, and its processes ended.
         finalizer = weakref.finalize(self, self._background.shut)
         finalizer.atexit = False
-
-    # --- tasks ---------------------------------------------------------------------------
-
-    @override
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a function in one of the processes, and return the future of its result.
-
-        The future fails with what the function raises, or with one of these:
-            WorkerExitedError: The process has ended while it ran the task.
-            UnencodableError: The function, an argument or the result cannot be sent.
-
-        Raises:
-            RuntimeError: The pool has been shut down.
-            PoolDownError: Its processes do not start, or its node has stopped.
-        """
-        return submit_on(self._background, NONE, fn, args, kwargs)
-
-    @override
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Run a function on each element of an iterable, and return the results in order.
-
-        Args:
-            fn: Takes as many arguments as there are iterables.
-            iterables: Are read at once; with `buffersize`, as results are taken.
-            timeout: How long all of it may take, in seconds; None is for ever.
-            chunksize: How many tasks travel together, and fail together if their process dies.
-                None leaves it to the pool, which sends many of the short ones at a time.
-            buffersize: How many chunks may be on their way, or wait to be taken; None sets no
-                limit.
-
-        Raises:
-            ValueError: `chunksize` or `buffersize` is below 1.
-            TypeError: One of them is no whole number.
-            UnencodableError: The function cannot be sent.
-            RuntimeError, PoolDownError: As `submit`.
-        """
-        return map_on(self._background, NONE, fn, iterables, timeout, chunksize, buffersize)
-
-    def stop(self, future: Future[Any]) -> bool:
-        """Stop a task, also one that runs: that `future.cancel()` cannot do, as everywhere.
-
-        A task that waits is cancelled. The future of one that runs fails with
-        `TaskCancelledError` once it has ended, which says how far one had to go for that: see
-        `docs/stopping.md`.
-
-        Returns:
-            Whether it had no result yet.
-        """
-        return future.cancel() or self._background.stop(future)
-
-    def options(self, **options: Unpack[TaskOptionsDict]) -> ExecutorView:
-        """Return this pool as one whose tasks have options: `pool.options(retries=2).submit(f)`.
-
-        Args:
-            options: `timeout`, `retries`, `priority` and `memory_limit`; see `TaskOptions`.
-
-        Raises:
-            TypeError: There is no such option, or its value is of another type.
-            ValueError: Its value is out of range.
-
-        Example:
-            ```python
-            with ProcessPoolExecutor() as pool:
-                urgent = pool.options(priority=10, retries=1)
-                print(urgent.submit(pow, 2, 10).result())
-            ```
-        """
-        return ExecutorView(self, self._background, task_options(options))
-
-    # --- the end -----------------------------------------------------------------------------
-
-    @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks, and end the processes once those there are have been run.
-
-        Args:
-            wait: Return when that is done.
-            cancel_futures: Cancel the tasks that no process has got yet.
-        """
-        self._background.shut(cancel=cancel_futures)
-        if wait:
-            self._background.join()
-
-    @override
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        # Who presses Ctrl-C does not want to wait for the tasks.
-        self._background.shut(stop=error is not None and is_from_ctrl_c(error))
-        self._background.join()
-        return None
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a ProcessPoolExecutor cannot be sent to another process; what it runs is to make "
-            "one of its own, or to return what else there is to do"
-        )
-
-
-class ExecutorView(Executor):
-    """An executor whose tasks have options: see `ProcessPoolExecutor.options`.
-
-    Its processes are those of the pool that it was taken from, which it keeps alive, and its end is
-    the pool's end.
-    """
-
-    def __init__(
-        self, pool: ProcessPoolExecutor, background: Background, options: TaskOptions
-    ) -> None:
-        self._pool = pool
-        self._background = background
-        self._options = options
-
-    @override
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a function with the options; see `ProcessPoolExecutor.submit`."""
-        return submit_on(self._background, self._options, fn, args, kwargs)
-
-    @override
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Run a function on each element, with the options; see `ProcessPoolExecutor.map`."""
-        options = self._options
-        return map_on(self._background, options, fn, iterables, timeout, chunksize, buffersize)
-
-    @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the pool; see `ProcessPoolExecutor.shutdown`."""
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def _lanes(

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noex_mp import BadChildSpecError, Pool, ProcessPoolExecutor, WorkerExitedError
-from tests.pools.tasks import double, pid, put_in, sum_in_a_pool, tell_pid_and_wait
+from noex_mp import (
+    BadChildSpecError,
+    Pool,
+    ProcessPoolExecutor,
+    TaskCancelledError,
+    WorkerExitedError,
+)
+from tests.pools.gates import Gate
+from tests.pools.tasks import (
+    die_of,
+    double,
+    pid,
+    put_in,
+    sum_in_a_pool,
+    tell_pid_and_wait,
+    wait_for,
+)
+from tests.processes.harness import wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -154,6 +171,54 @@ def test_many_threads_submit_at_once() -> None:
 def test_a_task_may_use_a_pool_of_its_own() -> None:
     with ProcessPoolExecutor(max_workers=1) as pool:
         assert pool.submit(sum_in_a_pool, 10).result() == 90
+
+
+# --- with options --------------------------------------------------------------------------------
+
+
+def test_options_are_added_to_those_that_were_chosen_before(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        kept = pool.options(retries=1).options(priority=5)
+        assert kept.submit(die_of, 1, 1, tmp_path / "first").result(timeout=10) == 1
+        replaced = kept.options(retries=0)
+        with pytest.raises(WorkerExitedError):
+            replaced.submit(die_of, 1, 1, tmp_path / "second").result(timeout=10)
+
+
+def test_a_pool_with_options_stops_a_task_that_runs(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        limited = pool.options(timeout=600)
+        running = limited.submit(wait_for, *gate.arguments)
+        gate.wait_for_it()
+        assert limited.stop(running)
+        with pytest.raises(TaskCancelledError):
+            running.result(timeout=10)
+        assert limited.submit(double, 2).result(timeout=10) == 4
+
+
+def test_a_pool_lives_as_long_as_it_is_known_with_options() -> None:
+    with_options = ProcessPoolExecutor(max_workers=1).options(priority=1).options(retries=1)
+    assert isinstance(with_options, Executor)
+    gc.collect()
+    process = os.pidfd_open(with_options.submit(pid).result(timeout=10))
+    try:
+        del with_options
+        gc.collect()
+        assert wait_for_ends([process]) == []
+    finally:
+        os.close(process)
+
+
+def test_the_end_of_a_pool_with_options_is_the_pools_end() -> None:
+    pool = ProcessPoolExecutor(max_workers=1)
+    with pool.options(retries=1) as with_retries:
+        assert list(with_retries.map(double, range(3))) == [0, 2, 4]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(double, 1)
+
+
+# --- what it is made with ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [ProcessPoolExecutor, Pool])

@@ -421,7 +421,9 @@ if __name__ == "__main__":
         asyncio.run(in_a_loop(fifo))
     atexit.register(late)
     pool = ProcessPoolExecutor(max_workers=1)
-    if how == "in a with":
+    if how == "with options":
+        pool = pool.options(timeout=600)
+    if how in ("in a with", "with options"):
         with pool:
             interrupted(fifo)
     elif how == "bare":
@@ -462,7 +464,7 @@ def test_what_was_submitted_is_run_before_the_program_ends(script: Path, how: st
     assert out.splitlines() == ["0", "1", "2", refusal]
 
 
-@pytest.mark.parametrize("how", ["in a with", "in a loop", "bare", "at exit"])
+@pytest.mark.parametrize("how", ["in a with", "with options", "in a loop", "bare", "at exit"])
 def test_an_interrupt_ends_a_pool_at_once_with_one_line(script: Path, fifo: Path, how: str) -> None:
     program = start(script, how, str(fifo))
     try:
