@@ -151,7 +151,7 @@ def test_a_task_that_is_refused_is_not_kept() -> None:
 def test_a_node_that_is_stopped_below_fails_its_tasks(fifo: Path) -> None:
     pool = ProcessPoolExecutor(max_workers=1)
     with Node():
-        running = pool.submit(hold, str(fifo))
+        running: Future[Any] = pool.submit(hold, str(fifo))
         waiting = [pool.submit(double, n) for n in range(3)]
         assert fifo.read_text() == "x"
     futures: list[Future[Any]] = [running, *waiting]
@@ -208,7 +208,7 @@ def test_a_result_that_cannot_be_sent_fails_its_task_alone_also_in_a_chunk() -> 
 
 def test_whatever_ends_the_thread_of_a_pool_each_task_gets_an_answer(fifo: Path) -> None:
     pool = ProcessPoolExecutor(max_workers=1)
-    running = pool.submit(hold, str(fifo))
+    running: Future[Any] = pool.submit(hold, str(fifo))
     waiting = [pool.submit(double, n) for n in range(3)]
     mapped = pool.map(double, range(3), chunksize=2)
     assert fifo.read_text() == "x"
