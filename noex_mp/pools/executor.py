@@ -287,8 +287,8 @@ class ExecutorTasks(Executor):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a ProcessPoolExecutor cannot be sent to another process; what it runs is to make "
-            "one of its own, or to return what else there is to do"
+            "a ProcessPoolExecutor stays in its process; what it runs is to make one of its own, "
+            "or to return what else there is to do"
         )
 
 

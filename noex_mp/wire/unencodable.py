@@ -13,6 +13,7 @@ import collections
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
+from pickle import HIGHEST_PROTOCOL
 from types import FunctionType, MethodType
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ _PLAIN = (str, bytes, bytearray, int, float, complex, type(None))
 
 _LOCK: Final = "a lock works in one process; let one server own what it protects"
 _QUEUE: Final = "a queue works in one process; a server's mailbox is one between processes"
+_POOL: Final = (
+    "a pool stays in its process; a task uses one of the tree, Pool.named(...), or one of its own"
+)
 _FUTURE: Final = "it belongs to an event loop of this process; await it, and send its result"
 _ITERATOR: Final = "an iterator lives in one process; send list(...) of it"
 
@@ -71,6 +75,7 @@ _REASONS: Final = {
     "_contextvars.Context": "a context cannot be sent; send the values in it",
     "weakref.ReferenceType": "a weak reference means an object of this process; send the object",
     "noex_mp.core.gen_server.GenServer": "a server stays in its process; send its Ref: self.ref",
+    "noex_mp.pools.pool.PoolTasks": _POOL,
 }
 
 
@@ -218,7 +223,7 @@ def _children_of_pickled(value: Any) -> Iterator[tuple[str, Any]]:
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what pickle would find in an object, or nothing where a reason is known."""
     known = _is(value, (type, FunctionType)) or _known_reason(value)
-    if not known and _is_its_attributes(value):
+    if not known and _is_its_attributes(value) and not _refuses(value):
         yield from ((f".{name}", child) for name, child in getattr(value, "__dict__", {}).items())
 
 
@@ -226,6 +231,11 @@ def _is_its_attributes(value: object) -> bool:
     # Whoever has a `__reduce_ex__` of its own sends something else than its attributes.
     reduce: object = type(value).__reduce_ex__
     return reduce is object.__reduce_ex__
+
+
+def _refuses(value: Any) -> bool:
+    """Return whether a value says itself that it cannot be sent, whatever is in it."""
+    return _attempt(lambda value: value.__reduce_ex__(HIGHEST_PROTOCOL), value) is not None
 
 
 def _name(value: Any) -> str:

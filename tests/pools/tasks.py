@@ -13,11 +13,14 @@ from pathlib import Path
 from queue import Queue
 
 from noex_mp import Pool, ProcessPoolExecutor, current_task
+from noex_mp.pools.executor import ExecutorTasks
+from noex_mp.pools.pool import PoolTasks
 
 __all__ = [
     "apply",
     "asks",
     "asks_another",
+    "asks_the_same",
     "await_long",
     "begin_to_compute_in_c",
     "block_the_loop",
@@ -149,9 +152,14 @@ def begin_to_compute_in_c(begun: str) -> int:
     return sum(range(10**15))
 
 
-def asks(pool: ProcessPoolExecutor, value: int) -> int:
+def asks(pool: ExecutorTasks, value: int) -> int:
     """Ask the pool that it is given."""
     return pool.submit(double, value).result()
+
+
+async def asks_the_same(pool: PoolTasks, value: int) -> int:
+    """Ask the pool that it is given, in an event loop."""
+    return await pool.run(double, value)
 
 
 async def asks_another(value: int) -> int:

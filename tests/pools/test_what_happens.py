@@ -35,7 +35,7 @@ from noex_mp import (
     UnencodableError,
     WorkerExitedError,
 )
-from tests.pools.tasks import asks, asks_another, raise_an, start_another
+from tests.pools.tasks import asks, asks_another, asks_the_same, raise_an, start_another
 from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
@@ -137,11 +137,20 @@ def test_processes_outlive_the_thread_that_has_started_them() -> None:
 
 def test_a_task_cannot_be_given_its_own_pool() -> None:
     with ProcessPoolExecutor(max_workers=2) as pool:
-        asking = [pool.submit(asks, pool, n) for n in range(2)]
-        for each in asking:
-            with pytest.raises(UnencodableError):
-                each.result(timeout=10)
+        for given in (pool, pool.options(retries=1)):
+            with pytest.raises(UnencodableError, match="is to make one of its own") as refused:
+                pool.submit(asks, given, 1).result(timeout=10)
+            assert refused.value.path == "args[0]"
         assert pool.submit(same, 1).result(timeout=10) == 1
+
+
+async def test_nor_can_one_of_a_pool_in_an_event_loop() -> None:
+    async with Node(), Pool(size=1) as pool:
+        for given in (pool, pool.options(retries=1)):
+            with pytest.raises(UnencodableError, match=r"a task uses .* Pool\.named") as refused:
+                await pool.run(asks_the_same, given, 1)
+            assert refused.value.path == "args[0]"
+        assert await pool.run(same, 1) == 1
 
 
 async def test_a_task_may_have_a_pool_of_its_own() -> None:

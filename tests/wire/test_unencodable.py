@@ -96,6 +96,24 @@ class Nasty:
         raise RuntimeError("no reduce")
 
 
+class Refuses:
+    """Says itself that it stays, by one of the two ways; what it holds cannot be sent either."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> str:
+        raise TypeError("it stays here")
+
+
+class RefusesItsState:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> object:
+        raise TypeError("it stays here")
+
+
 class NoField:
     __dataclass_fields__: ClassVar = {"broken": None, "held": None}
 
@@ -186,6 +204,8 @@ def test_a_value_whose_own_code_raises_is_named_too(value: Any, path: str, text:
         (in_object(), ".lock", "<lock>", "a lock works in one process"),
         (too_deep(), None, "<list>", "too deeply"),
         (Nasty(), "", "<Nasty>", "no reduce"),
+        ([Refuses()], "[0]", "<Refuses>", "it stays here"),
+        (Plain(RefusesItsState()), ".content", "<RefusesItsState>", "it stays here"),
         ([np.zeros(BIG), generator()], "[1]", "<generator>", ""),
         (memoryview(b"abcd")[::2], "", "<memoryview>", "contiguous"),
     ],
