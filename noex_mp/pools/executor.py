@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
@@ -11,7 +12,7 @@ from functools import partial
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 from typing_extensions import ParamSpec, Unpack, override
 
@@ -33,6 +34,8 @@ __all__ = ["ExecutorTasks", "ProcessPoolExecutor"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_log: Final = logging.getLogger("noex_mp")
 
 
 def submit_on(
@@ -300,7 +303,9 @@ class ProcessPoolExecutor(ExecutorTasks):
 
     Args:
         max_workers: How many processes; by default as many as this one may use CPUs.
-        mp_context: Accepted, and of no effect: processes are forked from one that is prepared.
+        mp_context: Accepted, and of no effect: processes are forked from one that is prepared and
+            has no threads, whatever the start method. If it is not None, a line of the log says so
+            (logger `noex_mp`, level INFO).
         initializer: Is called in each process before its first task.
         initargs: What it is called with.
         max_tasks_per_child: After so many tasks a process is replaced; None is never. Its
@@ -336,6 +341,7 @@ class ProcessPoolExecutor(ExecutorTasks):
         seed: int | None = None,
     ) -> None:
         self._max_workers = size = check_size("max_workers", max_workers)
+        _note_context(mp_context)
         check_initializer(initializer, initargs)
         rules = recycling_rules(max_tasks_per_child, max_age, memory_limit)
         options = lane_options(
@@ -351,6 +357,15 @@ class ProcessPoolExecutor(ExecutorTasks):
         # Who forgets it has what is left run, and its processes ended.
         finalizer = weakref.finalize(self, self._background.shut)
         finalizer.atexit = False
+
+
+def _note_context(mp_context: object) -> None:
+    if mp_context is not None:
+        _log.info(
+            "mp_context=%s has no effect on a ProcessPoolExecutor of noex-mp: its processes are "
+            "forked from one that is prepared and has no threads",
+            type(mp_context).__name__,
+        )
 
 
 def _lanes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -238,3 +239,15 @@ def test_a_wrong_option_is_refused_before_there_is_a_task(
 ) -> None:
     with pytest.raises(error, match=text):
         make(1, **options)
+
+
+def test_a_context_of_multiprocessing_is_taken_and_the_log_says_that_it_has_no_effect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="noex_mp")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool, ProcessPoolExecutor(1, mp_context=None):
+        assert pool.submit(double, 2).result() == 4
+    [said] = [each for each in caplog.records if "mp_context" in each.getMessage()]
+    assert (said.name, said.levelno) == ("noex_mp", logging.INFO)
+    assert said.getMessage().startswith("mp_context=SpawnContext has no effect")
