@@ -14,12 +14,14 @@ from noex_mp.errors import NoNodeError, PreloadError
 from noex_mp.node.blocking_node import BlockingNode
 from noex_mp.node.node import Node, running
 from noex_mp.node.preloading import has_main_guard, refuse_while_preloading
+from noex_mp.transport.surroundings import Change, Surroundings
 from noex_mp.wire.classes import MAIN
 
 __all__ = [
     "blocking_current_node",
     "blocking_implicit_node",
     "blocking_shutdown",
+    "change_since_start",
     "current_node",
     "implicit_node",
     "shutdown",
@@ -30,6 +32,7 @@ _log: Final = logging.getLogger("noex_mp")
 _implicit: dict[asyncio.AbstractEventLoop, asyncio.Task[Node]] = {}
 # That of the threads without an event loop: one for the process, which it outlives only in order.
 _blocking_implicit: Node | None = None
+_started_in: Surroundings | None = None
 _blocking_implicit_lock = threading.Lock()
 _guards: set[asyncio.Task[None]] = set()
 
@@ -158,6 +161,8 @@ def blocking_implicit_node(preload: str | None, if_possible: bool = False) -> st
 
 
 def _start_blocking(preload: str | None, if_possible: bool) -> Node:
+    global _started_in
+    _started_in = Surroundings.now()
     node = _node(preload)
     try:
         node.start_blocking()
@@ -166,6 +171,17 @@ def _start_blocking(preload: str | None, if_possible: bool) -> Node:
         node = _node(None)
         node.start_blocking()
     return node
+
+
+def change_since_start(node: str) -> Change | None:
+    """Return what has changed around this program since a node has started, as far as it is known.
+
+    Only of the implicit node of threads without a loop: it outlives whoever has needed it first.
+    """
+    implicit = _blocking_implicit
+    if implicit is None or implicit.id != node or _started_in is None:
+        return None
+    return _started_in.change_to(Surroundings.now())
 
 
 def blocking_shutdown() -> None:

@@ -56,7 +56,7 @@ class Background:
 
     Args:
         node: The id of the node of the lanes; None is the current one of a thread, or the implicit.
-        lanes: Describes the lanes.
+        lanes: Describes the lanes, for the node of that id.
         rules: When they are replaced.
         seeds: Those of the tasks, if they have any.
     """
@@ -64,7 +64,7 @@ class Background:
     def __init__(
         self,
         node: str | None,
-        lanes: Callable[[], Lanes],
+        lanes: Callable[[str], Lanes],
         rules: RecyclingRules = NEVER,
         seeds: Seeds | None = None,
     ) -> None:
@@ -79,6 +79,9 @@ class Background:
         self._early: list[Job | Source] = []
         self._thread: threading.Thread | None = None
         self._has_node = threading.Event()
+        # Its thread is at its end. `Thread.join` takes a thread for dead once a wait for it was
+        # interrupted (Python 3.11 and 3.12).
+        self._has_ended = threading.Event()
         self._loop: SharedLoop | None = None
         self._running: Lanes | None = None
         self._dispatcher: Dispatcher | None = None
@@ -172,6 +175,7 @@ class Background:
         thread = self._thread
         if thread is None or self._is_of_parent or thread is threading.current_thread():
             return
+        self._has_ended.wait()
         thread.join()
 
     def leave_to_parent(self) -> None:
@@ -209,6 +213,8 @@ class Background:
                 self._loop = None
                 with contextlib.suppress(Exception):
                     self._turn(node, self._end_lanes)
+        finally:
+            self._has_ended.set()
 
     def _turn(
         self, node: str, work: Callable[[Client, SharedLoop], Coroutine[Any, Any, None]]
@@ -248,7 +254,7 @@ class Background:
 
     async def _serve(self, client: Client, loop: SharedLoop) -> None:
         dispatcher = Dispatcher(client)
-        lanes = self._running = self._lanes()
+        lanes = self._running = self._lanes(client.node)
         if self._rules:
             dispatcher.recycler = Recycler(dispatcher, lanes, self._rules, loop.start)
         self._ended = loop.create_future()

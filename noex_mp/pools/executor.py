@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn, TypeVar, overload
 from typing_extensions import ParamSpec, Unpack, override
 
 from noex_mp.client import current
+from noex_mp.node.implicit import change_since_start
 from noex_mp.pools.background import Background
 from noex_mp.pools.chunks import Single, Source, check_chunksize
 from noex_mp.pools.ctrl_c import is_from_ctrl_c
@@ -169,13 +170,28 @@ class ExecutorTasks(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run a function in one of the processes, and return the future of its result.
 
-        The future fails with what the function raises, or with one of these:
+        An `async def` function runs in the event loop of its process. The future fails with what
+        the function raises, or with one of these:
             WorkerExitedError: The process has ended while it ran the task.
             UnencodableError: The function, an argument or the result cannot be sent.
+            NotImportableError: The process does not find the function.
+            TaskTimedOutError: It took longer than its `timeout`, which is one of the `options`.
+            TaskCancelledError: It ran, and was stopped; see `stop`.
+            CancelledError: It waited, and was cancelled.
+            PoolDownError: The processes do not start, or the node has stopped.
 
         Raises:
-            RuntimeError: The pool has been shut down.
-            PoolDownError: Its processes do not start, or its node has stopped.
+            RuntimeError: The pool has been shut down, or the interpreter ends.
+            PoolDownError: Its processes do not start any more.
+            NoNodeError: This process was forked from that of the pool.
+            PreloadError: The module is only imported for worker processes, and runs tasks.
+
+        Example:
+            ```python
+            with ProcessPoolExecutor(max_workers=2) as pool:
+                powers = [pool.submit(pow, 2, n) for n in (8, 10)]
+                print([power.result() for power in powers])  # [256, 1024]
+            ```
         """
         return submit_on(self._background, self._options, fn, args, kwargs)
 
@@ -208,6 +224,8 @@ class ExecutorTasks(Executor):
     ) -> Iterator[Any]:
         """Run a function on each element of an iterable, and return the results in order.
 
+        The iterator raises what the function raises first, in its turn, and ends with it.
+
         Args:
             fn: Takes as many arguments as there are iterables.
             iterables: Are read at once; with `buffersize`, as results are taken.
@@ -220,9 +238,23 @@ class ExecutorTasks(Executor):
         Raises:
             ValueError: `chunksize` or `buffersize` is below 1.
             TypeError: One of them is no whole number.
-            UnencodableError: The function cannot be sent.
-            RuntimeError, PoolDownError: As `submit`.
+            UnencodableError: The function cannot be sent; of the iterator, an argument or a result.
+            RuntimeError, PoolDownError, NoNodeError, PreloadError: As `submit`.
+            TimeoutError: Of the iterator: a result was not there within `timeout`.
+            WorkerExitedError: Of the iterator: a process has ended while it ran one of the tasks.
+            TaskTimedOutError: Of the iterator: one took longer than the `timeout` of the `options`.
+            CancelledError: Of the iterator: `shutdown` has cancelled the task.
+
+        Example:
+            ```python
+            with ProcessPoolExecutor(max_workers=2) as pool:
+                print(list(pool.map(pow, (1, 2, 3), (2, 2, 2))))  # [1, 4, 9]
+            ```
         """
+        if buffersize is None and type(self).submit is not ExecutorTasks.submit:
+            # A subclass counts, limits or traces what goes through its own, one by one.
+            check_chunksize(chunksize)
+            return super().map(fn, *iterables, timeout=timeout)
         options = self._options
         return map_on(self._background, options, fn, iterables, timeout, chunksize, buffersize)
 
@@ -234,7 +266,17 @@ class ExecutorTasks(Executor):
         `docs/stopping.md`.
 
         Returns:
-            Whether it had no result yet.
+            Whether it had no result yet. Of another pool's task that runs, False.
+
+        Raises:
+            AttributeError: That is no future.
+
+        Example:
+            ```python
+            with ProcessPoolExecutor(max_workers=1) as pool:
+                nap = pool.submit(time.sleep, 600)
+                print(pool.stop(nap))  # True
+            ```
         """
         return future.cancel() or self._background.stop(future)
 
@@ -254,7 +296,7 @@ class ExecutorTasks(Executor):
             ```python
             with ProcessPoolExecutor() as pool:
                 urgent = pool.options(priority=10, retries=1)
-                print(urgent.submit(pow, 2, 10).result())
+                print(urgent.submit(pow, 2, 10).result())  # 1024
             ```
         """
         checked = task_options(options)
@@ -271,10 +313,28 @@ class ExecutorTasks(Executor):
         Args:
             wait: Return when that is done.
             cancel_futures: Cancel the tasks that no process has got yet.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came while it waited. The tasks have been stopped.
+
+        Example:
+            ```python
+            pool = ProcessPoolExecutor(max_workers=1)
+            power = pool.submit(pow, 2, 10)
+            pool.shutdown()
+            print(power.result())  # 1024
+            ```
         """
         self._background.shut(cancel=cancel_futures)
-        if wait:
+        if not wait:
+            return
+        try:
             self._background.join()
+        except KeyboardInterrupt:
+            # Who presses Ctrl-C does not want to wait for the tasks.
+            self._background.shut(stop=True)
+            self._background.join()
+            raise
 
     @override
     def __exit__(
@@ -283,9 +343,9 @@ class ExecutorTasks(Executor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        # Who presses Ctrl-C does not want to wait for the tasks.
-        self._background.shut(stop=error is not None and is_from_ctrl_c(error))
-        self._background.join()
+        if error is not None and is_from_ctrl_c(error):
+            self._background.shut(stop=True)
+        self.shutdown(wait=True)
         return None
 
     def __reduce__(self) -> NoReturn:
@@ -321,7 +381,7 @@ class ProcessPoolExecutor(ExecutorTasks):
     Example:
         ```python
         with ProcessPoolExecutor(max_workers=2) as pool:
-            print(pool.submit(pow, 2, 10).result())
+            print(pool.submit(pow, 2, 10).result())  # 1024
         ```
     """
 
@@ -373,5 +433,6 @@ def _lanes(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     options: LaneOptions,
+    node: str,
 ) -> Lanes:
-    return Lanes(size, *initializing(initializer, initargs), **options)
+    return Lanes(size, *initializing(initializer, initargs, change_since_start(node)), **options)

@@ -16,6 +16,7 @@ from noex_mp.pools.chunks import Failure, Sink, Source, check_chunksize
 from noex_mp.pools.ctrl_c import is_from_ctrl_c, say_stopped
 from noex_mp.pools.dispatcher import GRACE, Dispatcher, Job
 from noex_mp.pools.functions import FunctionCode, pack_function
+from noex_mp.pools.initializing import initializing
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import Lanes, check_size, lane_options
 from noex_mp.pools.limits import check_grace, check_initializer, recycling_rules
@@ -567,8 +568,8 @@ class Pool(PoolTasks):
         """
         if self._lanes is not None:
             raise ConfigError("this pool was started before; make another")
-        code = None if self._initializer is None else pack_function(self._initializer)
-        self._lanes = Lanes(self.size, code, self._initargs, **self._lane_options)
+        code, initargs = initializing(self._initializer, self._initargs)
+        self._lanes = Lanes(self.size, code, initargs, **self._lane_options)
         # Without its script, each process imports for itself what its tasks need.
         client = await current.client_or_implicit(MAIN, if_possible=True)
         dispatcher = Dispatcher(client)

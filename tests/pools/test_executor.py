@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -251,3 +253,46 @@ def test_a_context_of_multiprocessing_is_taken_and_the_log_says_that_it_has_no_e
     [said] = [each for each in caplog.records if "mp_context" in each.getMessage()]
     assert (said.name, said.levelno) == ("noex_mp", logging.INFO)
     assert said.getMessage().startswith("mp_context=SpawnContext has no effect")
+
+
+class Counting(ProcessPoolExecutor):
+    """As people write one: what goes through it is counted."""
+
+    submitted = shut = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.submitted += 1
+        return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.shut += 1
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def test_what_a_subclass_does_otherwise_is_done_everywhere() -> None:
+    with Counting(max_workers=1) as pool:
+        assert list(pool.map(double, range(3))) == [0, 2, 4]
+        assert pool.submitted == 3
+    assert pool.shut == 1
+
+
+def test_each_executor_finds_the_program_as_it_is_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of one node, which stays. A test that is given its own folder and variables does this.
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"module_of_{name}.py").write_text("def where(): import os; return os.getcwd()")
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("OF_BOTH", name)
+        monkeypatch.setenv(f"OF_{name}", "yes")
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        where = importlib.import_module(f"module_of_{name}").where
+        with ProcessPoolExecutor(max_workers=1, initializer=where) as pool:
+            assert pool.submit(where).result() == str(folder)
+            assert pool.submit(os.getenv, "OF_BOTH").result() == name
+            assert pool.submit(os.getenv, "OF_first").result() == "yes"
+    monkeypatch.delenv("OF_first")
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        assert pool.submit(os.getenv, "OF_first").result() is None

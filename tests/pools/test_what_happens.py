@@ -224,12 +224,21 @@ def with_an_executor(size, tasks, where):
     with ProcessPoolExecutor(max_workers=size) as pool:
         list(pool.map(wait_for, *zip(*[where] * tasks)))
 
+def with_an_executor_that_is_left(size, tasks, where):
+    with ProcessPoolExecutor(max_workers=size) as pool:
+        [pool.submit(wait_for, *where) for _ in range(tasks)]
+
 if __name__ == "__main__":
     how, terminal, *where = sys.argv[1:]
     # Whoever leads a session and has no terminal gets the one that it opens.
     os.open(terminal, os.O_RDWR)
     if how == "executor":
         with_an_executor(2, 8, where)
+    elif how == "executor that is left":
+        try:
+            with_an_executor_that_is_left(2, 8, where)
+        except KeyboardInterrupt:
+            sys.exit("caught")
     elif how == "pool":
         asyncio.run(with_a_pool(2, 8, where))
     else:
@@ -237,7 +246,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["executor", "pool", "pool that is left"])
+@pytest.mark.parametrize("how", ["executor", "executor that is left", "pool", "pool that is left"])
 def test_ctrl_c_ends_a_program_that_waits_for_its_tasks_with_one_line(
     how: str, tmp_path: Path
 ) -> None:
@@ -262,10 +271,13 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_tasks_with_one_line(
         program.communicate()
         os.close(keyboard)
         os.close(terminal)
-    assert program.returncode == -signal.SIGINT
-    # What follows is the program's own, since it does not catch it; the workers have nothing to
-    # add. In an event loop that is the end of its task, and what `asyncio.run` makes of it.
     line, _, rest = said.partition("\n")
     assert line == "Ctrl-C: the pool has stopped (tasks ended: 2, cancelled: 6)"
-    assert rest.count("Traceback") == (1 if how == "executor" else 2)
+    # What follows is the program's own; the workers have nothing to add.
+    if how == "executor that is left":
+        assert (program.returncode, rest) == (1, "caught\n")
+        return
+    # In an event loop that is the end of its task, and what `asyncio.run` makes of it.
+    assert program.returncode == -signal.SIGINT
+    assert rest.count("Traceback") == (2 if "pool" in how else 1)
     assert rest.endswith("KeyboardInterrupt\n")
