@@ -6,6 +6,7 @@ python -m tests.conformance [--fast] [pattern ...]
 
 A pattern is as for `fnmatch`, and is compared with `Class.test`. Without one, all are run. Those
 that `docs/executor-conformance.md` lists do not apply, and must not pass: the page would be wrong.
+So it would be if the suite skipped one that is not listed there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from noex_mp import Node
 from tests.conformance.adapted import lanes
-from tests.conformance.suite import find_suite, is_listed, listed
+from tests.conformance.suite import NOT_HERE, SKIPPED, find_suite, is_listed, listed
 
 # What automake's tests say that cannot be run.
 NO_SUITE = 77
@@ -74,7 +75,7 @@ def main() -> int:
             if args.fast:
                 support: Any = importlib.import_module("test.support")
                 support.use_resources = []
-            return run(tests)
+            return run(tests, may_skip=args.fast)
 
 
 def is_wanted(test: unittest.TestCase, patterns: list[str]) -> bool:
@@ -83,14 +84,23 @@ def is_wanted(test: unittest.TestCase, patterns: list[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def run(tests: list[unittest.TestCase]) -> int:
-    """Run tests, those that do not apply among them, and return the exit status."""
-    not_here = listed()
+def run(tests: list[unittest.TestCase], may_skip: bool) -> int:
+    """Run tests, those that do not apply among them, and return the exit status.
+
+    Args:
+        tests: The tests.
+        may_skip: Whether one may be skipped that the page does not list.
+    """
+    not_here, skipped = listed(NOT_HERE), listed(SKIPPED)
     for test in tests:
         if is_listed(test, not_here):
             vars(test)["__unittest_expecting_failure__"] = True
     make: Any = Result
     result = unittest.TextTestRunner(verbosity=2, resultclass=make).run(unittest.TestSuite(tests))
+    unlisted = [each.id() for each, _ in result.skipped if not is_listed(each, skipped)]
+    if unlisted and not may_skip:
+        print("skipped, and not in the page:", *unlisted, sep="\n    ")
+        return 1
     return 0 if result.wasSuccessful() and result.testsRun else 1
 
 
