@@ -19,6 +19,7 @@ __all__ = [
     "pack_error",
     "pack_payload",
     "pack_value",
+    "unpack_arguments",
     "unpack_error",
     "unpack_payload",
     "unpack_value",
@@ -92,11 +93,28 @@ def unpack_payload(
     """
     if not data:
         return find_class(path), [], {}
+    cls, args, kwargs = _unpack_start(data, allow_pickle=allow_pickle)
+    return cls or find_class(path), args, kwargs
+
+
+def unpack_arguments(data: bytes, *, allow_pickle: bool) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments and keyword arguments that `pack_arguments` packed.
+
+    Whose they are is known from elsewhere: a class that came with its code has no name here.
+
+    Raises:
+        RemoteProtocolError: They cannot be decoded here.
+    """
+    _, args, kwargs = _unpack_start(data, allow_pickle=allow_pickle)
+    return args, kwargs
+
+
+def _unpack_start(data: bytes, *, allow_pickle: bool) -> tuple[Any, list[Any], dict[str, Any]]:
     frame, failures = _unpack(data, "the node", allow_pickle=allow_pickle)
     if failures:
         raise _undecodable(frame, failures[0])
     _, cls, kwargs, *args = frame
-    return cls or find_class(path), args, kwargs
+    return cls, args, kwargs
 
 
 def _undecodable(frame: list[Any], failure: Exception) -> RemoteProtocolError:

@@ -59,7 +59,7 @@ from noex_mp.wire.envelopes import (
     STOP,
     UNLINK,
 )
-from noex_mp.wire.payload import unpack_payload
+from noex_mp.wire.payload import unpack_arguments, unpack_payload
 from noex_mp.worker import activation
 from noex_mp.worker.activation import inline
 from noex_mp.worker.begun import BegunRecord
@@ -303,8 +303,8 @@ class Host:
         )
         if extra := spec.pop("extra", b""):
             # What `start_child` was given on top of a template.
-            more = unpack_payload(spec["server"], extra, allow_pickle=self._allow_pickle)
-            args, kwargs = [*args, *more[1]], {**kwargs, **more[2]}
+            more = unpack_arguments(extra, allow_pickle=self._allow_pickle)
+            args, kwargs = [*args, *more[0]], {**kwargs, **more[1]}
         server: GenServer[Any, Any, Any] = server_class(*args, **kwargs)
         return server
 

@@ -17,7 +17,20 @@ import numpy as np
 import psutil
 import pytest
 
-from noex_mp import GenServer, InitFailedError, Reply, ServerExitedError, call, child, spawn, stop
+from noex_mp import (
+    DynamicSupervisor,
+    GenServer,
+    InitFailedError,
+    Ref,
+    Reply,
+    ServerExitedError,
+    Supervisor,
+    call,
+    child,
+    spawn,
+    stop,
+    supervisor,
+)
 from noex_mp.errors import NotImportableError, UnencodableError
 from tests.nodes.observed import ObservedNode, on_both_loops
 from tests.processes.harness import REPOSITORY
@@ -103,6 +116,27 @@ async def test_a_class_inside_a_function_is_served() -> None:
         assert await local.call(Ask(3)) == Ask(3)
         node.kill(local)
         assert await Local.add(local, 2) == 3
+
+
+async def test_a_class_inside_a_function_is_started_by_a_template() -> None:
+    class Local(GenServer):
+        def __init__(self, *values: int, by: int = 1) -> None:
+            self.total = sum(values) * by
+
+        @call
+        def get(self) -> int:
+            return self.total
+
+    tree = Supervisor(
+        DynamicSupervisor(Local, id="bare"), DynamicSupervisor(child(Local, 2), id="rooms")
+    )
+    async with ObservedNode(tree) as node:
+        bare: Ref[Local] = await supervisor("bare").start_child()
+        first: Ref[Local] = await supervisor("rooms").start_child()
+        more: Ref[Local] = await supervisor("rooms").start_child(3, by=10)
+        assert [await Local.get(ref) for ref in (bare, first, more)] == [0, 2, 50]
+        node.kill(more)
+        assert await Local.get(more) == 50
 
 
 async def test_a_function_inside_a_function_goes_as_an_argument() -> None:

@@ -142,6 +142,12 @@ print(await Counter.add(old))
     assert (await notebook.cell(restarted)).endswith("1\n")
 
 
+async def test_a_class_of_a_cell_makes_a_pool(notebook: Notebook) -> None:
+    await notebook.cell("from noex_mp import Pool\n" + IMPORTS + COUNTER)
+    await notebook.cell("pool = await spawn(Pool.of(Counter, size=2))")
+    assert await notebook.cell("print(await Counter.add(pool, by=2.9))") == "2\n"
+
+
 async def test_values_of_cells_are_the_same_class_on_both_sides(notebook: Notebook) -> None:
     await notebook.cell(IMPORTS)
     await notebook.cell(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from noex_mp import (
     BadChildSpecError,
     CallTimedOutError,
+    GenServer,
     InitFailedError,
     MailboxFullError,
     Node,
@@ -25,6 +26,7 @@ from noex_mp import (
     Supervisor,
     UnencodableError,
     UnknownOperationError,
+    call,
     child,
     named,
     pool_of,
@@ -33,6 +35,7 @@ from noex_mp import (
     supervisor,
     whereis,
 )
+from noex_mp.core.specs import ServerPool
 from tests.nodes.observed import (
     ObservedNode,
     Whistles,
@@ -124,6 +127,55 @@ async def test_errors_are_those_of_a_server() -> None:
         assert isinstance(failure.value.__cause__, RuntimeError)
         assert failure.value.report.message is not None
         assert failure.value.report.message.operation == "crash"
+
+
+def local_pool() -> tuple[Any, ServerPool[Any]]:
+    """Return a class that has no name elsewhere, and a pool of it with rules that have none."""
+    rest = 3
+
+    class LocalError(Exception):
+        pass
+
+    class Local(GenServer[Any, Any, Any], expected=(LocalError,)):
+        Error = LocalError
+
+        def __init__(self, start: int = 0) -> None:
+            self.start = start
+
+        @call
+        def get(self, key: int) -> tuple[int, int]:
+            return os.getpid(), self.start + key
+
+        @call
+        def refuse(self, key: int) -> None:
+            raise LocalError("no")
+
+    key: Callable[[int], int] = lambda key: key % rest  # noqa: E731 - it is to have no name
+    return Local, Pool.of(child(Local, 5), size=3, routing="key", key=key, name="locals")
+
+
+async def use_local_pool(local: Any, ref: Ref[Any]) -> None:
+    replies = await asyncio.gather(*(local.get(ref, n) for n in range(12)))
+    assert [value for _, value in replies] == [n + 5 for n in range(12)]
+    os_pids = [os_pid for os_pid, _ in replies]
+    assert all(len(set(os_pids[n::3])) == 1 for n in range(3))
+    with pytest.raises(local.Error, match="no"):
+        await local.refuse(ref, 1)
+    os.kill(os_pids[0], signal.SIGKILL)
+    await pool_of(ref).restart()
+    assert (await local.get(ref, 1))[1] == 6
+
+
+async def test_servers_of_a_class_that_has_no_name_elsewhere() -> None:
+    local, pool = local_pool()
+    async with shared_node():
+        await use_local_pool(local, await spawn(pool))
+
+
+async def test_servers_of_a_class_that_has_no_name_elsewhere_in_a_tree() -> None:
+    local, pool = local_pool()
+    async with ObservedNode(Supervisor(pool)):
+        await use_local_pool(local, named("locals", local))
 
 
 async def test_casts_are_done_in_their_order(tmp_path: Path) -> None:
