@@ -1,14 +1,9 @@
 """Ends workers that have more memory than their `memory_limit`; warns their servers before that.
 
-```text
-/proc/PID/statm           quick; counts what a worker shares with the process it was forked from
-/proc/PID/smaps_rollup    exact, and slow: the kernel looks at every page
-```
-
 What counts is private memory: a worker shares most of its pages with its zygote, and costs the
-machine only what it has written. The first file says how much that is at most, and most of the
-time that is all one has to know: with what the last exact look has found to be shared, it says
-whether an exact look may lead to anything new.
+machine only what it has written. A quick look (see `transport.private_memory`) says how much that
+is at most, and most of the time that is all one has to know: with what the last exact look has
+found to be shared, it says whether an exact look may lead to anything new.
 
 When its zygote dies, all that they have shared becomes the worker's own, and it has done nothing
 for it: from then on what it had shared at last does not count.
@@ -17,7 +12,6 @@ for it: from then on what it had shared at last does not count.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -26,56 +20,22 @@ from typing import Final
 from noex_mp.core.reasons import OutOfMemory
 from noex_mp.node.stacks import ask_for_stack
 from noex_mp.node.workers import Worker
+from noex_mp.transport.private_memory import (
+    EXACTLY,
+    SHARE,
+    SOFT,
+    private_at_most,
+    private_memory,
+)
 
-__all__ = ["SOFT", "MemoryWatch", "private_at_most", "private_memory"]
-
-# From which part of the limit on a server is warned.
-SOFT: Final = 0.8
+__all__ = ["MemoryWatch"]
 
 # How often to look, in seconds.
 LOOK: Final = 0.1
 
-# A worker may write to what it shared, and then has more of its own without having more. So it is
-# looked at exactly from time to time as well: not more often than that, in seconds ...
-EXACTLY: Final = 1.0
-
-# ... and for so much of a CPU at most: the kernel takes some 20 ms for a GiB, and we wait.
-SHARE: Final = 0.0007
-
 # For so many looks one is trusted that has more of its own all at once and no more altogether: its
 # zygote may be about to die.
 TRUST: Final = 5
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_PRIVATE: Final = (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:")
-
-
-def private_at_most(os_pid: int) -> int:
-    """Return more than the private memory of a process, in bytes, or just that; 0 if it is gone."""
-    try:
-        _, resident, shared, *_ = _read(f"/proc/{os_pid}/statm").split()
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * _PAGE
-
-
-def private_memory(os_pid: int) -> int:
-    """Return the private memory of a process, in bytes; 0 if it is gone."""
-    try:
-        lines = _read(f"/proc/{os_pid}/smaps_rollup").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(_PRIVATE)) * 1024
-
-
-def _read(path: str) -> bytes:
-    # A fifth of what `Path.read_text` takes, ten times a second. To keep the file open would spare
-    # another microsecond, and cost a descriptor for each.
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
 
 
 class MemoryWatch:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import _signal  # pyright: ignore[reportMissingModuleSource]
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import FrameType
 from typing import Any, Final
@@ -99,10 +99,14 @@ class Guard:
         words: The memory in which the requests lie.
         heard: How many of them were looked at; none yet, if one concerns a task that is to come.
         is_open: The code of a task runs in the main thread.
-        is_touched: Something is to be tidied up at the end of the task.
+        is_touched: Something is to be done at the end of the task.
+
+    Args:
+        at_end: Is called at the end of each task.
     """
 
     __slots__ = (
+        "_at_end",
         "_awaiting",
         "_requests",
         "_rung",
@@ -114,12 +118,13 @@ class Guard:
         "words",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, at_end: Callable[[], None] | None = None) -> None:
+        self._at_end = at_end
         self._requests = stop_requests.installed()
         self.words = self._requests.words
         self.heard = 0
         self.is_open = False
-        self.is_touched = False
+        self.is_touched = at_end is not None
         # How far the stopping of the task has got here.
         self._rung = 0
         self._task: CurrentTask | None = None
@@ -162,7 +167,9 @@ class Guard:
         """
         rung, self._rung = self._rung, 0
         task, self._task = self._task, None
-        self.is_touched = False
+        self.is_touched = self._at_end is not None
+        if self._at_end is not None:
+            self._at_end()
         if not rung and task is not None and task.cancelled:
             rung = TOKEN
         if rung:
@@ -171,7 +178,8 @@ class Guard:
     @property
     def task(self) -> CurrentTask | None:
         """The task that runs, or None."""
-        if not self.is_open and self._awaiting is None and not self.is_touched:
+        is_running = self.is_open or self._awaiting is not None
+        if not is_running and self._task is None and not self._rung:
             return None
         if self._task is None:
             self.is_touched = True

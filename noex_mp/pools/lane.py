@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from noex_mp.core.black_box import ASKED
 from noex_mp.core.current_call import current_call
 from noex_mp.core.gen_server import GenServer
+from noex_mp.core.interjections import interject
 from noex_mp.core.messages import MemoryPressure
 from noex_mp.core.operations import call
 from noex_mp.core.outcomes import OUTCOMES, Reply, Stop
@@ -29,6 +30,7 @@ from noex_mp.errors import TaskInterrupt
 from noex_mp.pools.current_task import Guard, Steps
 from noex_mp.pools.functions import FunctionCode, is_coroutine_function, load_function
 from noex_mp.pools.seeds import seeded
+from noex_mp.transport.private_memory import own_memory
 
 __all__ = ["Lane"]
 
@@ -66,7 +68,10 @@ class Lane(GenServer, expected=(BaseException,)):
         self._initializer = initializer
         self._initargs = initargs
         self._functions: dict[FunctionCode, Callable[..., Any]] = {}
-        self._guard = Guard()
+        self._memory = own_memory()
+        # A process that comes up with nearly too much runs a task all the same, or none ever would.
+        self._has_run = False
+        self._guard = Guard(None if self._memory is None else self._look_at_memory)
         # That of its process. Plain functions do not see it: they may have one of their own.
         self._loop: AbstractEventLoop | None = None
         # What `run_limited` or `run_seeded` has done last.
@@ -220,9 +225,20 @@ class Lane(GenServer, expected=(BaseException,)):
             guard.end(None)
         return result
 
+    def _look_at_memory(self) -> None:
+        # The root looks as well, but not between two tasks, and what it says stands behind those
+        # that are here already.
+        self._has_run = True
+        memory = self._memory
+        if memory is not None and (used := memory.nearly_all()):
+            interject(MemoryPressure(used, memory.limit))
+
     def handle_info(self, message: object) -> Stop | None:
         """Make room for another process between two tasks, if this has nearly too much memory."""
-        return Stop() if isinstance(message, MemoryPressure) else None
+        if not isinstance(message, MemoryPressure) or not self._has_run or self._memory is None:
+            return None
+        # Once more: by now the result of the task is gone, and what it needed while it ran.
+        return Stop() if self._memory.nearly_all_exactly() else None
 
     @call
     def run_limited(self, limit: int, method: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from noex_mp.client import current, monitors, timers
 from noex_mp.client.local_names import LocalNames
-from noex_mp.core import current_call, stop_requests
+from noex_mp.core import current_call, interjections, stop_requests
 from noex_mp.core.black_box import (
     INBOX_OFFSET,
     INBOX_SIZE,
@@ -37,7 +37,7 @@ from noex_mp.core.outcomes import Ignore, Stop
 from noex_mp.core.reasons import Crash, ExitReason
 from noex_mp.core.ref import Address, Ref
 from noex_mp.errors import NoNodeError, TruncatedFrameError
-from noex_mp.transport import fds, shared_file
+from noex_mp.transport import fds, private_memory, shared_file
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.link import Link
 from noex_mp.transport.loops import give_back_buffer, keep_apart, new_high_event_loop
@@ -174,6 +174,7 @@ class Host:
         os.register_at_fork(after_in_child=self._forked)
         inline.look = self._receiver.read_ahead
         current_call.install(activation.current_call)
+        interjections.install(activation.interject)
         requests = stop_requests.StopRequests(self._requests, self._running_call)
         stop_requests.install(requests)
         timers.install(self._delivery)
@@ -266,6 +267,7 @@ class Host:
             if spec["process"] and not self._prepared:
                 prepare_process(spec["process"])
                 self.memory_limit = spec["process"].get("memory_limit")
+                private_memory.limit_own(self.memory_limit)
                 self._prepared = True
             server = self._build(spec)
         except BaseException as error:

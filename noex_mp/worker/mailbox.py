@@ -786,9 +786,13 @@ class Mailbox:
             if self.idle:
                 self.wake()
             return
+        self.put_ahead(then)
+
+    def put_ahead(self, item: object) -> None:
+        """Queue something of our own before any message that waits."""
         if self.task is None:
             self._need_task()
-        self.queue.appendleft((None, then))
+        self.queue.appendleft((None, item))
         self.wake()
 
     def _crash(self, error: BaseException) -> None:

@@ -23,8 +23,8 @@ from noex_mp import (
 from noex_mp.core.report_plain import as_plain, from_plain
 from noex_mp.core.specs import Start
 from noex_mp.node import memory
-from noex_mp.node.memory import private_at_most, private_memory
 from noex_mp.supervision.validate import validate
+from noex_mp.transport.private_memory import private_at_most, private_memory
 from tests.nodes.observed import ObservedNode, kill_zygote
 from tests.servers.limited import MIB, Eats
 

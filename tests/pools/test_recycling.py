@@ -29,10 +29,13 @@ from noex_mp import (
     sync,
 )
 from noex_mp.client.supervisors import supervisor_of
+from noex_mp.node import memory
+from noex_mp.pools.lane import Lane
 from noex_mp.pools.lanes import lane_options
 from noex_mp.pools.named_pool import NamedPool
 from noex_mp.pools.pool import PoolTasks
-from tests.nodes.observed import shared_node
+from noex_mp.transport.private_memory import private_memory
+from tests.nodes.observed import ObservedNode, shared_node
 from tests.pools.gates import Gate, there
 from tests.pools.tasks import die, double, pid, sleep_long, wait_for
 
@@ -376,6 +379,96 @@ async def test_a_process_that_leaks_is_replaced_between_two_tasks() -> None:
             await asyncio.sleep(0.01)
         else:
             pytest.fail("it was not replaced")
+
+
+Way = Literal["run", "raise", "await", "map"]
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+@of_both_kinds
+@pytest.mark.parametrize("way", ["run", "raise", "await", "map"])
+async def test_a_process_with_nearly_too_much_gets_no_further_task(
+    kind: Kind, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The root does not look: the process has to see for itself.
+    monkeypatch.setattr(memory, "LOOK", 3600.0)
+    async with a_pool(kind, size=2, memory_limit=f"{_LIMIT}MiB") as pool:
+        found = await _grow(pool, way)
+    assert len({os_pid for os_pid, _ in found}) > 2
+    # It has no exact look before each task: a page may have become its own meanwhile.
+    assert max(before for _, before in found) < (0.8 * _LIMIT + _STEP) * 2**20
+
+
+_LIMIT = 120
+_STEP = 5
+
+
+async def _grow(pool: PoolTasks, way: Way) -> list[tuple[int, int]]:
+    """Run tasks each of which leaks a little; return what each says: see `_leak_a_little`."""
+    if way == "map":
+        return await pool.map(_leak_a_little, range(80), chunksize=1)
+    if way == "run":
+        return await asyncio.gather(*(pool.run(_leak_a_little, 0) for _ in range(80)))
+    if way == "await":
+        return await asyncio.gather(*(pool.run(_leak_and_await) for _ in range(80)))
+    raised = await asyncio.gather(
+        *(pool.run(_leak_and_raise) for _ in range(80)), return_exceptions=True
+    )
+    assert all(isinstance(error, ValueError) for error in raised)
+    return [error.args[0] for error in raised if isinstance(error, ValueError)]
+
+
+def _leak_a_little(_: int) -> tuple[int, int]:
+    """Leak a step; return who has, and how much memory it had before."""
+    before = private_memory(os.getpid())
+    return leak(_STEP), before
+
+
+async def _leak_and_await() -> tuple[int, int]:
+    await asyncio.sleep(0)
+    return _leak_a_little(0)
+
+
+def _leak_and_raise() -> None:
+    raise ValueError(_leak_a_little(0))
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+async def test_a_process_that_has_nearly_too_much_from_the_start_runs_a_task() -> None:
+    options: dict[str, Any] = {"initializer": leak, "initargs": (100,)}
+    async with (
+        ObservedNode(preload=[__name__]) as node,
+        Pool(size=1, memory_limit=f"{_LIMIT}MiB", **options) as pool,
+    ):
+        (ref,) = pool.dispatcher.refs
+        first = node.os_pid_of(ref)
+        await node.event("memory_pressure", ref)
+        await Lane.ready(ref)
+        assert await pool.run(pid) == first
+        assert await pool.run(pid) != first
+
+
+@pytest.mark.linux_only("macOS has no memory limit")
+async def test_a_process_that_had_nearly_too_much_only_during_a_task_stays(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with (
+        ObservedNode(preload=[__name__]) as node,
+        Pool(size=1, memory_limit=f"{_LIMIT}MiB") as pool,
+    ):
+        (ref,) = pool.dispatcher.refs
+        task = pool.run(_need_for_a_while, 100, *gate.arguments)
+        await gate.begun()
+        await node.event("memory_pressure", ref)
+        await gate.open()
+        first = await task
+        assert {await pool.run(pid) for _ in range(50)} == {first}
+
+
+def _need_for_a_while(megabytes: int, *gate: Any) -> int:
+    needed = bytearray(b"x") * (megabytes * 2**20)
+    wait_for(*gate)
+    del needed
+    return os.getpid()
 
 
 @pytest.mark.linux_only("macOS has no memory limit")
