@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from noex_mp.core.stop_requests import EXCEPTION, TOKEN, next_rung
 from noex_mp.errors import (
     NodeDownError,
-    NoServerError,
     Rung,
-    ServerExitedError,
     TaskCancelledError,
     TaskTimedOutError,
     WorkerExitedError,
@@ -44,7 +42,7 @@ def rung_reached(asked: int, error: BaseException | None) -> Rung:
     """
     if isinstance(error, TaskCancelledError):
         return error.rung
-    if isinstance(error, ServerExitedError) and error.report.rule == "task_stop":
+    if isinstance(error, WorkerExitedError) and error.report.rule == "task_stop":
         return "kill"
     return rung_name(min(asked, EXCEPTION))
 
@@ -136,11 +134,12 @@ class Ladder:
         if self._request is not None and isinstance(error, TaskCancelledError) and not self.rung:
             # Its token was faster than the root's answer.
             self.rung = TOKEN
-        if not self.rung or isinstance(error, NoServerError | NodeDownError):
+        if not self.rung:
             return error
         stopped = self._error(rung_reached(self.rung, error))
-        if isinstance(error, ServerExitedError):
-            stopped.__cause__ = _of_worker(error)
+        # Another `ServerExitedError` is of a server that the task has called.
+        if isinstance(error, WorkerExitedError):
+            stopped.__cause__ = _as_people_know_it(error)
         elif error is not None:
             stopped.__cause__ = error.__cause__
         return stopped
@@ -196,8 +195,8 @@ class Ladder:
         self._timer = loop.call_later(self._grace, self._climb)
 
 
-def _of_worker(error: ServerExitedError) -> WorkerExitedError:
-    if isinstance(error, WorkerExitedError):
+def _as_people_know_it(error: WorkerExitedError) -> WorkerExitedError:
+    if type(error) is WorkerExitedError:
         return error
     failure = WorkerExitedError(error.report)
     failure.__cause__ = error.__cause__

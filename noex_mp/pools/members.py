@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from noex_mp.client.route import Route
 from noex_mp.core.reasons import Replaced
-from noex_mp.errors import CallTimedOutError, MailboxFullError
+from noex_mp.errors import CallTimedOutError, MailboxFullError, ServerExitedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -281,6 +281,10 @@ class MemberRoute(Route):
         """Return whether a message is still to be sent: to the next incarnation, if need be."""
         return work.number in self.pending
 
+    def is_about_member(self, error: BaseException) -> bool:
+        """Return whether an error is the end of the member, and not what its handler has raised."""
+        return isinstance(error, ServerExitedError) and error.report is self.report
+
     def ask_whether_it_is_free(self) -> None:
         """Send what is answered when all that was sent before is done."""
         self._next = _Free(self._member)
@@ -401,6 +405,10 @@ class Member:
         """Return where a message is: its server, the link, its number there; None if nowhere."""
         number = self._route.number_of(work)
         return None if number is None else (self.ref.sid, self._route.link, number)
+
+    def has_ended_by(self, error: BaseException) -> bool:
+        """Return whether an error says that its process has ended, and not some other."""
+        return self._route.is_about_member(error)
 
     # --- when it is due -------------------------------------------------------------------
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from typing_extensions import Unpack, override
 
 from noex_mp.client import current
 from noex_mp.client.registry import whereis
 from noex_mp.core.ref import Ref, SentOperation, route_to
-from noex_mp.errors import NoServerError, TaskCancelledError
+from noex_mp.errors import NodeDownError, NoServerError, ServerExitedError, TaskCancelledError
 from noex_mp.pools.dispatcher import Dispatcher, Job
 from noex_mp.pools.lane import Lane
 from noex_mp.pools.options import NONE, TaskOptionsDict, task_options
 from noex_mp.pools.pool import PoolTasks
-from noex_mp.pools.requests import SAID, TO_POOL, StopTask
+from noex_mp.pools.requests import SAID, TO_POOL, LaneExitedError, StopTask
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
+    from noex_mp.client.route import Route
     from noex_mp.pools.seeds import Seeds
     from noex_mp.transport.link import Link
 
@@ -53,11 +53,12 @@ class NamedPool(PoolTasks):
             NoServerError: Nobody has the name.
             NoNodeError, NodeDownError: There is no node here, or it has stopped.
         """
-        if isinstance(self._where, Ref):
+        if isinstance(self._where, Ref) and self._where.sid:
             return self._where
-        ref = whereis(self._where, Lane)
+        name = (self._where.name or "") if isinstance(self._where, Ref) else self._where
+        ref = whereis(name, Lane)
         if ref is None:
-            raise NoServerError(repr(self._where))
+            raise NoServerError(repr(name))
         return ref
 
     @property
@@ -76,7 +77,7 @@ class NamedPool(PoolTasks):
         known = self._dispatchers.get(client)
         if known is None or not known.refs:
             # None yet, or its pool is gone: another may have the name by now.
-            known = _dispatcher_to(client, self.ref)
+            known = _Dispatcher(client, self.ref)
             known.seeds = self._seeds
             kept = {c: d for c, d in self._dispatchers.items() if not c.closed}
             self._dispatchers = {**kept, client: known}
@@ -90,6 +91,12 @@ class NamedPool(PoolTasks):
 class _Dispatcher(Dispatcher):
     """Sends tasks to where the router sees to their time."""
 
+    def __init__(self, client: Client, ref: Ref[Lane]) -> None:
+        super().__init__(client)
+        route = _ToRouter(ref)
+        for _ in range(LINES):
+            self.add(ref, route)
+
     @override
     def limited(self, job: Job) -> Job:
         return job
@@ -100,23 +107,30 @@ class _Dispatcher(Dispatcher):
         return error
 
 
-def _dispatcher_to(client: Client, ref: Ref[Lane]) -> Dispatcher:
-    dispatcher = _Dispatcher(client)
-    route = _ToRouter(client, ref)
-    for _ in range(LINES):
-        dispatcher.add(ref, route)
-    return dispatcher
+class _Call(NamedTuple):
+    """A task that is on its way, or there.
+
+    Attributes:
+        job: The task.
+        route: On which it was sent ...
+        number: ... and its number there.
+    """
+
+    job: Job
+    route: Route
+    number: int
 
 
 class _ToRouter:
     """The way to the router of a pool, on which all its lanes are reached."""
 
-    def __init__(self, client: Client, ref: Ref[Lane]) -> None:
-        self._client = client
+    def __init__(self, ref: Ref[Lane]) -> None:
         self._ref = ref
-        self._calls: dict[asyncio.Future[Any], Job] = {}
+        self._calls: dict[asyncio.Future[Any], _Call] = {}
         # Those that the router was asked to stop.
         self._stopping: set[Job] = set()
+        # The error that is just being handed on, if it says what became of a lane.
+        self._end: BaseException | None = None
         self.job: Job | None = None
         self.link: Link | None = None
 
@@ -129,7 +143,7 @@ class _ToRouter:
     ) -> object:
         """Send a task, with its priority and its time limit."""
         # If the node has stopped, nothing is on its way.
-        route = route_to(self._ref)
+        route = cast("Route", route_to(self._ref))
         job = self.job
         assert job is not None
         priority, limit = job.options.priority, job.options.timeout
@@ -138,16 +152,17 @@ class _ToRouter:
         future = route.invoke(operation, args, kwargs, timeout)
         # Not before: one that cannot be sent is not on its way.
         self.job = None
-        self._calls[future] = job
+        self._calls[future] = _Call(job, route, route.seq)
         future.add_done_callback(self._done)
         return future
 
     def is_about_lane(self, error: BaseException) -> bool:
-        """Return True: the router hands on what has become of its lanes as of any call."""
-        return True
+        """Return whether an error says what became of a lane, and not what a task has raised."""
+        return error is self._end
 
     def _done(self, future: asyncio.Future[Any]) -> None:
-        job = self._calls.pop(future)
+        call = self._calls.pop(future)
+        job = call.job
         assert job.line is not None
         error = None if future.cancelled() else future.exception()
         if job in self._stopping:
@@ -162,26 +177,23 @@ class _ToRouter:
         elif error is None:
             job.set_result(future.result())
         else:
+            outer, self._end = self._end, error if _is_end(error, call.route) else None
             job.set_exception(error)
+            self._end = outer
 
     def jobs_of(self, future: object) -> list[tuple[int, Job]]:
         """Return the tasks of a future that have no reply yet, each behind its number."""
-        calls = ((seq, self._calls.get(call)) for seq, call in self._pending())
-        return [(n, j) for n, j in calls if j is not None and (future is None or j.is_of(future))]
+        calls = [(call.number, call.job) for call in self._calls.values()]
+        return [(n, j) for n, j in calls if j.is_of(future) or (future is None and j.is_task)]
 
     def number_of(self, job: Job) -> int | None:
         """Return the number of a task that has no reply yet."""
-        return next((seq for seq, call in self._pending() if self._calls.get(call) is job), None)
-
-    def _pending(self) -> Iterator[tuple[int, asyncio.Future[Any]]]:
-        pending: dict[int, tuple[Any, ...]] = {**self._client.way_to(self._ref).pending}
-        yield from ((seq, entry[0]) for seq, entry in pending.items())
+        return next((call.number for call in self._calls.values() if call.job is job), None)
 
     def stop(self, future: object, stoppable: object) -> bool:
         """Have the router stop the tasks of a future; return whether there are any."""
         found = self.jobs_of(future)
         for number, job in found:
-            # All lanes are reached on this one way, and each asks for it.
             if job not in self._stopping:
                 self._stopping.add(job)
                 asked = route_to(self._ref).invoke(TO_POOL, (StopTask(number),), {}, None)
@@ -193,3 +205,23 @@ class _ToRouter:
         """Cancel all calls: the router has the tasks stopped."""
         for call in list(self._calls):
             call.cancel()
+
+
+def _is_end(error: BaseException, route: Route) -> bool:
+    """Return whether an error is the end of a lane, or of the router, or of the node.
+
+    A task may raise errors of the same classes, about other servers; those come as replies.
+
+    Args:
+        error: What a call has failed with.
+        route: On which it was sent, to the router.
+    """
+    if isinstance(error, LaneExitedError):
+        return True
+    if isinstance(error, ServerExitedError):
+        # What a lane says of a router that has died reaches no other caller of that router.
+        return error.report.sid == route.sid
+    if isinstance(error, NoServerError | NodeDownError):
+        # Made here, when the route came to its end.
+        return not route.thread and (error.report is None or error.report is route.report)
+    return False

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from noex_mp.errors import ServerExitedError
 from noex_mp.pools.dispatcher import RUN_LIMITED
 from noex_mp.pools.functions import name_of_code
 from noex_mp.pools.ladder import Ladder
 from noex_mp.pools.members import Work
+from noex_mp.pools.requests import LaneExitedError
 
 if TYPE_CHECKING:
     from noex_mp.client.client import Client
@@ -76,8 +78,15 @@ class PooledTask(Work):
 
     @override
     def set_exception(self, error: BaseException) -> None:
+        if isinstance(error, ServerExitedError) and self._is_end_of_lane(error):
+            end = LaneExitedError(error.report)
+            end.__cause__ = error.__cause__
+            error = end
         outcome = None if self._ladder is None else self._ladder.outcome(error)
         super().set_exception(outcome or error)
+
+    def _is_end_of_lane(self, error: ServerExitedError) -> bool:
+        return self.member is not None and self.member.has_ended_by(error)
 
     @override
     def end(self, error: BaseException | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of the router of a pool, besides what its servers can do."""
+"""What is asked of the router of a pool, besides what its servers can do, and what it tells."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from noex_mp.core.messages import Call
 from noex_mp.core.operations import MAX_DELIVERIES
+from noex_mp.errors import WorkerExitedError
 from noex_mp.pools.backlog import Discard
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Broadcast",
     "Drain",
     "GetStatistics",
+    "LaneExitedError",
     "LimitQueue",
     "PoolRequest",
     "PoolStatistics",
@@ -113,3 +115,11 @@ class GetStatistics(Call[PoolStatistics], frozen=True):
 
 PoolRequest = Resize | RestartAll | Drain | Broadcast | LimitQueue | StopTask | GetStatistics
 """All of these."""
+
+
+class LaneExitedError(WorkerExitedError):
+    """The lane has ended that had begun the task.
+
+    Only the router raises it, and only to who has sent the task, who makes a `WorkerExitedError` of
+    it. So it is told from what a task raises, which may be a death that it has heard of.
+    """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 
-from noex_mp import Pool, ProcessPoolExecutor, current_task
+from noex_mp import NoServerError, Pool, ProcessPoolExecutor, current_task
 from noex_mp.pools.executor import ExecutorTasks
 from noex_mp.pools.pool import PoolTasks
 
@@ -44,6 +44,7 @@ __all__ = [
     "start_another",
     "stay_in_a_loop",
     "sum_in_a_pool",
+    "tell_behind_a_gate",
     "tidy_up",
     "wait_for",
 ]
@@ -150,6 +151,11 @@ def begin_to_compute_in_c(begun: str) -> int:
     """Write to a FIFO, and then add for days, with the GIL held."""
     Path(begun).write_text("computing")
     return sum(range(10**15))
+
+
+def tell_behind_a_gate(started: str, gate: str) -> None:
+    wait_for(started, gate)
+    raise NoServerError("somebody else")
 
 
 def asks(pool: ExecutorTasks, value: int) -> int:

@@ -6,14 +6,17 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noex_mp import (
+    CallError,
     ConfigError,
     Event,
     GenServer,
     Node,
+    NodeDownError,
     NoexError,
     NoServerError,
     Pool,
@@ -27,6 +30,7 @@ from noex_mp import (
     call,
     cast,
     child,
+    named,
     pool_of,
     spawn,
     stop,
@@ -64,6 +68,45 @@ class Client(GenServer):
     def die(self) -> None:
         die()
 
+    @call
+    def fall(self) -> None:
+        die()
+
+
+class Messenger(GenServer, expected=(CallError,)):
+    """Calls others, and passes on what it hears."""
+
+    @call
+    async def ask(self, whom: Ref[Client]) -> None:
+        await Client.fall(whom)
+
+    @call
+    def tell(self, error: CallError) -> None:
+        raise error
+
+    @call
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def tell(diary: str, error: CallError) -> None:
+    note(diary, "run")
+    raise error
+
+
+async def tell_later(diary: str, error: CallError) -> None:
+    tell(diary, error)
+
+
+async def ask(diary: str, whom: Ref[Client]) -> None:
+    note(diary, "run")
+    await Client.fall(whom)
+
+
+async def ask_another_pool(diary: str) -> None:
+    note(diary, "run")
+    await Pool.named("other").run(die)
+
 
 def refuse(text: str) -> None:
     raise KeyError(text)
@@ -80,6 +123,10 @@ def gated(coming: str, going: str, diary: str, what: str) -> None:
 def note(diary: str, what: str) -> None:
     with open(diary, "a") as there:
         there.write(f"{what}\n")
+
+
+def entries(folder: Path) -> list[str]:
+    return [diary.read_text() for diary in folder.iterdir()]
 
 
 async def test_all_processes_of_the_node_share_it() -> None:
@@ -111,6 +158,77 @@ async def test_a_death_costs_one_task_and_a_retry_none(tmp_path: Path) -> None:
         with pytest.raises(WorkerExitedError):
             await cpu.options(retries=1).run(die)
         assert await cpu.run(double, 2) == 4
+
+
+OF_OTHERS = [NoServerError("somebody else"), NodeDownError("another node has stopped")]
+
+
+@pytest.mark.parametrize("error", OF_OTHERS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("task", [tell, tell_later])
+async def test_what_a_task_raises_of_other_servers_is_its_own(
+    tmp_path: Path, task: Any, error: CallError
+) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        before = [cpu.run(double, n) for n in range(100)]
+        told = cpu.options(retries=1).run(task, str(tmp_path / "run"), error)
+        behind = [cpu.run(double, n) for n in range(100)]
+        with pytest.raises(type(error), match=str(error)):
+            await told
+        assert await asyncio.gather(*before, *behind) == 2 * list(range(0, 200, 2))
+        for size in (1, None):
+            diaries = [str(tmp_path / f"map{size}")], [str(tmp_path / f"imap{size}")]
+            beside = cpu.run(double, 7)
+            with pytest.raises(type(error), match=str(error)):
+                await cpu.map(task, diaries[0], [error], chunksize=size)
+            with pytest.raises(type(error), match=str(error)):
+                async for _ in cpu.imap(task, diaries[1], [error], chunksize=size):
+                    pass
+            assert await beside == 14
+    assert entries(tmp_path) == ["run\n"] * 5
+
+
+async def test_a_name_that_nobody_has_is_said_by_the_task_that_asks_for_it(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        with pytest.raises(NoServerError, match="'nobody'"):
+            await cpu.options(retries=1).run(ask, str(tmp_path / "diary"), named("nobody", Client))
+        assert (tmp_path / "diary").read_text() == "run\n"
+
+
+async def test_the_end_of_a_server_that_a_task_has_called_is_not_that_of_its_process(
+    tmp_path: Path,
+) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        lane = await cpu.run(pid)
+        with pytest.raises(ServerExitedError, match="Client ended") as failure:
+            await cpu.options(retries=1).run(ask, str(tmp_path / "diary"), await spawn(Client))
+        assert type(failure.value) is ServerExitedError
+        assert await cpu.run(pid) == lane
+        assert (tmp_path / "diary").read_text() == "run\n"
+
+
+async def test_the_end_of_a_process_of_another_pool_is_not_that_of_its_own(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"), Pool(size=1, name="other"))):
+        lane = await cpu.run(pid)
+        with pytest.raises(WorkerExitedError, match="SIGKILL"):
+            await cpu.options(retries=1).run(ask_another_pool, str(tmp_path / "diary"))
+        assert await cpu.run(pid) == lane
+        assert (tmp_path / "diary").read_text() == "run\n"
+
+
+async def test_what_a_server_of_a_pool_raises_of_others_reaches_its_caller_as_it_is() -> None:
+    async with shared_node():
+        ref = await spawn(Pool.of(Messenger, size=1))
+        before = await Messenger.pid(ref)
+        for error in OF_OTHERS:
+            with pytest.raises(type(error), match=str(error)):
+                await Messenger.tell(ref, error)
+        with pytest.raises(NoServerError, match="'nobody'"):
+            await Messenger.ask(ref, named("nobody", Client))
+        with pytest.raises(ServerExitedError, match="Client ended") as failure:
+            await Messenger.ask(ref, await spawn(Client))
+        assert type(failure.value) is ServerExitedError
+        assert await Messenger.pid(ref) == before
+        assert (await pool_of(ref).statistics()).up == 1
 
 
 async def test_the_queue_of_all_has_their_priorities(whistles: Whistles, tmp_path: Path) -> None:

@@ -99,6 +99,18 @@ async def test_the_code_of_a_task_tidies_up(started: Path, tmp_path: Path) -> No
         assert marks(tmp_path)
 
 
+async def test_what_a_task_that_is_to_stop_raises_of_other_servers_is_no_end_of_its_own(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(tmp_path)
+    async with shared_node(), Pool(size=1, grace=60) as pool:
+        future = pool.run(tasks.tell_behind_a_gate, *gate.arguments)
+        await gate.begun()
+        future.cancel()
+        await gate.open()
+        assert await future.stopped() == "token"
+
+
 async def test_the_report_of_a_kill_says_that_it_was_us_and_what_the_task_did(
     started: Path,
 ) -> None:
