@@ -433,12 +433,15 @@ async def test_an_argument_that_cannot_be_sent_takes_nothing_along() -> None:
 
 @holds("errors-6")
 async def test_a_reply_that_cannot_be_sent_is_no_crash() -> None:
-    async with ObservedNode():
-        faulty = await spawn(Faulty)
-        os_pid = await Faulty.os_pid(faulty)
+    async with ObservedNode(preload=(*SERVERS, "tests.servers.hostile")):
+        faulty, hostile = await spawn(Faulty), await spawn(Hostile)
+        os_pids = [await Faulty.os_pid(faulty), await Hostile.os_pid(hostile)]
         with pytest.raises(UnencodableError):
             await Faulty.unencodable(faulty)
-        assert await Faulty.os_pid(faulty) == os_pid
+        await Hostile.limit_memory(hostile, 65 * 2**20)
+        with pytest.raises(MemoryError):
+            await Hostile.reply_without_memory(hostile, 64 * 2**20, nested=False)
+        assert [await Faulty.os_pid(faulty), await Hostile.os_pid(hostile)] == os_pids
 
 
 @holds("errors-7")
@@ -461,7 +464,7 @@ async def test_a_buffer_without_memory_fails_its_own_call() -> None:
         await Hostile.limit_memory(hostile)
         big = Hostile.echo(hostile, bytes(64 * 2**20))
         behind = Hostile.step(hostile, 1)
-        with pytest.raises(RemoteProtocolError, match="no memory for a buffer of 67108864 bytes"):
+        with pytest.raises(MemoryError, match="no memory for a buffer of 67108864 bytes"):
             await big
         assert await behind == 1
 

@@ -207,8 +207,9 @@ class Route:
         else:
             try:
                 data = self._pack(frame)
-            except BufferError:
-                # Sent by the code of a value that is being packed.
+            except (BufferError, MemoryError):
+                # Sent by the code of a value that is being packed; or its big bytes are not to be
+                # copied, for which there may be no memory.
                 data = self._pack_heavy(frame, args, kwargs)
             except Exception as error:
                 raise self._explain(args, kwargs, error) from None
@@ -280,7 +281,7 @@ class Route:
         # are found by the size of the outcome.
         try:
             data: Any = self._pack(frame)
-        except BufferError:
+        except (BufferError, MemoryError):
             data = self._pack_heavy(frame, args, kwargs)
         except Exception as error:
             raise self._explain(args, kwargs, error) from None
@@ -345,7 +346,7 @@ class Route:
 
     def _explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-    ) -> UnencodableError:
+    ) -> UnencodableError | MemoryError:
         return self._encoder.explain(args, kwargs, error)
 
     # --- the slow way: no window, no server, or time to ask for more -------------------------

@@ -51,7 +51,7 @@ from noex_mp.core.black_box import (
     WHEN,
     WORD,
 )
-from noex_mp.transport import fds
+from noex_mp.transport import fds, shared_file
 from noex_mp.transport.platform import FALLBACKS
 from noex_mp.wire.stream import size_in
 
@@ -200,8 +200,12 @@ class BlackBox:
     def give_back(self, slot: Slot) -> None:
         """Empty a slot and let the next worker have it."""
         if sys.platform == "linux" and not FALLBACKS:
-            with mmap.mmap(slot.fd, SLOT_SIZE, offset=slot.offset) as area:
-                area.madvise(mmap.MADV_REMOVE)
+            try:
+                with mmap.mmap(slot.fd, SLOT_SIZE, offset=slot.offset) as area:
+                    area.madvise(mmap.MADV_REMOVE)
+            except OSError:
+                # No address space. This takes none, but what it is made with takes time to import.
+                shared_file.punch(slot.fd, slot.offset, SLOT_SIZE)
         else:
             os.ftruncate(slot.fd, 0)
             os.ftruncate(slot.fd, SLOT_SIZE)

@@ -411,8 +411,10 @@ class Workers:
         finally:
             worker.dead.set_result(status)
             worker.toll = len(worker.residents)
-            self._on_dead(worker)
-            self._discard(worker)
+            try:
+                self._on_dead(worker)
+            finally:
+                self._discard(worker)
 
     def _look_for_oom(self, worker: Worker, status: int | None) -> None:
         before = worker.oom_kills
@@ -423,16 +425,21 @@ class Workers:
 
     def _discard(self, worker: Worker) -> None:
         self._known.discard(worker)
-        if worker.watch is not None:
-            worker.watch.stop()
+        # The last comes first. Each happens although another fails, for lack of memory perhaps.
+        with contextlib.ExitStack() as steps:
+            steps.callback(self._black_box.give_back, worker.slot)
+            steps.callback(worker.connection.close)
+            for output in worker.outputs:
+                steps.callback(output.close)
+            steps.callback(self._close_pidfd, worker)
+            if worker.watch is not None:
+                steps.callback(worker.watch.stop)
+
+    def _close_pidfd(self, worker: Worker) -> None:
         if worker.pidfd != fds.NO_FD:
             self._loop.remove_reader(worker.pidfd)
             fds.close_all([worker.pidfd])
             worker.pidfd = fds.NO_FD
-        for output in worker.outputs:
-            output.close()
-        worker.connection.close()
-        self._black_box.give_back(worker.slot)
 
     def _control_closed(self, worker: Worker, problem: Exception | None) -> None:
         # An end of file is its death, of which we hear otherwise. A worker that talks nonsense,

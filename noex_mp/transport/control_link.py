@@ -258,7 +258,7 @@ class ControlLink(Link):
                 self._on_frame(self, frame)
                 if self.closed:
                     return
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, MemoryError) as error:
             self.close(error)
         except Exception as error:
             # A frame too short, a value of the wrong type: all that is left to go wrong here.

@@ -116,7 +116,22 @@ class Encoder:
         """Return the chunks to send for a frame; also in the middle of another one."""
         if self._depth:
             return self._inner().chunks(frame)
-        return self.take(self.pack(frame))
+        return self.take(self._packed(frame))
+
+    def recover(self) -> None:
+        """Forget a message for the bytes of which `pack` had no memory.
+
+        msgpack keeps such a one, and would send it together with the next.
+        """
+        if not self._depth:
+            self._packer.reset()
+
+    def _packed(self, value: Any) -> bytes:
+        try:
+            return self.pack(value)
+        except MemoryError:
+            self.recover()
+            raise
 
     def take(self, data: bytes) -> list[bytes | memoryview]:
         """Return the chunks to send, in order, for a message that was just packed.
@@ -152,16 +167,17 @@ class Encoder:
         if self._depth:
             return self._inner().pack_big(frame, lends=lends)
         self._forget()
+        self.recover()
         self._within = 0
         self._lifts_bytes = True
         self._lends = lends and lending.lender is not None
         try:
-            data = self.pack(self._lifted(frame))
+            data = self._packed(self._lifted(frame))
             if len(data) > MAX_FRAME_SIZE or (len(data) > MAX_LENGTH and _is_long(frame)):
                 # There may be no room for both.
                 del data
                 self._forget()
-                data = self.pack([self._packed_apart(item) for item in frame])
+                data = self._packed([self._packed_apart(item) for item in frame])
             return self.take(data)
         except BaseException:
             self._forget()
@@ -175,8 +191,10 @@ class Encoder:
 
     def explain(
         self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any] | None, error: Exception
-    ) -> UnencodableError:
+    ) -> UnencodableError | MemoryError:
         """Return the error that names the argument that cannot be sent.
+
+        Where it is memory that was missing, it says so: no argument is to blame.
 
         Args:
             args: The positional arguments of the message.
@@ -187,15 +205,22 @@ class Encoder:
         roots += [(f"kwargs[{name!r}]", value) for name, value in (kwargs or {}).items()]
         return self._explain(roots, error)
 
-    def explain_reply(self, value: Any, error: BaseException) -> UnencodableError:
+    def explain_reply(self, value: Any, error: BaseException) -> UnencodableError | MemoryError:
         """Return the error that names what cannot be sent in a reply."""
         return self._explain([("reply", value)], error)
 
-    def explain_value(self, root: str, value: Any, error: Exception) -> UnencodableError:
+    def explain_value(
+        self, root: str, value: Any, error: Exception
+    ) -> UnencodableError | MemoryError:
         """Return the error that names what cannot be sent in one value, called `root`."""
         return self._explain([(root, value)], error)
 
-    def _explain(self, roots: list[tuple[str, Any]], error: BaseException) -> UnencodableError:
+    def _explain(
+        self, roots: list[tuple[str, Any]], error: BaseException
+    ) -> UnencodableError | MemoryError:
+        if isinstance(error, MemoryError):
+            self.recover()
+            return MemoryError(str(error) or "there is no memory to pack it for another process")
         # Loaded when there is something to explain: most processes never have.
         from noex_mp.wire.unencodable import find_unencodable
 
@@ -204,7 +229,7 @@ class Encoder:
                 return UnencodableError("the message", str(error))
             return self._inner()._explain(roots, error)
         try:
-            return find_unencodable(self.pack, roots, error)
+            return find_unencodable(self._packed, roots, error)
         finally:
             self.buffers.clear()
 
@@ -253,9 +278,12 @@ class Encoder:
         left, lent = len(self.buffers), len(self._lent)
         try:
             return pack(self._lifted(value) if self._lifts_bytes else value)
-        except BaseException:
+        except BaseException as error:
             # Who goes on without this value (an exception's args) must not send its buffers.
             del self.buffers[left:], self._lent[lent:]
+            if isinstance(error, MemoryError):
+                # It may keep what it had no memory for (see `recover`).
+                self._payload_packs[depth - 1] = new_packer(self._encode, for_payloads=True).pack
             raise
 
     def can_pack(self, value: Any) -> bool:
@@ -395,6 +423,9 @@ class Decoder:
             self._fail(error)
         except KeyboardInterrupt:
             raise
+        except MemoryError as error:
+            # Nobody's fault but this process's; without the frames, which may hold a lot.
+            self._fail(MemoryError(*error.args))
         except BaseException as error:  # loading runs the user's code
             text = f"a value that cannot be rebuilt here: {type(error).__name__}: {error}"
             failure = RemoteProtocolError(self.peer, text)

@@ -124,6 +124,7 @@ class FrameReader:
 
         Raises:
             RemoteProtocolError: What the peer sent cannot be understood.
+            MemoryError: This process has none for it.
         """
         while self.wanted is None:
             try:
@@ -219,12 +220,15 @@ class FrameReader:
         if self._is_inside_a_frame():
             raise TruncatedFrameError(self.peer, "only the beginning of a frame")
 
-    def translate(self, error: Exception) -> ProtocolError:
-        """Return our own error for one that the unpacker raised."""
+    def translate(self, error: Exception) -> ProtocolError | MemoryError:
+        """Return our own error for one that was raised while the unpacker was read."""
         if isinstance(error, ProtocolError):
             return error
+        if isinstance(error, MemoryError):
+            # No fault of the peer's. A new one: the frames of that may hold what needs so much.
+            return MemoryError(f"there is no memory to go on with what {self.peer} has sent")
         # msgpack has no class for a length above the limit, only this text.
-        if isinstance(error, (BufferFull, MemoryError)) or "exceeds max_" in str(error):
+        if isinstance(error, BufferFull) or "exceeds max_" in str(error):
             problem = f"a frame above the limit: {error}".rstrip(": ")
             too_large = FrameTooLargeError(self.peer, problem)
             too_large.__cause__ = error

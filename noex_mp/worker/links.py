@@ -100,7 +100,7 @@ class Links:
             target.mailbox.caller_is_gone(target)
         if problem is not None:
             self._complaints.say(f"link closed: {problem}")
-            if isinstance(problem.__cause__, MemoryError):
+            if isinstance(problem, MemoryError):
                 self._on_no_memory()
 
     def remove(self, frame: list[Any]) -> None:

@@ -691,8 +691,9 @@ class Mailbox:
             encoder = self._encoder
             try:
                 data = encoder.pack(frame)
-            except BufferError:
-                # Sent by the code of a value that is being packed.
+            except (BufferError, MemoryError):
+                # Sent by the code of a value that is being packed; or its big bytes are not to be
+                # copied, for which there may be no memory.
                 self._send(target, frame)
                 return
             if len(data) < BIG and not encoder.buffers:
@@ -711,7 +712,14 @@ class Mailbox:
                 self.reply(target, seq, rest)
             else:
                 problem = self._encoder.explain_reply(value, error)
-                self.refuse(target, [CALL, self.sid, seq], problem)
+                self._fail_call(target, [CALL, self.sid, seq], problem)
+
+    def _fail_call(self, target: Target, call: list[Any], error: Exception) -> None:
+        try:
+            self.refuse(target, call, error)
+        except MemoryError:
+            # The value has it, and is let go with the frames that have it.
+            self._loop.call_soon(self.refuse, target, call, error)
 
     def _problem(self, value: Any) -> Exception | None:
         """Return why a value cannot be sent, or None."""

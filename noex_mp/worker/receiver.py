@@ -262,6 +262,7 @@ class Receiver:
                             except (KeyboardInterrupt, SystemExit):
                                 raise
                             except BaseException:  # its own code may raise anything
+                                self._encoder.recover()
                                 mailbox.finish_slowly(target, frame, result)
                                 if mailbox.activation is not None:
                                     running = None
@@ -294,6 +295,8 @@ class Receiver:
                         break
             except Exception as error:
                 problem = reader.translate(error)
+                # It may be what takes all the memory.
+                result = None
             inline.target = outer
             if running is not None:
                 times[cell] = 0.0

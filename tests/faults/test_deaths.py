@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
+import mmap
 import os
 import signal
 from collections import Counter
@@ -30,7 +32,10 @@ from noex_mp import (
     spawn,
     supervisor,
 )
+from noex_mp.core.black_box import SLOT_SIZE
+from noex_mp.node.black_box import BlackBox
 from noex_mp.node.workers import Worker
+from noex_mp.transport import fds
 from noex_mp.transport.control_link import ControlLink
 from noex_mp.transport.platform import FALLBACKS
 from noex_mp.wire.codec import Encoder
@@ -266,3 +271,44 @@ async def at_rest(before: Counter[type] | None = None) -> Counter[type]:
 
 def live(kind: type) -> int:
     return sum(type(each) is kind for each in gc.get_objects())
+
+
+async def test_what_a_dead_worker_had_is_given_back_though_a_part_of_that_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class FailingWatch:
+        def stop(self) -> None:
+            raise MemoryError("of the watch")
+
+    async with ObservedNode() as node:
+        faulty = await spawn(Faulty)
+        worker = node.worker_of(faulty)
+        watch: Any = FailingWatch()
+        worker.watch = watch
+        with pytest.raises(ServerExitedError):
+            await Faulty.kill(faulty)
+        assert await Faulty.echo(faulty, 1) == 1
+        assert worker.pidfd == fds.NO_FD
+        assert worker.connection.closed
+        assert all(output.closed for output in worker.outputs)
+        assert node.worker_of(faulty).slot == worker.slot
+    assert "MemoryError: of the watch" in caplog.text
+
+
+@pytest.mark.linux_only("each slot is a file of its own elsewhere")
+def test_a_slot_is_emptied_though_there_is_no_address_space_to_look_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    box = BlackBox()
+    first, second = box.take(), box.take()
+    for slot in (first, second):
+        os.pwrite(slot.fd, b"x" * 4096, slot.offset + SLOT_SIZE - 4096)
+    monkeypatch.setattr(mmap, "mmap", no_memory)
+    box.give_back(first)
+    assert box.take() == first
+    assert os.pread(first.fd, SLOT_SIZE, first.offset) == bytes(SLOT_SIZE)
+    assert os.pread(second.fd, 4096, second.offset + SLOT_SIZE - 4096) == b"x" * 4096
+    box.close()

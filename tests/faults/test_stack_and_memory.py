@@ -104,9 +104,43 @@ async def test_a_reply_for_which_there_is_no_memory_is_an_error_at_the_caller() 
         await Hostile.limit_memory(hostile, BIG + MIB)
         os_pid = await Hostile.os_pid(hostile)
         for nested in (False, True):
-            with pytest.raises(UnencodableError, match=r"reply.*MemoryError"):
+            with pytest.raises(MemoryError, match="no memory to pack it"):
                 await Hostile.reply_without_memory(hostile, BIG, nested=nested)
         assert await Hostile.os_pid(hostile) == os_pid
+
+
+@on_both_loops
+async def test_a_reply_that_was_packed_and_found_no_memory_does_not_go_with_the_next() -> None:
+    async with scene() as (_, hostile):
+        os_pid = await Hostile.os_pid(hostile)
+        # The value, and msgpack's buffer of twice its size; not the bytes to send.
+        await Hostile.limit_memory(hostile, 3 * BIG + BIG // 2)
+        for nested in (False, True):
+            failing = Hostile.reply_without_memory(hostile, BIG, nested=nested)
+            behind = Hostile.step(hostile, 1)
+            with pytest.raises(MemoryError):
+                await failing
+            assert await behind == 1
+        assert await Hostile.os_pid(hostile) == os_pid
+
+
+@on_both_loops
+async def test_big_bytes_are_sent_though_there_is_no_memory_for_a_copy() -> None:
+    async with scene() as (_, hostile):
+        await Hostile.limit_memory(hostile, BIG + 4 * MIB)
+        os_pid = await Hostile.os_pid(hostile)
+        for _ in range(2):
+            assert await Hostile.bytes_without_memory(hostile, BIG) == [1, bytes(BIG)]
+        assert await Hostile.os_pid(hostile) == os_pid
+
+
+async def test_an_argument_for_which_there_is_no_memory_fails_its_call_where_it_is_made() -> None:
+    async with scene() as (node, hostile):
+        asker = await node.spawn(Asker)
+        # It is packed, or not even that.
+        for room in (3 * BIG + BIG // 2, BIG + MIB):
+            said = await Asker.send_text_without_memory(asker, hostile, BIG, room)
+            assert said == ["no memory", 1]
 
 
 @on_both_loops
@@ -115,7 +149,7 @@ async def test_a_buffer_for_which_there_is_no_memory_costs_its_own_call_only() -
         os_pid = await Hostile.os_pid(hostile)
         await Hostile.limit_memory(hostile)
         before = Hostile.step(hostile, 1)
-        with pytest.raises(RemoteProtocolError, match=f"no memory for a buffer of {BIG} bytes"):
+        with pytest.raises(MemoryError, match=f"no memory for a buffer of {BIG} bytes"):
             await Hostile.echo(hostile, [1, bytes(BIG), bytes(1)])
         assert [await before, await Hostile.step(hostile, 2)] == [1, 2]
         assert await Hostile.all(hostile) == [1, 2]
@@ -129,7 +163,7 @@ async def test_a_caller_without_memory_for_the_reply_hears_so_and_lives_on() -> 
         with pytest.raises(ServerExitedError) as failure:
             await Asker.ask_for_big_without_memory(asker, faulty, BIG)
         # It is in its handler that the error was raised.
-        assert isinstance(failure.value.__cause__, RemoteProtocolError)
+        assert isinstance(failure.value.__cause__, MemoryError)
         assert "no memory for a buffer" in str(failure.value.__cause__)
         assert await Faulty.echo(faulty, 1) == 1
 
@@ -147,6 +181,7 @@ async def test_a_worker_that_cannot_read_for_lack_of_memory_ends_and_says_so() -
         report = (await node.event("crashed", hostile)).report
         assert report is not None
         assert report.reason == Crash("MemoryError", "its process had no memory left to go on")
+        assert "limit" not in await node.line("link closed")
 
 
 async def test_a_message_that_no_incarnation_can_read_ends_the_server_for_good() -> None:

@@ -22,6 +22,7 @@ from noex_mp.client.current import current
 from noex_mp.client.events import Event, Listener, Wants
 from noex_mp.node.config import RootConfig
 from noex_mp.node.output import Sink
+from noex_mp.node.workers import Worker
 from noex_mp.transport.platform import FALLBACKS
 from tests.servers.counters import Counter
 from tests.servers.faulty import Start
@@ -104,13 +105,17 @@ class ObservedNode(Node):
             self._news.clear()
             await self._news.wait()
 
-    def os_pid_of(self, ref: Ref[Any]) -> int:
-        """Return the process of a server, or of its start, without asking it."""
+    def worker_of(self, ref: Ref[Any]) -> Worker:
+        """Return what the root knows of the process of a server, or of its start."""
         assert self._root is not None
         server = self._root._directory.get(ref.sid)  # pyright: ignore[reportPrivateUsage]
         assert server is not None
         assert server.worker is not None
-        return server.worker.os_pid
+        return server.worker
+
+    def os_pid_of(self, ref: Ref[Any]) -> int:
+        """Return the process of a server, or of its start, without asking it."""
+        return self.worker_of(ref).os_pid
 
     def kill(self, ref: Ref[Any]) -> int:
         """Kill a server's process from outside; return which it was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -33,6 +34,7 @@ __all__ = [
     "hold_on",
     "keep_the_gil",
     "later",
+    "leave_memory",
     "look_at_token",
     "mark",
     "pid",
@@ -45,6 +47,7 @@ __all__ = [
     "stay_in_a_loop",
     "sum_in_a_pool",
     "tell_behind_a_gate",
+    "text_of",
     "tidy_up",
     "wait_for",
 ]
@@ -233,3 +236,13 @@ def hold_on(started: Path) -> None:
     while True:
         with contextlib.suppress(BaseException):
             time.sleep(1000)
+
+
+def leave_memory(size: int) -> None:
+    """Leave so many bytes of address space beyond what is in use."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def text_of(size: int) -> str:
+    return "x" * size

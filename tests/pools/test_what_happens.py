@@ -35,10 +35,21 @@ from noex_mp import (
     UnencodableError,
     WorkerExitedError,
 )
-from tests.pools.tasks import asks, asks_another, asks_the_same, raise_an, start_another
+from tests.pools.tasks import (
+    asks,
+    asks_another,
+    asks_the_same,
+    leave_memory,
+    raise_an,
+    start_another,
+    text_of,
+)
 from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
+
+
+LARGE = 64 * 2**20
 
 
 def fails(task: Callable[[], Any], error: type[Exception], says: str) -> None:
@@ -112,6 +123,27 @@ def test_whatever_a_result_raises_when_it_is_sent_fails_its_task(
 @pytest.mark.linux_only("RLIMIT_AS is kept to there alone")
 def test_a_task_that_finds_no_memory_fails_with_that() -> None:
     fails(grows, MemoryError, "in grows")
+
+
+@pytest.mark.linux_only("RLIMIT_AS is kept to there alone")
+@pytest.mark.parametrize("room", [1.2, 3.5])
+def test_a_result_that_there_is_no_memory_to_send_fails_its_task_alone(room: float) -> None:
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        os_pid = pool.submit(os.getpid).result(timeout=10)
+        pool.submit(leave_memory, int(room * LARGE)).result(timeout=10)
+        for _ in range(2):
+            failing, behind = pool.submit(text_of, LARGE), pool.submit(same, 1)
+            with pytest.raises(MemoryError, match="no memory to pack it"):
+                failing.result(timeout=10)
+            assert behind.result(timeout=10) == 1
+            # Bytes need no copy.
+            assert pool.submit(bytes, LARGE).result(timeout=10) == bytes(LARGE)
+        # One by one, of those that go together.
+        results = pool.map(text_of, [1, LARGE, 2], chunksize=3, timeout=10)
+        assert next(results) == "x"
+        with pytest.raises(MemoryError):
+            next(results)
+        assert pool.submit(os.getpid).result(timeout=10) == os_pid
 
 
 def test_a_pool_that_starts_while_a_thread_holds_a_lock_is_none_the_worse() -> None:

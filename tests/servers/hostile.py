@@ -117,6 +117,10 @@ class Hostile(Faulty, expected=(RefusedError,)):
         return [data] if nested else data
 
     @call
+    def bytes_without_memory(self, size: int) -> object:
+        return [1, bytes(size)]
+
+    @call
     def limit_memory(self, limit: int = MIB) -> None:
         """Leave so many bytes of address space beyond what is in use."""
         _limit_memory(limit)
@@ -426,6 +430,23 @@ class Asker(GenServer):
         await Faulty.echo(faulty, 1)
         _limit_memory(MIB)
         return len(await Faulty.big(faulty.within(None), size))
+
+    @call
+    async def send_text_without_memory(
+        self, hostile: Ref[Hostile], size: int, room: int
+    ) -> list[object]:
+        """Send what there is memory for, but not for a copy of it; return what became of it."""
+        await Hostile.step(hostile, 0)
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        _limit_memory(room)
+        said: list[object] = []
+        try:
+            await Hostile.echo(hostile, "x" * size)
+        except MemoryError:
+            said.append("no memory")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        return [*said, await Hostile.step(hostile, 1)]
 
     @call
     async def send_big(self, faulty: Ref[Faulty], size: int, started: str) -> int:

@@ -162,6 +162,7 @@ def test_an_encode_that_fails_is_named_with_its_place() -> None:
 def test_what_cannot_be_sent_in_it_is_named() -> None:
     encoder, bad = Encoder(), Guarded({"rows": [1, (i for i in [1])]})
     error = encoder.explain([bad], None, TypeError())
+    assert isinstance(error, UnencodableError)
     assert (error.path, error.value) == ("args[0] (encoded)['rows'][1]", "<generator>")
 
 

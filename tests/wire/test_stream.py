@@ -391,6 +391,12 @@ def test_a_frame_that_grows_above_the_limit_is_refused() -> None:
     assert isinstance(reader.translate(failure.value), FrameTooLargeError)
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_peers() -> None:
+    told = FrameReader(peer="worker 1").translate(MemoryError())
+    assert isinstance(told, MemoryError)
+    assert told.__traceback__ is None
+
+
 @settings(max_examples=40)
 @given(body=simple, data=st.data())
 def test_half_a_frame_is_noticed_at_the_end(body: list[Any], data: st.DataObject) -> None:

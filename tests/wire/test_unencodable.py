@@ -33,6 +33,7 @@ def explained(*args: Any, encoder: Encoder | None = None, **kwargs: Any) -> Unen
     error = encoder.explain(args, kwargs, failure.value)
     assert encoder.buffers == []
     assert encoder.pack([1, (2,)])
+    assert isinstance(error, UnencodableError)
     return error
 
 
@@ -231,8 +232,16 @@ def test_a_keyword_argument_is_named_too() -> None:
 def test_a_reply_is_named_by_its_root() -> None:
     encoder = Encoder()
     error = encoder.explain_reply({"a": generator()}, TypeError("x"))
+    assert isinstance(error, UnencodableError)
     assert error.path == "reply['a']"
-    assert encoder.explain_value("init", generator(), TypeError("x")).path == "init"
+    error = encoder.explain_value("init", generator(), TypeError("x"))
+    assert isinstance(error, UnencodableError)
+    assert error.path == "init"
+
+
+def test_no_value_is_to_blame_for_a_lack_of_memory() -> None:
+    error = Encoder().explain([generator()], None, MemoryError())
+    assert type(error) is MemoryError
 
 
 def test_a_local_dataclass_or_enum_says_what_to_do() -> None:
@@ -267,6 +276,7 @@ def test_what_cannot_be_sent_is_not_kept_alive_by_its_error() -> None:
     try:
         error = Encoder().explain([1, big], None, ValueError("no"))
         del big
+        assert isinstance(error, UnencodableError)
         assert error.path == "args[1]"
         assert gone() is None
     finally:
