@@ -17,6 +17,7 @@ Processes outlive a call, as loky's do: one set of them is kept for the next cal
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,7 +26,12 @@ from typing import Any
 
 from noex_mp import NoexError, ProcessPoolExecutor
 from noex_mp.client import current
+from noex_mp.pools.memmaps import is_array, reduce_array
 from noex_mp.wire import by_value
+from noex_mp.wire.by_value import (
+    _code_pickler,  # pyright: ignore[reportPrivateUsage]
+    _dump,  # pyright: ignore[reportPrivateUsage]
+)
 from noex_mp.wire.values import BIG
 
 try:
@@ -155,7 +161,7 @@ class _Processes:
     def submit(
         self, function: Callable[[], Any], callback: Callable[[Future[Any]], object] | None
     ) -> Future[Any]:
-        future = self._executor.submit(_call, function)
+        future = self._executor.submit(_call, _Batch(function))
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         if callback is not None:
@@ -180,8 +186,36 @@ class _Processes:
         return True
 
 
-def _call(function: Callable[[], Any]) -> Any:
-    return _Results(function())
+def _call(batch: Callable[[], Any]) -> Any:
+    return _Results(batch())
+
+
+class _Batch:
+    """Some tasks on their way, where they become the function that runs them."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __call__(self) -> Any:
+        return self._function()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data, views = _dump(_batch_pickler(), self._function, BIG)
+        return by_value.load, (data, [PickleBuffer(view) for view in views])
+
+
+@functools.cache
+def _batch_pickler() -> Callable[..., Any]:
+    base: Any = _code_pickler()
+
+    class BatchPickler(base):  # type: ignore[misc]
+        """Ours for what travels with its code, with joblib's own idea of arrays in files."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            ours: Any = super()
+            return reduce_array(obj) if is_array(obj) else ours.reducer_override(obj)
+
+    return BatchPickler
 
 
 class _Results:

@@ -55,6 +55,17 @@ def is_writable(array: Any) -> bool:
     return bool(array.flags.writeable)
 
 
+def write_sum(numbers: Any, sums: Any, row: int) -> bool:
+    sums[row] = numbers[row].sum()
+    return is_writable(numbers)
+
+
+def double_all(array: Any) -> tuple[Any, str]:
+    before = array.tolist()
+    array *= 2
+    return before, type(array).__name__
+
+
 def nested(count: int) -> int:
     return sum(joblib.Parallel(n_jobs=2)(map(numbered, range(count))))
 
@@ -98,6 +109,65 @@ def test_a_shared_array_is_read_in_place() -> None:
     array: Any = shared(np.ones(100_000))
     plain = np.ones(100_000)
     assert parallel()(map(joblib.delayed(is_writable), [array, plain])) == [False, True]
+
+
+@pytest.fixture
+def memmap(tmp_path: Path) -> Any:
+    memmap = np.memmap(tmp_path / "numbers", np.int64, "w+", shape=(4, 6))
+    memmap[...] = np.arange(24).reshape(4, 6)
+    return memmap
+
+
+def test_what_tasks_write_to_a_memmap_is_in_its_file(memmap: Any, tmp_path: Path) -> None:
+    read_only: Any = np.memmap(tmp_path / "numbers", np.int64, "r", shape=(4, 6))
+    sums: Any = np.memmap(tmp_path / "sums", np.int64, "w+", shape=4)
+    task = joblib.delayed(write_sum)
+    assert parallel()(task(read_only, sums, row) for row in range(4)) == [False] * 4
+    assert sums.tolist() == memmap.sum(axis=1).tolist() == [15, 51, 87, 123]
+    assert parallel()(task(memmap, sums, row) for row in range(4)) == [True] * 4
+
+
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda m: m,
+    "a slice": lambda m: m[1:3],
+    "transposed": lambda m: m.T,
+    "a row": lambda m: np.asarray(m)[2],
+    "a column": lambda m: m[:, 1],
+    "reversed": lambda m: m[::-1],
+    "every other": lambda m: m[3:0:-2, 1::2].T,
+    "halves": lambda m: m.view(np.int32)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_of_a_memmap_is_a_view_of_its_file(view: str, memmap: Any) -> None:
+    array = VIEWS[view](memmap)
+    before = array.tolist()
+    flags = array.flags
+    kind = "memmap" if flags.c_contiguous or flags.f_contiguous else "ndarray"
+    assert parallel()([joblib.delayed(double_all)(array)]) == [(before, kind)]
+    assert array.tolist() == (2 * np.array(before)).tolist()
+    assert memmap.sum() == np.arange(24).sum() + np.sum(before)
+
+
+def test_a_view_that_is_read_only_arrives_so_although_its_memmap_is_not(memmap: Any) -> None:
+    view = memmap[1:]
+    view.flags.writeable = False
+    assert parallel()(map(joblib.delayed(is_writable), [memmap, view])) == [True, False]
+
+
+@pytest.mark.parametrize("case", ["gone", "copy on write", "empty"])
+def test_a_memmap_that_no_file_stands_for_is_sent(case: str, memmap: Any, tmp_path: Path) -> None:
+    if case == "gone":
+        (tmp_path / "numbers").unlink()
+    elif case == "copy on write":
+        memmap = np.memmap(tmp_path / "numbers", np.int64, "c", shape=(4, 6))
+        memmap[0] = -1
+    else:
+        memmap = memmap[:0]
+    before = memmap.tolist()
+    ((arrived, _),) = parallel()([joblib.delayed(double_all)(memmap)])
+    assert arrived == before == memmap.tolist()
 
 
 def test_results_are_yielded_as_they_come(tmp_path: Path) -> None:
