@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import Future
 from pickle import PickleBuffer
-from typing import Any
+from types import FunctionType
+from typing import Any, ClassVar
 
 from noex_mp import NoexError, ProcessPoolExecutor
 from noex_mp.client import current
@@ -32,6 +34,7 @@ from noex_mp.wire.by_value import (
     _code_pickler,  # pyright: ignore[reportPrivateUsage]
     _dump,  # pyright: ignore[reportPrivateUsage]
 )
+from noex_mp.wire.classes import MAIN
 from noex_mp.wire.values import BIG
 
 try:
@@ -206,16 +209,35 @@ class _Batch:
 
 @functools.cache
 def _batch_pickler() -> Callable[..., Any]:
+    from cloudpickle import Pickler
+
     base: Any = _code_pickler()
 
     class BatchPickler(base):  # type: ignore[misc]
-        """Ours for what travels with its code, with joblib's own idea of arrays in files."""
+        """Ours for what travels with its code, with loky's ideas of the script and of files."""
+
+        # One that is set on the pickler itself does not count, as cloudpickle's class has one.
+        dispatch_table: ClassVar[Any] = ChainMap(by_value.REDUCERS, base.dispatch_table)
 
         def reducer_override(self, obj: Any) -> Any:
+            if is_array(obj):
+                return reduce_array(obj)
+            if _is_of_script(obj):
+                return Pickler.reducer_override(self, obj)
             ours: Any = super()
-            return reduce_array(obj) if is_array(obj) else ours.reducer_override(obj)
+            return ours.reducer_override(obj)
 
     return BatchPickler
+
+
+def _is_of_script(value: Any) -> bool:
+    """Tell whether it goes with its code, as loky has it, although others could import it.
+
+    So the script may have changed its variables since, and needs no main guard. A registered class
+    is the exception: its values name it.
+    """
+    is_code = isinstance(value, (type, FunctionType)) and value.__module__ == MAIN
+    return is_code and value not in by_value.COMPANIONS
 
 
 class _Results:

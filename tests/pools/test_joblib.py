@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import noex_mp.joblib
 from noex_mp import Node, WorkerExitedError, shared, sync
 from noex_mp.joblib import NoexBackend
 from tests.pools.tasks import die_of, double, halve, pid, sleep_long
+from tests.processes.harness import REPOSITORY
 
 # The node is that of the module, and grows.
 pytestmark = pytest.mark.may_leave("processes", "fds", "shared memory")
@@ -168,6 +171,93 @@ def test_a_memmap_that_no_file_stands_for_is_sent(case: str, memmap: Any, tmp_pa
     before = memmap.tolist()
     ((arrived, _),) = parallel()([joblib.delayed(double_all)(memmap)])
     assert arrived == before == memmap.tolist()
+
+
+SCRIPT = """
+import joblib
+from noex_mp import register_type
+from noex_mp.joblib import register
+
+CONFIG = {"scale": 1}
+
+class Money:
+    def __init__(self, amount):
+        self.amount = amount
+
+    def __reduce__(self):
+        raise TypeError("it is registered")
+
+register_type(Money, lambda money: money.amount, lambda amount: Money(amount))
+
+def scaled(n):
+    return n * CONFIG["scale"]
+
+def run(function, *args):
+    return joblib.Parallel(n_jobs=2, backend="noex")(joblib.delayed(function)(n) for n in args)
+
+if __name__ == "__main__":
+    register()
+    CONFIG["scale"] = 10
+
+    class Odd(Exception):
+        pass
+
+    class Half:
+        def __init__(self, n):
+            if n % 2:
+                raise Odd(n)
+            self.n = n // 2
+
+    def halved(n):
+        return Half(scaled(n) if n < 7 else n)
+
+    def doubled(money):
+        return Money(2 * money.amount)
+
+    print(run(scaled, 0, 1, 2))
+    print([(type(half) is Half, half.n) for half in run(halved, 4, 3)])
+    print([(type(money) is Money, money.amount) for money in run(doubled, Money(8))])
+    try:
+        run(halved, 7)
+    except Odd as error:
+        print("odd:", error)
+"""
+
+WITHOUT_GUARD = """
+import joblib
+from noex_mp.joblib import register
+
+def scaled(n):
+    return n * scale
+
+register()
+scale = 10
+print(joblib.Parallel(n_jobs=2, backend="noex")(joblib.delayed(scaled)(n) for n in range(3)))
+"""
+
+
+def run_script(path: Path, code: str) -> str:
+    path.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_what_stands_in_the_script_travels_as_it_is_now(tmp_path: Path) -> None:
+    assert run_script(tmp_path / "program.py", SCRIPT).splitlines() == [
+        "[0, 10, 20]",
+        "[(True, 20), (True, 15)]",
+        "[(True, 16)]",
+        "odd: 7",
+    ]
+
+
+def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
+    assert run_script(tmp_path / "program.py", WITHOUT_GUARD) == "[0, 10, 20]\n"
 
 
 def test_results_are_yielded_as_they_come(tmp_path: Path) -> None:
