@@ -7,6 +7,7 @@ can.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
@@ -18,6 +19,10 @@ from noex_mp.wire.exceptions import REMOTE_TRACEBACK
 __all__ = ["Results", "as_raised", "in_order"]
 
 _EMPTY: Final[Any] = object()
+
+# As Python says it.
+_BY_CAUSE: Final = "The above exception was the direct cause of the following exception:"
+_BY_CONTEXT: Final = "During handling of the above exception, another exception occurred:"
 
 
 class Results:
@@ -98,13 +103,48 @@ def in_order(results: Results, end: float | None) -> Iterator[Any]:
 def as_raised(error: BaseException) -> BaseException:
     """Return an error of a task as the standard library has it: its remote traceback is its cause.
 
-    One with a cause of its own keeps that, and the traceback as a note.
+    One with a cause of its own keeps that, and then the traceback is the cause of the first of all.
     """
-    notes: list[str] = getattr(error, "__notes__", [])
-    if error.__cause__ is None and notes and notes[-1].startswith(REMOTE_TRACEBACK):
-        # Of more than one module, and of no use to whom nothing fails.
-        from concurrent.futures import process
+    text = _remote_traceback(error)
+    if text is None:
+        return error
+    # Of more than one module, and of no use to whom nothing fails.
+    from concurrent.futures import process
 
-        cause: Any = vars(process)["_RemoteTraceback"]
-        error.__cause__ = cause(f'"""\n{notes.pop()}"""')
+    as_cause: Any = vars(process)["_RemoteTraceback"]
+    first = error
+    _take_note(first)
+    # One that is there already, of a pool in the task, is part of the text.
+    while first.__cause__ is not None and not isinstance(first.__cause__, as_cause):
+        first = first.__cause__
+        _take_note(first)
+    # Not plain setattr: a frozen dataclass forbids it.
+    object.__setattr__(first, "__cause__", as_cause(f'"""\n{text}"""'))
     return error
+
+
+def _remote_traceback(error: BaseException) -> str | None:
+    """Return what happened in the task, from the first error on, or None: it is not of a task."""
+    text = _note(error)
+    if text is None:
+        return None
+    cause = error.__cause__
+    before = error.__context__ if cause is None and not error.__suppress_context__ else cause
+    if before is None:
+        return text
+    how = _BY_CAUSE if cause is not None else _BY_CONTEXT
+    return f"{''.join(traceback.format_exception(before))}\n{how}\n\n{text}"
+
+
+def _note(error: BaseException) -> str | None:
+    notes: list[str] = vars(error).get("__notes__", [])
+    return notes[-1] if notes and notes[-1].startswith(REMOTE_TRACEBACK) else None
+
+
+def _take_note(error: BaseException) -> None:
+    if _note(error) is None:
+        return
+    notes: list[str] = vars(error)["__notes__"]
+    notes.pop()
+    if not notes:
+        del vars(error)["__notes__"]
