@@ -47,6 +47,9 @@ __all__ = ["Background"]
 # These start no thread once the main module has ended, and a node has two (python/cpython#113964).
 _NO_LATE_THREADS: Final = (3, 12) <= sys.version_info < (3, 12, 3)
 
+# The script, as it is called in a child of `multiprocessing`.
+_MAIN_IN_CHILDREN: Final = "__mp_main__"
+
 _all: WeakSet[Background] = WeakSet()
 _is_exiting = False
 
@@ -248,7 +251,7 @@ class Background:
             return node
         # Nobody has asked for that. Without it, each process imports the module for itself; but to
         # run a script without a guard there would start it anew, and whoever wrote it hears of it.
-        if module in (MAIN, MAIN_IN_WORKERS):
+        if module in (MAIN, MAIN_IN_WORKERS, _MAIN_IN_CHILDREN):
             return blocking_implicit_node(MAIN, if_possible=has_main_guard())
         return blocking_implicit_node(module, if_possible=True)
 

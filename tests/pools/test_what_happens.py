@@ -239,6 +239,37 @@ async def test_what_a_task_has_started_ends_with_its_process(tmp_path: Path) -> 
             os.close(pidfd)
 
 
+IN_A_CHILD = """
+import multiprocessing
+from noex_mp import ProcessPoolExecutor
+
+def double(n):
+    return 2 * n
+
+def use_a_pool():
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        print(list(pool.map(double, range(3))), pool.submit(double, 3).result())
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=use_a_pool)
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.parametrize("how", ["program.py", "-mprogram"])
+def test_a_child_of_multiprocessing_has_a_pool_and_says_nothing_of_it(
+    how: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(IN_A_CHILD)
+    done = subprocess.run(
+        [sys.executable, how],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[0, 2, 4] 6\n", "")
+
+
 INTERRUPTED = """
 import asyncio, os, sys
 from noex_mp import Pool, ProcessPoolExecutor
