@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from noex_mp.client.supervisors import start_supervisor
 from noex_mp.core.ref import Ref
-from noex_mp.core.specs import ChildSpec, Supervisor, child
+from noex_mp.core.specs import ChildSpec, DynamicSupervisor, child
 from noex_mp.core.thread_variables import THREAD_VARIABLES
 from noex_mp.pools.lane import Lane
 
@@ -138,8 +138,11 @@ class Lanes:
 
     async def start(self) -> list[Ref[Lane]]:
         """Start all of them on the current node, and return their addresses."""
-        # A task that ends its process is no reason to give up, however often it comes.
-        self._supervisor = await start_supervisor(Supervisor(max_restarts=None, max_failed_inits=3))
+        # A task that ends its process is no reason to give up, however often it comes. A dynamic
+        # one stops its children at once.
+        self._supervisor = await start_supervisor(
+            DynamicSupervisor(max_restarts=None, max_failed_inits=3)
+        )
         try:
             # All at once: unlike children of a tree, they do not need each other.
             return await self._supervisor.start_children([self._spec(n) for n in range(self._size)])
@@ -162,7 +165,6 @@ class Lanes:
         """Stop one for good; it has nothing to do any more."""
         assert self._supervisor is not None
         await self._supervisor.terminate_child(ref)
-        await self._supervisor.delete_child(ref)
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop all of them, and return once they have ended.

@@ -35,6 +35,8 @@ from noex_mp import (
     UnencodableError,
     WorkerExitedError,
 )
+from tests.nodes.observed import ObservedNode
+from tests.pools.gates import Gate
 from tests.pools.tasks import (
     asks,
     asks_another,
@@ -43,6 +45,7 @@ from tests.pools.tasks import (
     raise_an,
     start_another,
     text_of,
+    wait_for,
 )
 from tests.processes.harness import REPOSITORY, assert_ended, wait_for_ends
 
@@ -344,3 +347,25 @@ def test_ctrl_c_ends_a_program_that_waits_for_its_tasks_with_one_line(
     assert program.returncode == -signal.SIGINT
     assert rest.count("Traceback") == (2 if "pool" in how else 1)
     assert rest.endswith("KeyboardInterrupt\n")
+
+
+async def test_the_processes_of_a_pool_are_stopped_at_once(tmp_path: Path) -> None:
+    folders = [tmp_path / str(n) for n in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    gates = [Gate(folder) for folder in folders]
+    async with ObservedNode() as node:
+        pool = Pool(size=len(gates))
+        await pool.start()
+        tasks = [pool.run(wait_for, *gate.arguments) for gate in gates]
+        for gate in gates:
+            await gate.begun()
+        lanes = pool.dispatcher.refs
+        leaving = asyncio.ensure_future(node.stop())
+        for lane in lanes:
+            await node.event("stopping", lane)
+        assert not [event for event in node.seen if event.kind == "exited"]
+        for gate in gates:
+            await gate.open()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await leaving
