@@ -342,6 +342,11 @@ class Single(Job):
 
     @property
     @override
+    def owner(self) -> object:
+        return self._sink
+
+    @property
+    @override
     def number(self) -> int:
         return self._index
 
@@ -371,6 +376,11 @@ class _Chunk(Job):
         super().__init__(source.code, columns, {}, source.options, operation=RUN_CHUNK)
         self._source = source
         self._start = start
+
+    @property
+    @override
+    def owner(self) -> object:
+        return self._source.sink
 
     @property
     @override

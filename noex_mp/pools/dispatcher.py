@@ -123,6 +123,11 @@ class Job:
         return 1
 
     @property
+    def owner(self) -> object:
+        """What its result goes into; None if that is nobody else's matter."""
+        return None
+
+    @property
     def number(self) -> int:
         """Its number among the tasks of its call, or that of the first if it is several."""
         return 0

@@ -93,13 +93,18 @@ class _Dispatcher(Dispatcher):
 
     def __init__(self, client: Client, ref: Ref[Lane]) -> None:
         super().__init__(client)
-        route = _ToRouter(ref)
+        self._route = _ToRouter(ref)
         for _ in range(LINES):
-            self.add(ref, route)
+            self.add(ref, self._route)
 
     @override
     def limited(self, job: Job) -> Job:
         return job
+
+    @override
+    def stop(self, future: object) -> bool:
+        # All lanes are reached on this one way: it is asked once, and not by each.
+        return self._route.stop(future, self.stoppable)
 
     @override
     def down(self, error: BaseException) -> BaseException:
@@ -127,6 +132,8 @@ class _ToRouter:
     def __init__(self, ref: Ref[Lane]) -> None:
         self._ref = ref
         self._calls: dict[asyncio.Future[Any], _Call] = {}
+        # The same by whose tasks they are: to stop one, nobody looks at all others.
+        self._by_owner: dict[object, dict[Job, int]] = {}
         # Those that the router was asked to stop.
         self._stopping: set[Job] = set()
         # The error that is just being handed on, if it says what became of a lane.
@@ -153,6 +160,7 @@ class _ToRouter:
         # Not before: one that cannot be sent is not on its way.
         self.job = None
         self._calls[future] = _Call(job, route, route.seq)
+        self._by_owner.setdefault(job.owner, {})[job] = route.seq
         future.add_done_callback(self._done)
         return future
 
@@ -163,6 +171,7 @@ class _ToRouter:
     def _done(self, future: asyncio.Future[Any]) -> None:
         call = self._calls.pop(future)
         job = call.job
+        self._forget(job)
         assert job.line is not None
         error = None if future.cancelled() else future.exception()
         if job in self._stopping:
@@ -181,14 +190,21 @@ class _ToRouter:
             job.set_exception(error)
             self._end = outer
 
+    def _forget(self, job: Job) -> None:
+        jobs = self._by_owner[job.owner]
+        del jobs[job]
+        if not jobs:
+            del self._by_owner[job.owner]
+
     def jobs_of(self, future: object) -> list[tuple[int, Job]]:
         """Return the tasks of a future that have no reply yet, each behind its number."""
-        calls = [(call.number, call.job) for call in self._calls.values()]
-        return [(n, j) for n, j in calls if j.is_of(future) or (future is None and j.is_task)]
+        if future is None:
+            return [(call.number, call.job) for call in self._calls.values() if call.job.is_task]
+        return [(number, job) for job, number in self._by_owner.get(future, {}).items()]
 
     def number_of(self, job: Job) -> int | None:
         """Return the number of a task that has no reply yet."""
-        return next((call.number for call in self._calls.values() if call.job is job), None)
+        return self._by_owner.get(job.owner, {}).get(job)
 
     def stop(self, future: object, stoppable: object) -> bool:
         """Have the router stop the tasks of a future; return whether there are any."""

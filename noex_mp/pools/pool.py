@@ -89,6 +89,11 @@ class _AwaitedJob(Job):
         super().__init__(code, args, kwargs, options)
         self.future = future
 
+    @property
+    def owner(self) -> object:
+        """The future."""
+        return self.future
+
     def begin(self) -> bool:
         """Return whether anybody waits for it."""
         return not self.future.done()

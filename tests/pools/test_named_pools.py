@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from noex_mp import (
     spawn,
     stop,
 )
+from noex_mp.client import current
 from noex_mp.client.supervisors import supervisor_of
 from tests.nodes.observed import (
     Whistles,
@@ -127,6 +130,17 @@ def note(diary: str, what: str) -> None:
 
 def entries(folder: Path) -> list[str]:
     return [diary.read_text() for diary in folder.iterdir()]
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Return how many functions of Python are called by one."""
+    seen: list[str] = []
+    sys.setprofile(lambda frame, event, argument: seen.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return seen.count("call")
 
 
 async def test_all_processes_of_the_node_share_it() -> None:
@@ -264,6 +278,39 @@ async def test_what_is_cancelled_does_not_run(whistles: Whistles, tmp_path: Path
         await asyncio.gather(running, tasks[0], tasks[3])
         assert (tmp_path / "diary").read_text().split() == ["first", "0", "3"]
         assert await cpu.run(double, 2) == 4
+
+
+async def test_to_cancel_one_task_nobody_looks_at_all_others(
+    whistles: Whistles, tmp_path: Path
+) -> None:
+    coming, going, diary = whistles(), whistles(), str(tmp_path / "diary")
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        running = cpu.run(gated, coming.path, going.path, diary, "first")
+        await coming.heard()
+        tasks = [cpu.run(note, diary, f"{n}") for n in range(200)]
+        # The first has something imported.
+        tasks[0].cancel()
+        # Each was asked 64 times, so that the last of them had begun meanwhile.
+        assert max(calls_of(task.cancel) for task in tasks[1:]) < len(tasks)
+        assert [await task.stopped() for task in tasks] == ["dropped"] * 200
+        going.blow()
+        await running
+        await cpu.run(note, diary, "last")
+        assert (tmp_path / "diary").read_text().split() == ["first", "last"]
+
+
+async def test_one_whose_result_has_just_come_is_not_said_to_be_dropped(tmp_path: Path) -> None:
+    async with Node(Supervisor(Pool(size=1, name="cpu"))):
+        await cpu.run(pid)
+        route = current.client().way_to(cpu.ref)
+        task = cpu.run(note, str(tmp_path / "diary"), "has run")
+        # Without the loop, which would pass it on.
+        while route.pending:
+            assert route.link is not None
+            route.link.drain()
+        assert task.cancel()
+        assert await task.stopped() == "token"
+        assert entries(tmp_path) == ["has run\n"]
 
 
 async def test_a_task_that_runs_is_stopped_rung_by_rung(tmp_path: Path) -> None:
