@@ -46,7 +46,7 @@ def shared(value: Any) -> Any:
             returned.
 
     Raises:
-        MemoryError: There is no memory for it.
+        MemoryError: There is no memory, or no address space, for it.
 
     Where there is no such memory (on macOS), it returns a read-only copy, which is sent like any
     other value.

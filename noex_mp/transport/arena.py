@@ -311,6 +311,7 @@ class Arena:
 
         Raises:
             SharedValueGoneError: Nobody has kept it.
+            MemoryError: This process has no address space left for it.
         """
         offset, size, generation, start, length = _HANDLE.unpack(handle)
         if start + length > size or offset + size > SPAN * SPANS:
@@ -452,6 +453,9 @@ def _rounded(size: int, unit: int) -> int:
 def _map(fd: int, offset: int, size: int, *, is_new: bool = False) -> tuple[mmap.mmap, int]:
     """Return a mapping of a part of the file, to be read only, and its address.
 
+    Raises:
+        MemoryError: There is no address space for it.
+
     The descriptor is never the one that has the locks: a mapping, which a child of a process has
     too, keeps its description, and all locks with it.
 
@@ -460,7 +464,10 @@ def _map(fd: int, offset: int, size: int, *, is_new: bool = False) -> tuple[mmap
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_new else 0)
     # Also where nobody reads it: who looks for its owner, as numpy does, is to hear that from it.
-    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)
+    try:
+        area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)
+    except OSError as error:
+        raise _no_address_space(size) from error
     address = _address_of(memoryview(area))
     flags = mmap.MAP_SHARED | _MAP_FIXED | (_MAP_POPULATE if is_new else 0)
     call = libc().mmap
@@ -470,8 +477,12 @@ def _map(fd: int, offset: int, size: int, *, is_new: bool = False) -> tuple[mmap
         *(ctypes.c_int, ctypes.c_int, ctypes.c_int64),
     ]
     if call(address, size, protection, flags, fd, offset) != address:
-        raise MemoryError(f"no address space for a shared value of {size:,} bytes")
+        raise _no_address_space(size)
     return area, address
+
+
+def _no_address_space(size: int) -> MemoryError:
+    return MemoryError(f"no address space for a shared value of {size:,} bytes")
 
 
 # `Py_buffer` has 11 fields of a machine word at most, the first of which is the address. It is part

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
+import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +31,9 @@ from noex_mp.transport import arena
 from tests.nodes.observed import ObservedNode
 from tests.nodes.test_shared import SIZE, file, is_leased, memory, soon
 from tests.servers.sharing import Reader, where
+
+MIB = 2**20
+LARGE = 4 * MIB  # of floats
 
 pytestmark = pytest.mark.linux_only("values are copied where there are no memfds")
 
@@ -171,6 +177,51 @@ async def test_a_value_that_came_too_late_fails_its_call_alone(
         assert await Reader.total(reader, value) == SIZE
         # The refused handle was answered like any other.
         del value
+        await soon(lambda: memory() == 0)
+
+
+@contextlib.contextmanager
+def little_memory(room: int) -> Generator[None]:
+    """Leave this process so many bytes of address space."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+async def test_who_has_no_address_space_to_share_a_value_hears_so() -> None:
+    async with ObservedNode():
+        reader = await spawn(Reader)
+        value = np.full(LARGE, 1.0)
+        # The arena begins with the first value.
+        first = shared(np.full(SIZE, 2.0))
+        # For none, and for one of the two mappings.
+        for room in (MIB, 8 * LARGE + 8 * MIB):
+            with little_memory(room), pytest.raises(MemoryError, match="no address space"):
+                shared(value)
+            gc.collect()
+        assert memory() < 8 * LARGE
+        assert await Reader.total(reader, shared(value)) == LARGE
+        assert await Reader.total(reader, first) == 2.0 * SIZE
+
+
+async def test_a_receiver_without_address_space_fails_its_call_alone() -> None:
+    async with ObservedNode():
+        reader = await spawn(Reader)
+        os_pid = await Reader.os_pid(reader)
+        await Reader.limit_memory(reader, 8 * MIB)
+        value = shared(np.full(LARGE, 1.0))
+        calls = [Reader.total(reader, array) for array in (value[:10], value, value[:10])]
+        ten, failed, again = await asyncio.gather(*calls, return_exceptions=True)
+        assert (ten, again) == (10, 10)
+        assert isinstance(failed, MemoryError)
+        assert "no address space for a shared value" in str(failed)
+        assert await Reader.os_pid(reader) == os_pid
+        # Nor has it a lease.
+        del value, calls
         await soon(lambda: memory() == 0)
 
 

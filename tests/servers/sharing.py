@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,12 @@ class Reader(GenServer):
     @cast
     def keep_quietly(self, value: Any) -> None:
         self.kept.append(value)
+
+    @call
+    def limit_memory(self, room: int) -> None:
+        """Leave so many bytes of address space beyond what is in use."""
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
 
     @call
     def total_kept(self) -> list[float]:
