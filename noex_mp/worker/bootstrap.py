@@ -27,6 +27,9 @@ from noex_mp.transport.platform import DUMP_SIGNAL
 
 # sysexits.h: an internal error. Ours, not the server's.
 EXIT_SOFTWARE: Final = 70
+# As numbers: to look at an enum writes to its page.
+_HANG_UP: Final = int(signal.SIGHUP)
+_DEFAULT: Final = int(signal.SIG_DFL)
 # Where to stop closing when there is no limit.
 _MANY: Final = 1 << 20
 
@@ -179,6 +182,25 @@ def _reset_signals(original: Mapping[int, Any]) -> None:
         # Ctrl-C goes to the root, which stops its workers in order: ignored, as in the zygote.
         if number != signal.SIGINT:
             _signal.signal(number, handler if callable(handler) else int(handler))
+    outlive_the_zygote()
+
+
+def outlive_the_zygote() -> None:
+    """Let SIGHUP end this process no more.
+
+    The zygote alone ties its group to the session. When that dies, and a member is stopped (by a
+    debugger, or by us for a moment), the kernel sends SIGHUP to all of them.
+    """
+    # As it is, where whoever has started the program ignores it (nohup). Elsewhere it is not
+    # ignored: unlike a handler, that would go on to the programs that are executed here.
+    if _signal.getsignal(_HANG_UP) == _DEFAULT:
+        _signal.signal(_HANG_UP, _go_on)
+        # Nor is it to interrupt what C code waits for.
+        _signal.siginterrupt(_HANG_UP, False)
+
+
+def _go_on(number: int, frame: object) -> None:
+    """Do nothing."""
 
 
 def _take_descriptors(birth: Birth) -> Boot:

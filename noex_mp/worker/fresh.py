@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from noex_mp.transport import fds, lifeline
 from noex_mp.wire import zygote_packets as packets
 from noex_mp.worker import preload
-from noex_mp.worker.bootstrap import Birth, run
+from noex_mp.worker.bootstrap import Birth, outlive_the_zygote, run
 
 
 def main(fd: int) -> NoReturn:
@@ -21,6 +21,7 @@ def main(fd: int) -> NoReturn:
     with open(fd, "rb") as file:
         brief: dict[str, Any] = packets.unpack(file.read())
     os.setpgid(0, 0)
+    outlive_the_zygote()
     # Before anything that takes time: the root may end meanwhile.
     lifeline.arm(brief["lifeline"])
     config = packets.ZygoteConfig(**brief["config"])

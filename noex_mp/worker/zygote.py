@@ -277,7 +277,8 @@ class Zygote:
                 setpgroup=0,
                 setsigmask=_LATER,
                 # SIGINT stays ignored: Ctrl-C goes to the root, which stops its workers in order.
-                setsigdef=(signal.SIGTERM, signal.SIGHUP),
+                # So does what the program ignores itself: that is not handled differently here.
+                setsigdef={signal.SIGTERM, signal.SIGHUP} & self._signals.keys(),
             )
         finally:
             os.set_inheritable(self._lifeline, False)

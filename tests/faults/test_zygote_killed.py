@@ -8,9 +8,11 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from noex_mp import (
@@ -26,6 +28,7 @@ from noex_mp import (
     spawn,
     stop,
 )
+from noex_mp.core.specs import Start
 from noex_mp.transport import fds
 from noex_mp.transport.libc import libc
 from noex_mp.transport.platform import FALLBACKS
@@ -35,6 +38,7 @@ from tests.processes.harness import wait_for_ends
 from tests.servers.counters import Counter
 from tests.servers.faulty import Faulty
 from tests.servers.hostile import Hostile
+from tests.servers.processes import Looking
 
 __all__ = ["app"]
 
@@ -54,6 +58,19 @@ def inherited_by_us() -> Generator[None]:
         yield
     finally:
         set_child_subreaper(0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def stopped(os_pid: int) -> Generator[None]:
+    """Have a process stopped by a signal, and let it go on at last."""
+    os.kill(os_pid, signal.SIGSTOP)
+    try:
+        while psutil.Process(os_pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os_pid, signal.SIGCONT)
 
 
 def is_all_that_can_be_known(reason: ExitReason) -> bool:
@@ -96,6 +113,47 @@ async def test_a_death_after_the_zygotes_is_noticed_and_the_server_restarted(
             with pytest.raises(ServerExitedError) as failure:
                 await Faulty.leave(faulty, 3)
             assert failure.value.report.summary == "exited with status 3; restarting"
+
+
+@on_both_loops
+@pytest.mark.parametrize("start", ["fork", "exec"])
+async def test_a_worker_that_is_stopped_lives_on_when_the_zygote_dies(start: Start) -> None:
+    async with ObservedNode() as node:
+        counter = await spawn(child(Counter).options(start=start))
+        os_pid = await Counter.os_pid(counter)
+        with stopped(os_pid):
+            # Its group is an orphan from here on: SIGHUP, and SIGCONT.
+            await kill_zygote(node)
+            assert await Counter.increment(counter) == 1
+        assert await Counter.os_pid(counter) == os_pid
+        assert not [e for e in node.seen if e.kind == "crashed"]
+
+
+@pytest.mark.parametrize("start", ["fork", "exec"])
+async def test_programs_that_a_worker_executes_end_by_sighup_as_ever(start: Start) -> None:
+    async with ObservedNode():
+        looking = await spawn(child(Looking).options(start=start))
+        assert await Looking.handlers(looking) == [True, False, False]
+        assert await Looking.status_after(looking, signal.SIGHUP) == -signal.SIGHUP
+
+
+@pytest.mark.parametrize("start", ["fork", "exec"])
+async def test_below_nohup_the_worker_and_what_it_executes_ignore_sighup(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with ObservedNode():
+            looking = await spawn(child(Looking).options(start=start))
+            assert await Looking.ignores(looking, signal.SIGHUP)
+            assert await Looking.status_after(looking, signal.SIGHUP) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@on_both_loops
+async def test_a_server_that_handles_sighup_hears_it() -> None:
+    async with ObservedNode():
+        looking = await spawn(Looking)
+        assert await Looking.hears(looking, signal.SIGHUP) == [signal.SIGHUP]
 
 
 @on_both_loops

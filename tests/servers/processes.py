@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -64,6 +65,23 @@ class Looking(GenServer):
         """Whether SIGTERM and SIGHUP end the process, and SIGINT does."""
         numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
         return [signal.getsignal(number) is signal.SIG_DFL for number in numbers]
+
+    @call
+    def ignores(self, number: int) -> bool:
+        return signal.getsignal(number) is signal.SIG_IGN
+
+    @call
+    def hears(self, number: int) -> list[int]:
+        heard: list[int] = []
+        signal.signal(number, lambda number, frame: heard.append(number))
+        os.kill(os.getpid(), number)
+        return heard
+
+    @call
+    def status_after(self, number: int) -> int:
+        """Execute a program that sends itself a signal; return its status."""
+        code = f"import os; os.kill(os.getpid(), {number})"
+        return subprocess.run([sys.executable, "-S", "-c", code], check=False).returncode
 
     @call
     def threads(self) -> int:
