@@ -79,6 +79,13 @@ class Interrupts:
             return [state, age]
         if rung != KILL:
             add_request(worker.slot, link_id, seq, rung)
+            # What was seen before is no answer: the call may have begun between the two, and not
+            # have found the request. Each side writes first and reads then: we the request and what
+            # has begun, a worker that, with the number of the call, and the requests. So one of us
+            # sees the other: what waits at this look finds the request before it begins. (No
+            # processor holds back a write for as long as a worker needs from there to here: the
+            # interpreter writes hundreds of words between.)
+            state, age = _look(started_cell(worker.slot, sid, link_id), seq)
         if state == "running" and rung in (CANCEL, EXCEPTION):
             # Also out of a system call.
             _signal(worker, INTERRUPT_SIGNAL)

@@ -236,6 +236,32 @@ def test_what_has_not_begun_is_dropped_in_its_turn_and_nothing_else(root: Root) 
     assert lane._guard.heard == root.words[ASKED]  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.parametrize("operation", [Lane.run, Lane.run_timed, Lane.run_chunk])
+def test_a_request_that_comes_at_any_instruction_is_found_before_the_next_task_begins(
+    root: Root, operation: Any
+) -> None:
+    lane = Lane()
+    arguments = ([1], [2]) if operation is Lane.run_chunk else (1, 2)
+
+    def work() -> Any:
+        # One request is there, so that the guard is just looking at the requests.
+        root.words[ASKED] = lane._guard.heard = 0  # pyright: ignore[reportPrivateUsage]
+        root.ask(9, TOKEN)
+        return run(lane, add, *arguments, operation=operation)
+
+    def act() -> None:
+        if root.words[ASKED] == 1:
+            root.ask(2, TOKEN)
+
+    for outcome in at_each_instruction(act, work):
+        assert not isinstance(outcome, BaseException)
+        root.running = (LINK, 2)
+        with pytest.raises(TaskCancelledError) as failure:
+            run(lane, add, *arguments, operation=operation)
+        assert failure.value.rung == "dropped"
+        root.running = (LINK, 1)
+
+
 def test_a_plain_function_gets_the_exception_where_an_async_one_is_cancelled(root: Root) -> None:
     lane = Lane()
     guard = lane._guard  # pyright: ignore[reportPrivateUsage]
