@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import re
 import subprocess
@@ -74,6 +75,24 @@ def cold(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(arena, "WARM", 0)
     yield
     gc.collect()
+
+
+@on_linux
+@pytest.mark.parametrize("kind", ["M8[s]", "m8[ns]", ">M8[D]"])
+async def test_dates_and_times_are_shared_like_numbers(kind: str) -> None:
+    async with ObservedNode():
+        reader = await spawn(Reader)
+        pandas: Any = importlib.import_module("pandas")
+        dates = np.arange(SIZE).astype(kind)
+        given: list[Any] = shared([dates, pandas.Series(dates)])
+        arrays: list[Any] = [shared(dates), given[0], given[1].to_numpy()]
+        for array in arrays:
+            assert array.dtype.kind == dates.dtype.kind
+            assert (array == dates).all()
+            assert not array.flags.writeable
+            owner, writeable = await Reader.address(reader, array)
+            assert (owner, writeable) == (where(array), False)
+            assert "noex-mp-shared" in owner
 
 
 @on_both_loops
