@@ -91,6 +91,7 @@ from noex_mp.errors import (
     ChildStateError,
     ConfigError,
     DuplicateChildError,
+    FileSizeLimitError,
     FrameTooLargeError,
     InitFailedError,
     InitTimedOutError,
@@ -219,6 +220,7 @@ __all__ = [
     "ExitReason",
     "ExitReport",
     "Exited",
+    "FileSizeLimitError",
     "FrameTooLargeError",
     # core.gen_server
     "From",

@@ -25,7 +25,8 @@ NoexError
 │   ├── ChildNotFoundError       its supervisor has no such child
 │   ├── ChildStateError          it runs, and should not, for what is asked
 │   ├── ReloadFailedError        a server did not start with its new code
-│   └── OutOfDescriptorsError    too few file descriptors are free for its worker
+│   ├── OutOfDescriptorsError    too few file descriptors are free for its worker
+│   └── FileSizeLimitError       files may not be as large as its worker needs one
 ├── CallError                no reply came
 │   ├── NoServerError            nobody is there, or not any more
 │   ├── CallTimedOutError        no reply within the time limit (also a TimeoutError)
@@ -81,6 +82,7 @@ __all__ = [
     "ChildStateError",
     "ConfigError",
     "DuplicateChildError",
+    "FileSizeLimitError",
     "FrameTooLargeError",
     "InitFailedError",
     "InitTimedOutError",
@@ -470,6 +472,31 @@ class OutOfDescriptorsError(StartError):
             f"in use, and {self.needed} must be free, for its worker and for restarts\n"
             f"Raise the limit (ulimit -n, or LimitNOFILE= of the service), or stop servers that "
             f"are not needed."
+        )
+
+
+class FileSizeLimitError(StartError):
+    """Files may not be large enough here for what a node keeps in memory for its workers.
+
+    That is never on a disk, but counts as a file.
+
+    Attributes:
+        server: The child's id, or the node.
+        limit: How large a file may be, in bytes (`ulimit -f`).
+        needed: How large it would have to be, in bytes: with each worker more.
+    """
+
+    def __init__(self, server: str, limit: int, needed: int) -> None:
+        super().__init__(server, limit, needed)
+        self.server = server
+        self.limit = limit
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server} did not start: files may have {self.limit:,} bytes here, and a file in "
+            f"memory with {self.needed:,} is needed, for what workers leave when they die\n"
+            f"Raise the limit (ulimit -f unlimited, or LimitFSIZE= of the service)."
         )
 
 

@@ -39,6 +39,7 @@ from noex_mp.errors import (
     PreloadError,
     StartError,
 )
+from noex_mp.node import shortages
 from noex_mp.node.config import RootConfig
 from noex_mp.node.control_socket import check_name
 from noex_mp.node.node import Node
@@ -295,9 +296,11 @@ class _Run:
             if self._asked.done():
                 raise NodeDownError("the node was told to stop before it had started")
             self._name = self._log.node = name
-            self._root = root = Root(self._loop, self._config(name))
+            with shortages.told("the node", fds_needed=shortages.FDS_OF_A_NODE):
+                self._root = root = Root(self._loop, self._config(name))
             try:
-                await root.start()
+                with shortages.told("the node", fds_needed=shortages.FDS_OF_A_NODE):
+                    await root.start()
             except (FileExistsError, AlreadyRegisteredError):
                 await root.stop()
             else:

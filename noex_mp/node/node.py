@@ -48,6 +48,7 @@ from noex_mp.core.registrations import GROUPS
 from noex_mp.core.reloaded import Reloaded
 from noex_mp.core.specs import Spawnable, Tree
 from noex_mp.errors import ConfigError, NodeDownError
+from noex_mp.node import shortages
 from noex_mp.node.blocking_node import BlockingNode
 from noex_mp.node.clients import Clients
 from noex_mp.node.config import RootConfig
@@ -278,11 +279,12 @@ class Node:
         tree = self.wire_tree()
         self._os_pid = os.getpid()
         fds.open_standard_fds()
-        self._loop = new_event_loop()
-        keep_apart(self._loop)
         config = self.root_config(sink=self._output, listener=self._log, wants=self._log.wants)
         config = replace(config, embedded=True)
-        self._root = Root(self._loop, config)
+        with shortages.told("the node", fds_needed=shortages.FDS_OF_A_NODE):
+            self._loop = new_event_loop()
+            keep_apart(self._loop)
+            self._root = Root(self._loop, config)
         self._clients = Clients(
             self._connect, self._root.id, allow_pickle=self._pickle, spin=self._spin
         )
@@ -294,7 +296,8 @@ class Node:
         return asyncio.run_coroutine_threadsafe(starting, self._loop)
 
     async def _start_root(self, root: Root, tree: dict[str, Any] | None) -> None:
-        await root.start()
+        with shortages.told("the node", fds_needed=shortages.FDS_OF_A_NODE):
+            await root.start()
         if tree is not None:
             await root.start_tree(tree)
 

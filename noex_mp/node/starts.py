@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from noex_mp.core.reasons import ExitReason, InitFailed, InitTimedOut, render
 from noex_mp.errors import (
+    FileSizeLimitError,
     InitFailedError,
     InitTimedOutError,
     OutOfDescriptorsError,
@@ -110,6 +111,8 @@ class Starts:
             worker = await self._worker_for(child)
         except OutOfDescriptorsError as error:
             return Ended(InitFailed("no file descriptors are free"), failure=error)
+        except FileSizeLimitError as error:
+            return Ended(InitFailed("files may not be large enough"), failure=error)
         except Exception as error:
             return _failed(child, InitFailed(f"no worker process: {error}"))
         child.worker = worker

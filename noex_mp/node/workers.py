@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from noex_mp.core.black_box import TEXT_OFFSET
 from noex_mp.core.reasons import OutOfMemory
 from noex_mp.errors import OutOfDescriptorsError, ProtocolError, TruncatedFrameError
+from noex_mp.node import shortages
 from noex_mp.node.black_box import BlackBox, LastWords, Slot
 from noex_mp.node.connection import Connection
 from noex_mp.node.leases import Leases
@@ -234,12 +235,15 @@ class Workers:
 
         Raises:
             OutOfDescriptorsError: Too few descriptors are free.
+            FileSizeLimitError: Files may not be large enough.
             OSError: The machine has no process, memory or descriptor left for it.
         """
         if needs_room:
             self._check_room(label)
         self._next += 1
-        slot, span = self._black_box.take(), self._leases.new_span()
+        with shortages.told(label, workers=len(self._known) + 1):
+            slot = self._black_box.take()
+        span = self._leases.new_span()
         worker = Worker(self._next, label, slot, self._loop, shared=shared, span=span)
         worker.zygote = zygote
         worker.oom_kills = self._oom_counter.read()

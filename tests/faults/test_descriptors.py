@@ -42,6 +42,51 @@ def test_with_256_descriptors(scenario: str, loop: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+HELLO = """
+import asyncio
+from noex_mp import NoexError, spawn
+from tests.servers.counters import Counter
+
+async def main():
+    try:
+        counter = await spawn(Counter)
+    except NoexError as error:
+        print(type(error).__name__, error.limit, error)
+    else:
+        print(await Counter.increment(counter))
+
+asyncio.run(main())
+"""
+
+
+def said_below(limit: str) -> str:
+    program = ["sh", "-c", f'ulimit {limit}; exec "$@"', "sh", sys.executable, "-c", HELLO]
+    done = subprocess.run(
+        program, cwd=REPOSITORY, capture_output=True, text=True, timeout=18, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("limit", [16, 20, 24, 30])
+def test_a_start_with_next_to_no_descriptors_names_the_limit(limit: int) -> None:
+    said = said_below(f"-n {limit}")
+    assert said.startswith(f"OutOfDescriptorsError {limit} ")
+    assert f"of {limit} file descriptors are in use, and " in said
+    assert "ulimit -n" in said
+
+
+@pytest.mark.linux_only("memory is no file elsewhere")
+@pytest.mark.parametrize("blocks", [1, 20_000])
+def test_a_start_where_files_must_be_small_names_the_limit(blocks: int) -> None:
+    # What a shell counts in differs: 512 or 1024 bytes.
+    said = said_below(f"-f {blocks}")
+    name, limit, _ = said.split(maxsplit=2)
+    assert name == "FileSizeLimitError"
+    assert int(limit) in (512 * blocks, 1024 * blocks)
+    assert "ulimit -f" in said
+
+
 def test_a_server_runs_with_64_descriptors() -> None:
     program = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command()]
     with running("app:node", program=program, until="node of-its-own is up with 1 server "):
