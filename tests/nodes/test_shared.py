@@ -21,7 +21,8 @@ import pytest
 from noex_mp import Node, child, shared, spawn
 from noex_mp.transport import arena, shared_file
 from noex_mp.transport.platform import FALLBACKS
-from noex_mp.wire.codec import Encoder
+from noex_mp.wire import cut_over
+from noex_mp.wire.codec import BIG, Encoder
 from tests.nodes.observed import ObservedNode, on_both_loops
 from tests.processes.harness import REPOSITORY
 from tests.servers.sharing import Reader, where
@@ -67,6 +68,12 @@ def is_leased() -> bool:
         return False
     finally:
         os.close(fd)
+
+
+@pytest.fixture(autouse=True)
+def pays_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share what may be shared, whatever this process has measured, beside all that runs."""
+    monkeypatch.setattr(cut_over.here, "shared_from", BIG)
 
 
 @pytest.fixture
