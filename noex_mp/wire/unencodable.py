@@ -22,6 +22,8 @@ from noex_mp.wire.registration import encoded, is_registered
 from noex_mp.wire.values import Pack, shortened
 
 _MAX_PATH = 200  # characters
+_is_asking = False
+
 _PLAIN = (str, bytes, bytearray, int, float, complex, type(None))
 
 _LOCK: Final = "a lock works in one process; let one server own what it protects"
@@ -235,7 +237,15 @@ def _is_its_attributes(value: object) -> bool:
 
 def _refuses(value: Any) -> bool:
     """Return whether a value says itself that it cannot be sent, whatever is in it."""
-    return _attempt(lambda value: value.__reduce_ex__(HIGHEST_PROTOCOL), value) is not None
+    global _is_asking
+    if _is_asking:
+        # That is code of the user's, which sends something that cannot be sent either.
+        return False
+    _is_asking = True
+    try:
+        return _attempt(lambda value: value.__reduce_ex__(HIGHEST_PROTOCOL), value) is not None
+    finally:
+        _is_asking = False
 
 
 def _name(value: Any) -> str:

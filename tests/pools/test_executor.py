@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -31,12 +32,11 @@ from tests.pools.tasks import (
     die_of,
     double,
     pid,
-    put_in,
     sum_in_a_pool,
     tell_pid_and_wait,
     wait_for,
 )
-from tests.processes.harness import wait_for_ends
+from tests.processes.harness import REPOSITORY, wait_for_ends
 
 pytestmark = pytest.mark.usefixtures("own_node")
 
@@ -97,12 +97,32 @@ def test_a_killed_process_fails_its_task_and_nothing_else(tmp_path: Path) -> Non
         assert stays.result(timeout=10) == "go"
 
 
-def test_proxies_of_a_manager_are_arguments_of_tasks_and_of_the_initializer() -> None:
+PROXIES = """
+import multiprocessing
+from noex_mp import ProcessPoolExecutor
+from tests.pools.tasks import put_in
+
+if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Manager() as manager:
         queue = manager.Queue()
         with ProcessPoolExecutor(1, initializer=put_in, initargs=(queue, "ready")) as pool:
             pool.submit(put_in, queue, "done").result()
-        assert [queue.get(), queue.get()] == ["ready", "done"]
+        print(queue.get(), queue.get())
+"""
+
+
+def test_proxies_of_a_manager_are_arguments_of_tasks_and_of_the_initializer(
+    tmp_path: Path,
+) -> None:
+    # In a program of its own: multiprocessing leaves a process behind for as long as it runs.
+    script = tmp_path / "program.py"
+    script.write_text(PROXIES)
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=environ, stdout=subprocess.PIPE, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout == "ready done\n"
 
 
 def test_nothing_of_a_task_is_kept_once_it_is_done() -> None:
