@@ -36,6 +36,14 @@ class Root:
         self.words[ASKED] = count + 1
 
 
+@pytest.fixture(autouse=True)
+def garbage_waits() -> Iterator[None]:
+    """Let no coroutine that was never awaited be collected in the midst of an instruction."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture
 def root() -> Iterator[Root]:
     root = Root()
