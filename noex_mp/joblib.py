@@ -30,10 +30,6 @@ from noex_mp import NoexError, ProcessPoolExecutor
 from noex_mp.client import current
 from noex_mp.pools.memmaps import is_array, reduce_array
 from noex_mp.wire import by_value
-from noex_mp.wire.by_value import (
-    _code_pickler,  # pyright: ignore[reportPrivateUsage]
-    _dump,  # pyright: ignore[reportPrivateUsage]
-)
 from noex_mp.wire.classes import MAIN
 from noex_mp.wire.values import BIG
 
@@ -203,7 +199,7 @@ class _Batch:
         return self._function()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data, views = _dump(_batch_pickler(), self._function, BIG)
+        data, views = by_value.dump_by(_batch_pickler(), self._function, BIG)
         return by_value.load, (data, [PickleBuffer(view) for view in views])
 
 
@@ -211,7 +207,7 @@ class _Batch:
 def _batch_pickler() -> Callable[..., Any]:
     from cloudpickle import Pickler
 
-    base: Any = _code_pickler()
+    base: Any = by_value.code_pickler()
 
     class BatchPickler(base):  # type: ignore[misc]
         """Ours for what travels with its code, with loky's ideas of the script and of files."""

@@ -84,14 +84,15 @@ def dump(value: object, big: int, *, allow_lambdas: bool = True) -> tuple[bytes,
         Exception: Whatever the value raised; most often `TypeError` or `pickle.PicklingError`.
     """
     try:
-        return _dump(_ByName, value, big)
+        return dump_by(_ByName, value, big)
     except (_NeedsCodeError, pickle.PicklingError, AttributeError) as problem:
         if isinstance(problem, _LambdaError) and not allow_lambdas:
             raise TypeError(_LAMBDA) from None
-    return _dump(_code_pickler(), value, big)
+    return dump_by(code_pickler(), value, big)
 
 
-def _dump(pickler: Callable[..., Any], value: object, big: int) -> tuple[bytes, list[memoryview]]:
+def dump_by(pickler: Callable[..., Any], value: object, big: int) -> tuple[bytes, list[memoryview]]:
+    """Do the same as `dump`, by a pickler of the caller's."""
     views: list[memoryview] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
@@ -146,7 +147,8 @@ class _ByName(pickle.Pickler):
 
 
 @functools.cache
-def _code_pickler() -> Callable[..., Any]:
+def code_pickler() -> Callable[..., Any]:
+    """Return the pickler that sends things with their code."""
     import cloudpickle
 
     class CodePickler(cloudpickle.Pickler):
